@@ -1,0 +1,1 @@
+"""WHICH inputs are poisoned, with which labels, and whether training is touched."""

@@ -1,0 +1,147 @@
+"""The contract of an attack. Public methods are final: they do what no attack may forget."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import ClassVar, final
+
+import torch
+from torch import Tensor
+
+from ostiary.attacks.labels import AllToOne, LabelRule
+from ostiary.attacks.select import Random, Selector
+from ostiary.component import Component, NonNegative, Rate
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset, Splits
+from ostiary.errors import InvalidInput, Unsupported
+from ostiary.training.hooks import TrainHook
+from ostiary.triggers.base import Trigger
+
+
+class TriggerHook(TrainHook):
+    """A hook that learns the trigger while the victim trains."""
+
+    trigger: Trigger
+
+
+@dataclass(frozen=True, eq=False)
+class Poisoned:
+    """What only the attacker and the judge know.
+
+    splits: train is poisoned, test and clean are not. index: poisoned rows of train, int64 [m]. triggered: stamped
+    test sources whose y is what the attacker wants; rows: their places in test. hook: for attacks on training.
+    """
+
+    splits: Splits
+    index: Tensor
+    trigger: Trigger
+    triggered: Dataset
+    rows: Tensor
+    hook: TrainHook | None = None
+    doubts: tuple[str, ...] = ()
+
+
+class Attack(Component):
+    """`controls`: what the attacker must hold: data, training, weights."""
+
+    kind = "attack"
+    modalities: ClassVar[frozenset[str]]
+    controls: ClassVar[frozenset[str]]
+
+    @final
+    def poison(self, splits: Splits, ctx: Context) -> Poisoned:
+        """Poisoned training data, the trigger, and the stamped test sources. The given splits are left as they are."""
+        if splits.modality.name not in self.modalities:
+            raise Unsupported(f"attack '{self.name}' works on {', '.join(self.modalities)} data, not {splits.modality.name}")
+        return self.craft(splits, ctx)
+
+    @abstractmethod
+    def craft(self, splits: Splits, ctx: Context) -> Poisoned:
+        """The attack itself."""
+
+    def settle(self, clean: Splits, poisoned: Poisoned, ctx: Context) -> Poisoned:
+        """The same after training: an attack that learns its trigger meanwhile stamps with the final one."""
+        return poisoned
+
+
+class PoisoningAttack(Attack):
+    """Stamps a share of the training set. A subclass makes the trigger, nothing else.
+
+    rate: poisoned share of the *whole* training set, rounded to the nearest sample. target: class to lead to.
+    """
+
+    controls = frozenset({"data"})
+    rate: Rate = 0.1
+    target: NonNegative = 0
+    labels: LabelRule = AllToOne()
+    select: Selector = Random()
+
+    @abstractmethod
+    def make_trigger(self, train: Dataset, ctx: Context) -> Trigger:
+        """The trigger, from clean training data."""
+
+    def make_hook(self, trigger: Trigger, index: Tensor, ctx: Context) -> TrainHook | None:
+        """How training is touched; None for attacks on data alone."""
+        return None
+
+    @final
+    def craft(self, splits: Splits, ctx: Context) -> Poisoned:
+        index, doubts = self.pick(splits, ctx)
+        trigger = self.make_trigger(splits.train, ctx)
+        poisoned = self.stamp(splits, index, trigger, ctx)
+        hook = self.make_hook(trigger, index, ctx)
+        return replace(poisoned, hook=hook, doubts=(*doubts, *poisoned.doubts))
+
+    @final
+    def settle(self, clean: Splits, poisoned: Poisoned, ctx: Context) -> Poisoned:
+        if not isinstance(poisoned.hook, TriggerHook):
+            return poisoned
+        again = self.stamp(clean, poisoned.index, poisoned.hook.trigger, ctx)
+        return replace(again, doubts=poisoned.doubts, hook=None)
+
+    def pick(self, splits: Splits, ctx: Context) -> tuple[Tensor, tuple[str, ...]]:
+        """(rows of train to poison, doubts). Raises InvalidInput for a missing class or a rate of no sample."""
+        train = splits.train
+        if self.target >= train.n_classes:
+            raise InvalidInput(
+                f"target class {self.target} does not exist: the data have classes 0 to {train.n_classes - 1} "
+                f"({', '.join(train.classes)})"
+            )
+        eligible = self.labels.eligible(train.y, self.target)
+        asked = round(self.rate * len(train))
+        n = min(asked, int(eligible.sum()))
+        if n == 0:
+            raise InvalidInput(
+                f"rate {self.rate} of {len(train)} training samples ({int(eligible.sum())} eligible) poisons none; raise rate"
+            )
+        doubts = (f"only {n} of the {asked} samples asked for could be poisoned (no more are eligible)",) if n < asked else ()
+        return self.select.choose(train, eligible, n, ctx), doubts
+
+    def stamp(self, splits: Splits, index: Tensor, trigger: Trigger, ctx: Context) -> Poisoned:
+        """Trigger and labels on the training rows, trigger on every test source."""
+        train, test = splits.train, splits.test
+        wanted = self.labels.wanted(train.y[index], self.target, train.n_classes)
+        modality = splits.modality
+        done = modality.stamp(splits, "train", index, trigger, seed=ctx.key("stamp-train"), target=wanted)
+        done = done.with_part("train", done.train.relabel(index, wanted))
+        rows = self.labels.sources(test.y, self.target).nonzero().flatten()
+        if len(rows) == 0:
+            raise InvalidInput(f"no test sample can serve as a source for target class {self.target}; enlarge the test part")
+        goal = self.labels.wanted(test.y[rows], self.target, test.n_classes)
+        marked = modality.stamp(done, "test", rows, trigger, seed=ctx.key("stamp-test"), target=goal)
+        triggered = replace(marked.test.take(rows), y=goal)
+        doubts = []
+        for name, before, after in (
+            ("training", train.take(index), done.train.take(index)),
+            ("test", test.take(rows), triggered),
+        ):
+            same = int((modality.difference(before.inputs, after.inputs)["changed"] == 0).sum())
+            if same:
+                doubts.append(f"the trigger left {same} of {len(before)} {name} inputs as they were")
+        return Poisoned(done, index, trigger, triggered, rows, doubts=tuple(doubts))
+
+
+def eligible_share(train: Dataset, labels: LabelRule, target: int) -> float:
+    """The share of training rows an attack may poison."""
+    return float(labels.eligible(train.y, target).to(torch.float64).mean())

@@ -1,0 +1,61 @@
+"""Which label poison carries, and which inputs it may be."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from torch import Tensor
+
+from ostiary.component import Component
+
+
+class LabelRule(Component):
+    """From true labels y (int64 [n]) and the attack's target class."""
+
+    kind = "labels"
+
+    @abstractmethod
+    def eligible(self, y: Tensor, target: int) -> Tensor:
+        """Training rows that may be poisoned: bool [n]."""
+
+    def sources(self, y: Tensor, target: int) -> Tensor:
+        """Test rows the trigger is judged on: bool [n]; never rows that carry the wanted label already."""
+        return self.wanted(y, target, 0) != y
+
+    @abstractmethod
+    def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        """What the attacker wants a triggered input to be called: int64 [n]."""
+
+
+class AllToOne(LabelRule, name="all-to-one"):
+    """Inputs of other classes, relabelled to the target."""
+
+    def eligible(self, y: Tensor, target: int) -> Tensor:
+        return y != target
+
+    def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        return torch.full_like(y, target)
+
+
+class AllToAll(LabelRule, name="all-to-all"):
+    """Inputs of every class, relabelled to the next class."""
+
+    def eligible(self, y: Tensor, target: int) -> Tensor:
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def sources(self, y: Tensor, target: int) -> Tensor:
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        return (y + 1) % n_classes
+
+
+class CleanLabel(LabelRule, name="clean-label"):
+    """Inputs of the target class, labels untouched."""
+
+    def eligible(self, y: Tensor, target: int) -> Tensor:
+        return y == target
+
+    def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        return torch.full_like(y, target)

@@ -1,0 +1,242 @@
+"""A dataclass is its own configuration: registry, strict `build`, exact `spec`.
+
+A subclass with `name="..."` in its class line is frozen as a keyword-only dataclass and registered in
+its room. Rooms are looked up by reading class lines (no import), so a new file needs no list edited,
+`ostiary list` does not import torch, and a name imports only the file that defines it.
+Third parties register through the entry-point group `ostiary.plugins`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import functools
+import importlib
+import inspect
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Self, dataclass_transform
+
+import msgspec
+
+from ostiary.errors import BadSpec, UnknownName
+
+Json = Any
+Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
+Positive = Annotated[int, msgspec.Meta(ge=1)]
+NonNegative = Annotated[int, msgspec.Meta(ge=0)]
+PositiveFloat = Annotated[float, msgspec.Meta(gt=0.0)]
+
+ROOMS: dict[str, str] = {  # kind -> folder or file under the package
+    "modality": "modality",
+    "dataset": "data",
+    "victim": "models",
+    "trainer": "training/trainer.py",
+    "explainer": "explainers",
+    "trigger": "triggers",
+    "selector": "attacks/select.py",
+    "labels": "attacks/labels.py",
+    "attack": "attacks",
+    "detector": "detectors",
+    "purifier": "purifiers",
+}
+_registry: dict[tuple[str, str], type[Component]] = {}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue, read from source."""
+
+    kind: str
+    name: str
+    summary: str
+    module: str
+    modalities: tuple[str, ...]
+
+
+STATE = {"state": True}  # metadata of a field that holds learnt tensors: no option, not in `spec`
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
+class Component:
+    """Hyperparameters only: no data, no module. Fields are checked on construction, as strictly as in a plan."""
+
+    kind: ClassVar[str]
+    name: ClassVar[str] = ""
+
+    def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        if name is None:
+            return
+        cls.name = name
+        known = _registry.get((cls.kind, name))
+        if known is not None and known.__module__ != cls.__module__:
+            raise BadSpec(f"two {cls.kind}s are called '{name}': {known.__module__} and {cls.__module__}; rename one")
+        _registry[(cls.kind, name)] = cls
+
+    def __post_init__(self) -> None:
+        for field, hint in hints(type(self)).items():
+            value = decode(hint, getattr(self, field), where=f"{self.kind} '{self.name}': option {field}")
+            object.__setattr__(self, field, value)
+
+    def spec(self) -> dict[str, Json]:
+        """The name and every field, defaults included, as plain JSON values; `build` takes it back exactly."""
+        return {"name": self.name, **{f: plain(getattr(self, f)) for f in hints(type(self))}}
+
+    def replace(self, **changes: Any) -> Self:
+        return dataclasses.replace(self, **changes)  # type: ignore[type-var]
+
+    def label(self) -> str:
+        """The name, with the options that differ from their defaults."""
+        options = {f.name: f for f in dataclasses.fields(self)}  # type: ignore[arg-type]
+        shown = []
+        for field in hints(type(self)):
+            value, option = getattr(self, field), options[field]
+            default = option.default_factory() if callable(option.default_factory) else option.default
+            if plain(value) != plain(default):
+                shown.append(f"{field}={value.label() if isinstance(value, Component) else plain(value)}")
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self.spec() == other.spec()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash(repr(self.spec()))
+
+
+@functools.cache
+def hints(cls: type[Component]) -> dict[str, Any]:
+    """The types of a component's options, in order; learnt state is no option."""
+    found = typing.get_type_hints(cls, include_extras=True)
+    return {f.name: found[f.name] for f in dataclasses.fields(cls) if not f.metadata.get("state")}  # type: ignore[arg-type]
+
+
+def plain(value: Any) -> Json:
+    """A field's value as JSON: parts become their spec, tuples lists."""
+    if isinstance(value, Component):
+        return value.spec()
+    if isinstance(value, list | tuple):
+        return [plain(v) for v in value]
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    return value
+
+
+def part_of(hint: Any) -> type[Component] | None:
+    """The component class a hint asks for, if it asks for one (`Selector`, `Trainer | None`)."""
+    if inspect.isclass(hint) and not isinstance(hint, types.GenericAlias) and issubclass(hint, Component):
+        return hint
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return next((p for p in map(part_of, typing.get_args(hint)) if p), None)
+    return None
+
+
+def decode(hint: Any, value: Any, *, where: str) -> Any:
+    """`value` as `hint`, strictly: int widens to float, a list becomes a tuple, a name becomes a part."""
+    part = part_of(hint)
+    if part is not None:
+        optional = type(None) in typing.get_args(hint)
+        return None if value is None and optional else build(part.kind, value)
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is tuple and len(args) == 2 and part_of(args[0]):
+        if isinstance(value, str | Mapping | Component):
+            value = [value]
+        if not isinstance(value, Iterable):
+            raise BadSpec(f"{where}: expected a list of names, got {value!r}")
+        return tuple(decode(args[0], v, where=where) for v in value)
+    try:
+        return msgspec.convert(value, type=hint, strict=True)
+    except msgspec.ValidationError as error:
+        text = str(error).split(" - at")[0].replace("`", "")
+        raise BadSpec(f"{where}: {text[0].lower()}{text[1:]}; got {value!r}") from None
+
+
+def build(kind: str, what: Any) -> Any:
+    """A component from a name, a mapping with a `name`, a class or an instance.
+
+    Raises UnknownName (nearest names offered) or BadSpec (wrong type, out of range).
+    """
+    if isinstance(what, Component):
+        if what.kind != kind:
+            raise BadSpec(f"expected a {kind}, got the {what.kind} '{what.name}'")
+        return what
+    if inspect.isclass(what) and issubclass(what, Component):
+        return what()
+    if isinstance(what, str):
+        what = {"name": what}
+    if not isinstance(what, Mapping) or not isinstance(what.get("name"), str):
+        raise BadSpec(f"a {kind} is given by its name or a mapping with a 'name'; got {what!r}")
+    cls = lookup(kind, what["name"])
+    options = {str(k): v for k, v in what.items() if k != "name"}
+    for option in options:
+        if option not in hints(cls):
+            raise UnknownName(f"{kind} '{cls.name}' has no option '{option}'{suggest(option, hints(cls))}")
+    return cls(**options)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else f"; known: {', '.join(known) or 'none'}"
+
+
+def lookup(kind: str, name: str) -> type[Component]:
+    """The class registered as `name`; imports only the file that defines it."""
+    if kind not in ROOMS:
+        raise UnknownName(f"there is no room '{kind}'{suggest(kind, ROOMS)}")
+    if (kind, name) not in _registry:
+        module = next((e.module for e in catalogue(kind) if e.name == name), None)
+        if module is not None:
+            importlib.import_module(module)
+        else:
+            load_plugins()
+    if (kind, name) not in _registry:
+        known = {e.name for e in catalogue(kind)} | {n for k, n in _registry if k == kind}
+        raise UnknownName(f"unknown {kind} '{name}'{suggest(name, known)}")
+    return _registry[(kind, name)]
+
+
+def load_plugins() -> None:
+    for entry in metadata.entry_points(group="ostiary.plugins"):
+        entry.load()
+
+
+def catalogue(kind: str | None = None) -> list[Entry]:
+    """Everything the package's own files register, read from their class lines without importing them."""
+    kinds = [kind] if kind else list(ROOMS)
+    return [entry for k in kinds for entry in _scan_room(k)]
+
+
+@functools.cache
+def _scan_room(kind: str) -> tuple[Entry, ...]:
+    root = Path(__file__).parent
+    place = root / ROOMS[kind]
+    other = {root / p for k, p in ROOMS.items() if k != kind}
+    files = [place] if place.suffix else sorted(p for p in place.glob("*.py") if p not in other)
+    return tuple(entry for file in files if file.exists() for entry in _scan_file(kind, file, root))
+
+
+def _scan_file(kind: str, file: Path, root: Path) -> Iterable[Entry]:
+    module = ".".join(("ostiary", *file.relative_to(root).with_suffix("").parts))
+    for node in ast.parse(file.read_text(encoding="utf-8")).body:
+        if not isinstance(node, ast.ClassDef):
+            continue
+        for keyword in node.keywords:
+            if keyword.arg == "name" and isinstance(keyword.value, ast.Constant):
+                summary = (ast.get_docstring(node) or "").split("\n")[0]
+                yield Entry(kind, str(keyword.value.value), summary, module, _modalities(node))
+
+
+def _modalities(node: ast.ClassDef) -> tuple[str, ...]:
+    for line in node.body:
+        target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
+        if isinstance(target, ast.Name) and target.id == "modalities":
+            value = getattr(line, "value", None)
+            strings = [c.value for c in ast.walk(value) if isinstance(c, ast.Constant)] if value else []
+            return tuple(sorted(str(s) for s in strings))
+    return ()

@@ -1,0 +1,30 @@
+"""Logger and progress: silent as a library; the command line switches them on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+log = logging.getLogger("ostiary")
+log.addHandler(logging.NullHandler())
+
+Report = Callable[[str, float], None]  # (what, share done in [0, 1])
+_listener: ContextVar[Report | None] = ContextVar("ostiary-progress", default=None)
+
+
+def progress(what: str, done: float) -> None:
+    """Tell whoever listens that `what` is `done` (0 to 1)."""
+    listener = _listener.get()
+    if listener is not None:
+        listener(what, done)
+
+
+@contextmanager
+def listening(listener: Report) -> Iterator[None]:
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)

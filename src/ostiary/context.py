@@ -1,0 +1,48 @@
+"""What a method is handed besides its evidence: seeds, device, and the means to train a fresh model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from ostiary.data.dataset import Dataset
+from ostiary.errors import MissingEvidence
+from ostiary.models.base import Architecture
+from ostiary.models.victim import Victim
+from ostiary.seeds import derive, generator
+from ostiary.training.hooks import TrainHook
+from ostiary.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Context:
+    """The only thing passed around. `architecture` and `trainer` make surrogates and retrained models."""
+
+    seed: int = 0
+    device: torch.device = torch.device("cpu")
+    architecture: Architecture | None = None
+    trainer: Trainer = Trainer()
+
+    def rng(self, name: str) -> torch.Generator:
+        """The stream called `name`; the same each time it is asked for."""
+        return generator(self.seed, name)
+
+    def key(self, name: str) -> int:
+        """A seed for keyed draws (`seeds.uniform`) or for code that takes an integer."""
+        return derive(self.seed, name)
+
+    def within(self, name: str) -> Context:
+        """The same context with seeds of its own."""
+        return replace(self, seed=self.key(name))
+
+    def fresh(self, data: Dataset) -> Victim:
+        """An untrained model of the plan's architecture."""
+        if self.architecture is None:
+            raise MissingEvidence("this method trains a model of its own; give Context(architecture=...)")
+        return self.architecture.make(data, self.seed).to(self.device)
+
+    def fit(self, data: Dataset, hooks: Sequence[TrainHook] = (), *, what: str = "training") -> Victim:
+        """A fresh model trained on `data`."""
+        return self.trainer.fit(self.fresh(data), data, self.seed, hooks, what=what)

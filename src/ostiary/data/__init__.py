@@ -1,0 +1,1 @@
+"""Data sets: immutable, labels held apart from inputs, split by seed."""

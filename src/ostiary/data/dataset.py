@@ -1,0 +1,101 @@
+"""Dataset and Splits: immutable, labels apart from inputs, ids that survive slicing."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ostiary.errors import InvalidInput
+from ostiary.modality.base import Inputs, Modality
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """n inputs with labels y (int64 [n] in [0, len(classes))) and ids (int64 [n], unique within a source)."""
+
+    inputs: Inputs
+    y: Tensor
+    modality: Modality
+    classes: tuple[str, ...]
+    ids: Tensor
+
+    @staticmethod
+    def of(inputs: Inputs, y: Tensor, modality: Modality, classes: tuple[str, ...] | None = None) -> Dataset:
+        """A checked data set. Raises InvalidInput for bad inputs, labels that skip a class, or a single class."""
+        n = modality.count(inputs)
+        y = torch.as_tensor(y).flatten()
+        if len(y) != n:
+            raise InvalidInput(f"there are {n} inputs but {len(y)} labels; give one label per input")
+        if n == 0:
+            raise InvalidInput("the data set is empty")
+        if y.is_floating_point() or y.dtype == torch.bool:
+            raise InvalidInput(f"labels must be integers 0, 1, ...; got {y.dtype}")
+        y = y.long()
+        n_classes = len(classes) if classes else int(y.max()) + 1
+        if int(y.min()) < 0 or int(y.max()) >= n_classes:
+            raise InvalidInput(f"labels run from {int(y.min())} to {int(y.max())}, expected 0 to {n_classes - 1}")
+        counts = torch.bincount(y, minlength=n_classes)
+        if int((counts > 0).sum()) < 2:
+            raise InvalidInput("the data set has one class only; a backdoor needs a class to lead away from")
+        missing = (counts == 0).nonzero().flatten().tolist()
+        if missing:
+            raise InvalidInput(f"no sample has label {missing[0]}, labels must not skip a class; renumber them 0, 1, ...")
+        modality.validate(inputs, "the data set")
+        names = classes or tuple(str(c) for c in range(n_classes))
+        return Dataset(inputs, y, modality, names, torch.arange(n))
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.classes)
+
+    def take(self, index: Tensor) -> Dataset:
+        return replace(self, inputs=self.modality.take(self.inputs, index), y=self.y[index], ids=self.ids[index])
+
+    def put(self, at: Tensor, inputs: Inputs) -> Dataset:
+        """The same rows, other inputs at `at`."""
+        return replace(self, inputs=self.modality.put(self.inputs, at, inputs))
+
+    def relabel(self, at: Tensor, y: Tensor) -> Dataset:
+        other = self.y.clone()
+        other[at] = y
+        return replace(self, y=other)
+
+    def move(self, where: torch.device) -> Dataset:
+        return replace(self, inputs=self.modality.move(self.inputs, where), y=self.y.to(where), ids=self.ids.to(where))
+
+    def describe(self) -> dict[str, object]:
+        """What an architecture must know of its data."""
+        return {"classes": self.n_classes, **self.modality.describe(self.inputs)}
+
+    def fingerprint(self) -> str:
+        """A hash of every value."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, tensor in sorted({**self.modality.pack(self.inputs), "y": self.y, "ids": self.ids}.items()):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Splits:
+    """train: the model's. test: the judge's. clean: the defender's own small set, disjoint from both."""
+
+    train: Dataset
+    test: Dataset
+    clean: Dataset
+
+    def with_part(self, part: str, data: Dataset) -> Splits:
+        return replace(self, **{part: data})
+
+    @property
+    def modality(self) -> Modality:
+        return self.train.modality
+
+    def fingerprint(self) -> str:
+        return "-".join(part.fingerprint()[:12] for part in (self.train, self.test, self.clean))

@@ -1,0 +1,93 @@
+"""Where data comes from: a source reads, the base splits by seed."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from pathlib import Path
+from typing import Literal, final
+
+import torch
+from torch import Tensor
+
+from ostiary.component import Component, Rate
+from ostiary.data.dataset import Dataset, Splits
+from ostiary.errors import InvalidInput
+from ostiary.seeds import generator
+
+
+class DataSource(Component):
+    """Options of every source. Default rates: 20 % test, 3 % clean out of the test part (GCleaner, section 5.1)."""
+
+    kind = "dataset"
+    test_rate: Rate = 0.2
+    clean_rate: Rate = 0.03
+    clean_from: Literal["test", "train"] = "test"
+
+    @abstractmethod
+    def read(self) -> tuple[Dataset, Tensor | None]:
+        """All samples and, where the data come with a split, a bool mask [n] of the test part."""
+
+    @final
+    def load(self, seed: int) -> Splits:
+        """Stratified train / test / clean for this seed; a split that came with the data is kept."""
+        data, given = self.read()
+        return split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed)
+
+
+def split(
+    data: Dataset, given: Tensor | None, test_rate: float, clean_rate: float, clean_from: str, seed: int
+) -> Splits:
+    """`clean` takes `clean_rate` of *all* samples, class by class, from the test or the training part."""
+    rng = generator(seed, "split")
+    test = stratified(data.y, test_rate, rng) if given is None else given
+    pool = test if clean_from == "test" else ~test
+    share = clean_rate * len(data) / max(1, int(pool.sum()))
+    if share >= 1:
+        raise InvalidInput(
+            f"clean_rate {clean_rate} asks for {round(clean_rate * len(data))} samples but the {clean_from} part "
+            f"has {int(pool.sum())}; lower clean_rate or raise test_rate"
+        )
+    rows = pool.nonzero().flatten()
+    clean = torch.zeros(len(data), dtype=torch.bool)
+    clean[rows[stratified(data.y[rows], share, generator(seed, "clean"))]] = True
+    parts = [mask.nonzero().flatten() for mask in (~test & ~clean, test & ~clean, clean)]
+    for name, part in zip(("train", "test", "clean"), parts, strict=True):
+        if len(part) == 0 and not (name == "clean" and clean_rate == 0):
+            raise InvalidInput(f"the {name} part would hold no sample of {len(data)}; change test_rate or clean_rate")
+    return Splits(*(data.take(part) for part in parts))
+
+
+def stratified(y: Tensor, rate: float, rng: torch.Generator) -> Tensor:
+    """A bool mask [n] of `rate` of each class, rounded so that the total is right to one sample."""
+    mask = torch.zeros(len(y), dtype=torch.bool)
+    owed = 0.0
+    for c in y.unique().tolist():
+        rows = (y == c).nonzero().flatten()
+        owed += rate * len(rows)
+        n = min(len(rows), round(owed))
+        owed -= n
+        mask[rows[torch.randperm(len(rows), generator=rng)[:n]]] = True
+    return mask
+
+
+def data_folder() -> Path | None:
+    """The offline source of data files, if the environment names one (OSTIARY_DATA)."""
+    folder = os.environ.get("OSTIARY_DATA")
+    return Path(folder).expanduser() if folder else None
+
+
+def find_file(path: str, room: str) -> Path:
+    """`path` as given, or under OSTIARY_DATA/`room`. Raises InvalidInput where neither exists."""
+    offline = data_folder()
+    places = [Path(path).expanduser()] + ([offline / room / path] if offline else [])
+    for place in places:
+        if place.exists():
+            return place
+    looked = " or ".join(str(p) for p in places)
+    raise InvalidInput(f"there is no file {looked}; correct the path or set OSTIARY_DATA")
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of this program (XDG_CACHE_HOME honoured)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ostiary"

@@ -1,0 +1,94 @@
+"""TU graph data sets through PyG, offline where OSTIARY_DATA holds them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from ostiary.component import Positive, lookup
+from ostiary.data.dataset import Dataset
+from ostiary.data.source import DataSource, cache_folder, data_folder
+from ostiary.errors import InvalidInput
+from ostiary.modality.graphs import Graphs, degree_features
+from ostiary.modality.sparse import pointer
+
+
+class TU(DataSource, name="tu"):
+    """A graph data set of the TU collection (Morris et al., 2020, arXiv:2007.08663), by its name in `set`.
+
+    `attributes`: append continuous node attributes to the one-hot node labels. `classes`: keep only these labels
+    (renumbered). `max_degree`: columns of the one-hot degree that stands in where a set has no node feature.
+    Graphs without a node are dropped. Read once through PyG's `TUDataset` from OSTIARY_DATA/tu (raw folder or zip)
+    or the network, then from the user's cache folder.
+    """
+
+    modalities = frozenset({"graph"})
+    set: str = "AIDS"
+    attributes: bool = False
+    classes: tuple[int, ...] = ()
+    max_degree: Positive = 64
+
+    def read(self) -> tuple[Dataset, Tensor | None]:
+        if not re.fullmatch(r"[A-Za-z0-9_\-]+", self.set):
+            raise InvalidInput(f"'{self.set}' is no name of a TU data set; names are like AIDS or PROTEINS_full")
+        home = cache_folder() / "tu" / f"{self.set}{'-attributes' if self.attributes else ''}.safetensors"
+        if not home.exists():
+            _store(home, _from_pyg(self.set, self.attributes))
+        tensors = load_file(home)
+        y = tensors.pop("y")
+        x = tensors.pop("x", None)
+        if x is None:
+            x = degree_features(tensors["edge_index"], int(tensors["n_nodes"].sum()), self.max_degree)
+        graphs = Graphs.build(x, tensors["edge_index"], tensors["n_nodes"], edge_attr=tensors.get("edge_attr"))
+        keep = graphs.n_nodes > 0
+        if self.classes:
+            keep &= torch.isin(y, torch.tensor(self.classes))
+        if not bool(keep.any()):
+            raise InvalidInput(f"{self.set} has no graph of the classes {list(self.classes)}; it has {y.unique().tolist()}")
+        rows = keep.nonzero().flatten()
+        names, labels = y[rows].unique(return_inverse=True)
+        graph = lookup("modality", "graph")()
+        return Dataset.of(graphs.take(rows), labels, graph, tuple(map(str, names.tolist()))), None
+
+
+def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
+    """PyG's own reading of the set, as the tensors of one store."""
+    from torch_geometric.datasets import TUDataset
+
+    root, offline = cache_folder() / "pyg", data_folder()
+    url = TUDataset.url
+    try:
+        if offline and (offline / "tu" / name / "raw").is_dir():
+            shutil.copytree(offline / "tu" / name / "raw", root / name / "raw", dirs_exist_ok=True)
+        elif offline and (offline / "tu" / f"{name}.zip").exists():
+            TUDataset.url = str((offline / "tu").resolve())
+        data: Any = TUDataset(str(root), name, use_node_attr=attributes, force_reload=True)
+    except Exception as error:
+        where = f"{offline / 'tu'}" if offline else "OSTIARY_DATA (not set)"
+        raise InvalidInput(f"the TU set '{name}' is neither in {where} nor could it be fetched: {error}") from error
+    finally:
+        TUDataset.url = url
+    store, slices = data._data, data.slices
+    sizes = slices["x"].diff() if store.x is not None else torch.as_tensor(store.num_nodes)
+    edges = slices["edge_index"].diff()
+    shift = pointer(sizes)[:-1].repeat_interleave(edges)
+    found = {"edge_index": store.edge_index + shift, "n_nodes": sizes, "y": store.y.flatten().long()}
+    if store.x is not None:
+        found["x"] = store.x.float()
+    if store.edge_attr is not None:
+        found["edge_attr"] = store.edge_attr.float()
+    return found
+
+
+def _store(home: Path, tensors: dict[str, Tensor]) -> None:
+    home.parent.mkdir(parents=True, exist_ok=True)
+    part = home.with_suffix(f".{os.getpid()}.part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+    part.replace(home)

@@ -1,0 +1,40 @@
+"""A user's own data: PyG graphs or tensors, in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ostiary.component import lookup
+from ostiary.data.dataset import Dataset, Splits
+from ostiary.data.source import split
+from ostiary.errors import InvalidInput
+from ostiary.modality.graphs import Graphs
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+
+def graphs(data: Iterable[Data], y: Sequence[int] | Tensor | None = None, classes: tuple[str, ...] = ()) -> Dataset:
+    """PyG graphs as a Dataset; labels from `y` or each graph's own. Raises InvalidInput in one sentence."""
+    items = list(data)
+    if not items:
+        raise InvalidInput("the data set is empty")
+    if y is None:
+        if any(getattr(d, "y", None) is None for d in items):
+            raise InvalidInput("some graphs have no label y; set it or pass y=")
+        y = torch.cat([torch.as_tensor(d.y).flatten()[:1] for d in items])
+    return Dataset.of(Graphs.from_pyg(items), torch.as_tensor(y), lookup("modality", "graph")(), classes or None)
+
+
+def images(pixels: Tensor, y: Sequence[int] | Tensor, classes: tuple[str, ...] = ()) -> Dataset:
+    """Images [n, c, h, w] in [0, 1] as a Dataset. Raises InvalidInput in one sentence."""
+    return Dataset.of(pixels, torch.as_tensor(y), lookup("modality", "image")(), classes or None)
+
+
+def split_data(data: Dataset, *, test_rate: float = 0.2, clean_rate: float = 0.03, seed: int = 0) -> Splits:
+    """Stratified train / test / clean; the clean part (a rate of all samples) comes out of the test part."""
+    return split(data, None, test_rate, clean_rate, "test", seed)

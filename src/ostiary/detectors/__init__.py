@@ -1,0 +1,1 @@
+"""Detectors: which samples, inputs or classes are suspicious."""

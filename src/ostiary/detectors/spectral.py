@@ -1,0 +1,46 @@
+"""Spectral signatures."""
+
+from __future__ import annotations
+
+import torch
+
+from ostiary.component import PositiveFloat, Rate
+from ostiary.context import Context
+from ostiary.detectors.base import Detector, Findings
+from ostiary.evidence import Evidence
+
+
+class Spectral(Detector, name="spectral"):
+    """Scores training samples by their share in the top singular direction of their class's features.
+
+    Source: Tran, Li & Madry, NeurIPS 2018, arXiv:1811.00636. The defender holds the training set and the model
+    trained on it. `eps` bounds the poisoned share of a class; `factor` * eps of each class is flagged (paper: 1.5).
+    Differs from the authors' code as the paper does: centred features are scored, not the raw ones; features are
+    pooled, in evaluation mode, without augmentation. Scores are squared, then divided by the class mean, so that
+    classes compare.
+    """
+
+    modalities = frozenset({"graph", "image"})
+    needs = frozenset({"victim", "train"})
+    about = "train"
+    eps: Rate = 0.1
+    factor: PositiveFloat = 1.5
+
+    def examine(self, evidence: Evidence, ctx: Context) -> Findings:
+        assert evidence.victim is not None and evidence.train is not None
+        train = evidence.train
+        features = evidence.victim.predict(train.inputs, features=True)[1]
+        assert features is not None
+        scores = torch.zeros(len(train), dtype=torch.float64)
+        flagged = torch.zeros(len(train), dtype=torch.bool)
+        peaks = {}
+        for c in train.y.unique().tolist():
+            rows = (train.y == c).nonzero().flatten()
+            centred = (features[rows] - features[rows].mean(0)).double()
+            values, vectors = torch.linalg.eigh(centred.t() @ centred)
+            found = (centred @ vectors[:, -1]).square()
+            scores[rows] = found / found.mean().clamp(min=1e-12)
+            n = min(len(rows), round(self.factor * self.eps * len(rows)))
+            flagged[rows[found.argsort(descending=True)[:n]]] = True
+            peaks[train.classes[c]] = float(values[-1] / values.sum().clamp(min=1e-12))
+        return Findings(scores, flagged, info={"share of variance in the top direction": peaks})

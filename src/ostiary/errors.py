@@ -1,0 +1,43 @@
+"""Every error a user can cause: one clear sentence, and still a child of the matching built-in."""
+
+
+class OstiaryError(Exception):
+    """Base of all errors raised on purpose; the command line prints it as one sentence."""
+
+    def __str__(self) -> str:  # KeyError would show the sentence in quotes
+        return str(self.args[0]) if self.args else self.__class__.__name__
+
+
+class UnknownName(OstiaryError, KeyError):
+    """A method, data set or option that nobody registered."""
+
+
+class BadSpec(OstiaryError, ValueError):
+    """A setting of the wrong type or out of range."""
+
+
+class InvalidInput(OstiaryError, ValueError):
+    """Data that no method can work on: NaN features, labels without samples, ..."""
+
+
+class MissingEvidence(OstiaryError, ValueError):
+    """A defence was not given what it declares to need."""
+
+
+class Unsupported(OstiaryError, TypeError):
+    """A method that cannot be applied to this modality or module."""
+
+
+class UnsafeFile(OstiaryError, ValueError):
+    """A file that could run code when read; it was not read."""
+
+
+class StoreError(OstiaryError, OSError):
+    """The results folder cannot be read or written."""
+
+
+class MissingPackage(OstiaryError, ImportError):
+    """An optional package that this feature needs."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"this needs the package {package}: pip install 'ostiary[{extra}]'")

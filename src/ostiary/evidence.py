@@ -1,0 +1,35 @@
+"""What a defender may hold. No poisoned test set, no index, no trigger: oracle tuning cannot be written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from ostiary.data.dataset import Dataset
+from ostiary.errors import MissingEvidence
+from ostiary.models.victim import Victim
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """victim: the suspicious model. train: the suspicious training set. clean: a few trusted samples. incoming:
+    unlabelled inputs seen in operation (labels are blanked, order shuffled)."""
+
+    victim: Victim | None = None
+    train: Dataset | None = None
+    clean: Dataset | None = None
+    incoming: Dataset | None = None
+
+    def only(self, needs: Iterable[str], who: str) -> Evidence:
+        """Just what `needs` names. Raises MissingEvidence for what is not there."""
+        kept: dict[str, Any] = {f.name: getattr(self, f.name) if f.name in set(needs) else None for f in fields(self)}
+        missing = [name for name in sorted(needs) if kept[name] is None or (name != "victim" and len(kept[name]) == 0)]
+        if missing:
+            raise MissingEvidence(f"{who} needs {' and '.join(missing)}, which was not given or is empty")
+        return Evidence(**kept)
+
+    @property
+    def modality_name(self) -> str:
+        held = next(v for v in (self.victim, self.train, self.clean, self.incoming) if v is not None)
+        return held.modality.name

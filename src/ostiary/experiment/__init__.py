@@ -1,0 +1,1 @@
+"""Plans, stages, records and the store."""

@@ -1,0 +1,1 @@
+"""Explainers: scores on nodes and edges, or on pixels."""

@@ -1,0 +1,47 @@
+"""The contract of an explainer: which nodes and edges, or which pixels, a prediction rests on."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar, final
+
+from torch import Tensor
+
+from ostiary.component import Component
+from ostiary.context import Context
+from ostiary.errors import Unsupported
+from ostiary.modality.base import Inputs
+from ostiary.models.victim import Victim, evaluating, without_gradients
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """Scores, higher = the prediction rests on it more. Graphs: nodes float [N], edges float [E] in the order of the
+    store, features float [N, d] where the method scores them. Images: pixels float [n, h, w]."""
+
+    nodes: Tensor | None = None
+    edges: Tensor | None = None
+    features: Tensor | None = None
+    pixels: Tensor | None = None
+
+
+class Explainer(Component):
+    """Explains the class a victim predicts, or one that is given, for many inputs at once."""
+
+    kind = "explainer"
+    modalities: ClassVar[frozenset[str]]
+
+    @final
+    def explain(self, victim: Victim, inputs: Inputs, ctx: Context, classes: Tensor | None = None) -> Attribution:
+        """Scores for every input. `classes`: int64 [n], default what the victim predicts."""
+        if victim.modality.name not in self.modalities:
+            raise Unsupported(f"explainer '{self.name}' works on {', '.join(self.modalities)} data, not {victim.modality.name}")
+        if classes is None:
+            classes = victim.predict(inputs)[0].argmax(1)
+        with evaluating(victim), without_gradients(victim):
+            return self.attribute(victim, inputs, classes, ctx)
+
+    @abstractmethod
+    def attribute(self, victim: Victim, inputs: Inputs, classes: Tensor, ctx: Context) -> Attribution:
+        """The method itself; the victim is in evaluation mode and its parameters take no gradient."""

@@ -1,0 +1,1 @@
+"""Figures: classification, detection, stealth, intervals."""

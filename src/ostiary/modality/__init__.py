@@ -1,0 +1,1 @@
+"""HOW a kind of input is batched, called, stamped and validated."""

@@ -1,0 +1,100 @@
+"""The contract of a kind of input. A batch is a small data set: both are the same type, sliced by index."""
+
+from __future__ import annotations
+
+import inspect
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import Tensor, device, nn
+
+from ostiary.component import Component, Json
+
+if TYPE_CHECKING:
+    from ostiary.data.dataset import Splits
+    from ostiary.triggers.base import Trigger
+
+Inputs = Any  # Graphs, an image tensor [n, c, h, w], ...
+
+
+class Modality(Component):
+    """How one kind of input is sliced, joined, checked, shown to a module and compared."""
+
+    kind = "modality"
+    chunk: ClassVar[int] = 512  # inputs per forward pass when no gradient is kept
+
+    @abstractmethod
+    def count(self, inputs: Inputs) -> int: ...
+
+    @abstractmethod
+    def take(self, inputs: Inputs, index: Tensor) -> Inputs:
+        """The inputs at `index` (int64 [m]), in that order; repeats allowed."""
+
+    @abstractmethod
+    def join(self, parts: list[Inputs]) -> Inputs:
+        """One after the other."""
+
+    @abstractmethod
+    def put(self, inputs: Inputs, at: Tensor, new: Inputs) -> Inputs:
+        """A copy in which the inputs at `at` are replaced by `new`, one for one."""
+
+    @abstractmethod
+    def move(self, inputs: Inputs, where: device) -> Inputs: ...
+
+    @abstractmethod
+    def validate(self, inputs: Inputs, what: str) -> None:
+        """Raise InvalidInput, in one sentence that starts with `what`, if no model should see these inputs."""
+
+    @abstractmethod
+    def pack(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Plain tensors, for hashing and for safetensors."""
+
+    @abstractmethod
+    def unpack(self, tensors: dict[str, Tensor]) -> Inputs: ...
+
+    @abstractmethod
+    def describe(self, inputs: Inputs) -> dict[str, Json]:
+        """What an architecture must know: widths, channels, sizes."""
+
+    @abstractmethod
+    def arguments(self, batch: Inputs) -> dict[str, Any]:
+        """The keyword arguments a module may ask for by name; `None` values are optional ones."""
+
+    @abstractmethod
+    def stages(self, module: nn.Module, batch: Inputs) -> tuple[str, ...]:
+        """Names of the submodules whose outputs stand for the layers, first to last."""
+
+    @abstractmethod
+    def pool(self, features: Tensor, batch: Inputs) -> Tensor:
+        """Layer features as one vector per input: float [b, d]."""
+
+    @abstractmethod
+    def difference(self, before: Inputs, after: Inputs) -> dict[str, Tensor]:
+        """How far `after` is from `before`, one number per input and measure; `changed` (0/1) is always there."""
+
+    @abstractmethod
+    def sketch(self, before: Inputs, after: Inputs) -> list[Json]:
+        """What a report needs to draw each input beside its stamped form."""
+
+    def accepts(self, module: nn.Module, name: str) -> bool:
+        parameters = inspect.signature(module.forward).parameters
+        return name in parameters
+
+    def call(self, module: nn.Module, batch: Inputs) -> Tensor:
+        """The default forward: arguments by parameter name, else the first ones by position."""
+        offered = self.arguments(batch)
+        parameters = inspect.signature(module.forward).parameters
+        named = {n: offered[n] for n in parameters if n in offered and offered[n] is not None}
+        if named:
+            return module(**named)
+        required = [p for p in parameters.values() if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
+        given = [v for v in offered.values() if v is not None]
+        return module(*given[: max(1, len(required))])
+
+    def stamp(self, splits: Splits, part: str, at: Tensor, trigger: Trigger, *, seed: int, target: Tensor) -> Splits:
+        """The splits with `trigger` on the inputs at `at` of `part`. (Node tasks share one graph, hence whole splits.)"""
+        data = getattr(splits, part)
+        rows = data.take(at)
+        stamped = trigger.apply(rows.inputs, rows.ids, seed=seed, target=target)
+        self.validate(stamped, f"a trigger of type {type(trigger).__name__} made an invalid input")
+        return splits.with_part(part, data.put(at, stamped))

@@ -1,0 +1,209 @@
+"""Many graphs in one pre-collated block-diagonal store. A batch is a store; slicing is two index gathers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from dataclasses import replace as dataclass_replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ostiary.errors import InvalidInput
+from ostiary.modality.sparse import Incidence, pointer, ranges
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+
+@dataclass(frozen=True, eq=False)
+class Graphs:
+    """G graphs, N nodes, E directed edges (an undirected edge is stored in both directions).
+
+    x: float [N, d]. edge_index: int64 [2, E], (source, target), node numbers running through the whole store,
+    sorted by target then source. node_ptr, edge_ptr: int64 [G + 1]. edge_attr: float [E, a] or None.
+    edge_weight: float [E] in [0, 1] or None (all 1): how much an edge *exists*; triggers differentiate through it.
+    edge_mask: float [E] or None: how much of its message passes; explainers learn it.
+    Build one with `Graphs.build` or `Graphs.from_pyg`, which sort.
+    """
+
+    x: Tensor
+    edge_index: Tensor
+    node_ptr: Tensor
+    edge_ptr: Tensor
+    edge_attr: Tensor | None = None
+    edge_weight: Tensor | None = None
+    edge_mask: Tensor | None = None
+
+    @staticmethod
+    def build(
+        x: Tensor,
+        edge_index: Tensor,
+        n_nodes: Tensor,
+        *,
+        edge_attr: Tensor | None = None,
+        edge_weight: Tensor | None = None,
+    ) -> Graphs:
+        """From node features, global edges in any order, and the number of nodes of each graph (int64 [G])."""
+        key = edge_index[1] * max(1, len(x)) + edge_index[0]
+        if len(key) > 1 and bool((key[1:] < key[:-1]).any()):
+            order = key.argsort(stable=True)
+            edge_index = edge_index[:, order]
+            edge_attr = None if edge_attr is None else edge_attr[order]
+            edge_weight = None if edge_weight is None else edge_weight[order]
+        node_ptr = pointer(n_nodes)
+        edge_ptr = torch.searchsorted(edge_index[1].contiguous(), node_ptr)
+        return Graphs(x, edge_index, node_ptr, edge_ptr, edge_attr, edge_weight)
+
+    @staticmethod
+    def from_pyg(data: Sequence[Data], width: int | None = None) -> Graphs:
+        """From PyG graphs. Graphs without `x` get a one-hot of their degree (`width` columns, clamped above)."""
+        items = [_parts(i, d) for i, d in enumerate(data)]
+        counts = torch.tensor([n for _, _, _, n in items], dtype=torch.int64)
+        start = pointer(counts)
+        edges = [e + start[i] for i, (_, e, _, _) in enumerate(items)]
+        edge_index = torch.cat(edges, 1) if edges else torch.zeros(2, 0, dtype=torch.int64)
+        attrs = [a for _, _, a, _ in items if a is not None]
+        edge_attr = torch.cat(attrs) if attrs and len(attrs) == len(items) else None
+        features = [x for x, _, _, _ in items if x is not None]
+        if len(features) == len(items) and items:
+            if len({f.shape[1] for f in features}) > 1:
+                raise InvalidInput("the graphs have node features of different widths; give all of them one width")
+            x = torch.cat(features)
+        else:
+            x = degree_features(edge_index, int(counts.sum()), width)
+        return Graphs.build(x, edge_index, counts, edge_attr=edge_attr)
+
+    def to_pyg(self) -> list[Data]:
+        """One PyG `Data` per graph (copies)."""
+        from torch_geometric.data import Data
+
+        found = []
+        for i in range(len(self)):
+            a, b, e, f = *self.node_ptr[i : i + 2].tolist(), *self.edge_ptr[i : i + 2].tolist()
+            attr = None if self.edge_attr is None else self.edge_attr[e:f].clone()
+            found.append(Data(x=self.x[a:b].clone(), edge_index=self.edge_index[:, e:f] - a, edge_attr=attr))
+        return found
+
+    def __len__(self) -> int:
+        return len(self.node_ptr) - 1
+
+    @property
+    def num_graphs(self) -> int:
+        return len(self)
+
+    @cached_property
+    def n_nodes(self) -> Tensor:
+        return self.node_ptr.diff()
+
+    @cached_property
+    def n_edges(self) -> Tensor:
+        return self.edge_ptr.diff()
+
+    @cached_property
+    def batch(self) -> Tensor:
+        """The graph of each node: int64 [N]."""
+        return torch.arange(len(self), device=self.x.device).repeat_interleave(self.n_nodes, output_size=len(self.x))
+
+    @cached_property
+    def edge_batch(self) -> Tensor:
+        """The graph of each edge: int64 [E]."""
+        graphs = torch.arange(len(self), device=self.x.device)
+        return graphs.repeat_interleave(self.n_edges, output_size=self.edge_index.shape[1])
+
+    @cached_property
+    def in_degree(self) -> Tensor:
+        return torch.bincount(self.edge_index[1], minlength=len(self.x))
+
+    @cached_property
+    def by_source(self) -> Tensor:
+        """The edges in order of (source, target): int64 [E]; what a transposed sum needs."""
+        return (self.edge_index[0] * max(1, len(self.x)) + self.edge_index[1]).argsort()
+
+    @cached_property
+    def adjacency(self) -> Incidence:
+        """Bag i holds the sources of the edges into node i."""
+        source, target = self.edge_index
+        out_degree = torch.bincount(source, minlength=len(self.x))
+        return Incidence(target, source, pointer(self.in_degree), pointer(out_degree), self.by_source)
+
+    @cached_property
+    def membership(self) -> Incidence:
+        """Bag g holds the nodes of graph g."""
+        nodes = torch.arange(len(self.x) + 1, device=self.x.device)
+        return Incidence(self.batch, nodes[:-1], self.node_ptr, nodes, nodes[:-1])
+
+    def take(self, index: Tensor) -> Graphs:
+        counts, edge_counts = self.n_nodes[index], self.n_edges[index]
+        nodes = ranges(self.node_ptr[index], counts)
+        edges = ranges(self.edge_ptr[index], edge_counts)
+        node_ptr, edge_ptr = pointer(counts), pointer(edge_counts)
+        shift = (node_ptr[:-1] - self.node_ptr[index]).repeat_interleave(edge_counts, output_size=len(edges))
+        part = Graphs(
+            self.x[nodes],
+            self.edge_index[:, edges] + shift,
+            node_ptr,
+            edge_ptr,
+            *(None if v is None else v[edges] for v in (self.edge_attr, self.edge_weight, self.edge_mask)),
+        )
+        if "by_source" in self.__dict__:  # sorting is the dear part: slice it too
+            shift = (edge_ptr[:-1] - self.edge_ptr[index]).repeat_interleave(edge_counts, output_size=len(edges))
+            part.__dict__["by_source"] = self.by_source[edges] + shift
+        return part
+
+    def with_(self, **changes: Any) -> Graphs:
+        """A copy with other x, edge_weight or edge_mask; the edges stay, so what was derived from them does too."""
+        other = dataclass_replace(self, **changes)
+        for name in ("n_nodes", "n_edges", "batch", "edge_batch", "in_degree", "by_source", "adjacency", "membership"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
+        return other
+
+
+def join(parts: Sequence[Graphs]) -> Graphs:
+    """One store after the other."""
+    n_nodes = torch.cat([p.n_nodes for p in parts])
+    start = pointer(torch.tensor([len(p.x) for p in parts]))
+    edge_index = torch.cat([p.edge_index + start[i] for i, p in enumerate(parts)], 1)
+    edge_ptr = pointer(torch.cat([p.n_edges for p in parts]))
+
+    def column(name: str, fill: float | None) -> Tensor | None:
+        values = [getattr(p, name) for p in parts]
+        if all(v is None for v in values) or (fill is None and any(v is None for v in values)):
+            return None
+        return torch.cat([p.x.new_full((p.edge_index.shape[1],), fill or 0.0) if v is None else v for p, v in zip(parts, values)])
+
+    return Graphs(
+        torch.cat([p.x for p in parts]),
+        edge_index,
+        pointer(n_nodes),
+        edge_ptr,
+        column("edge_attr", None),
+        column("edge_weight", 1.0),
+        column("edge_mask", 1.0),
+    )
+
+
+def degree_features(edge_index: Tensor, n_nodes: int, width: int | None = None) -> Tensor:
+    """One-hot of the in-degree, clamped to `width` columns (default: the largest degree + 1): float [n_nodes, width]."""
+    degree = torch.bincount(edge_index[1], minlength=n_nodes)
+    width = width or (int(degree.max()) + 1 if n_nodes else 1)
+    return torch.nn.functional.one_hot(degree.clamp(max=width - 1), width).float()
+
+
+def _parts(i: int, data: Data) -> tuple[Tensor | None, Tensor, Tensor | None, int]:
+    """(x, edge_index, edge_attr, node count) of one PyG graph, checked."""
+    edges = data.edge_index if data.edge_index is not None else torch.zeros(2, 0, dtype=torch.int64)
+    x = data.x
+    if x is None and "num_nodes" not in data:
+        raise InvalidInput(
+            f"graph {i} has neither x nor num_nodes, so isolated last nodes cannot be counted; set num_nodes"
+        )
+    n = int(data.num_nodes or 0) if x is None else len(x)
+    if edges.numel() and (int(edges.max()) >= n or int(edges.min()) < 0):
+        raise InvalidInput(f"graph {i} has an edge to node {int(edges.max())} but only {n} nodes; correct edge_index or x")
+    x = None if x is None else x.float().reshape(n, -1)
+    attr = data.edge_attr
+    return x, edges.long(), None if attr is None else attr.float().reshape(edges.shape[1], -1), n

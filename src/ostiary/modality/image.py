@@ -1,0 +1,105 @@
+"""Image classification: inputs are float tensors [n, c, h, w] in [0, 1]; the classifier owns its normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, device, nn
+
+from ostiary.component import Json
+from ostiary.errors import InvalidInput
+from ostiary.modality.base import Modality
+
+
+class ImageModality(Modality, name="image"):
+    """Images in pixel space [0, 1]; one label per image."""
+
+    def count(self, inputs: Tensor) -> int:
+        return len(inputs)
+
+    def take(self, inputs: Tensor, index: Tensor) -> Tensor:
+        return inputs[index]
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        return torch.cat(parts)
+
+    def put(self, inputs: Tensor, at: Tensor, new: Tensor) -> Tensor:
+        other = inputs.clone()
+        other[at] = new
+        return other
+
+    def move(self, inputs: Tensor, where: device) -> Tensor:
+        return inputs.to(where)
+
+    def validate(self, inputs: Tensor, what: str) -> None:
+        if inputs.dtype == torch.uint8:
+            raise InvalidInput(f"{what}: images are uint8; divide by 255 to get floats in [0, 1]")
+        if inputs.ndim != 4:
+            raise InvalidInput(f"{what}: images must be [n, channels, height, width], got shape {tuple(inputs.shape)}")
+        if inputs.shape[1] not in (1, 3):
+            raise InvalidInput(f"{what}: images must have 1 or 3 channels first, got shape {tuple(inputs.shape)}")
+        if not bool(torch.isfinite(inputs).all()):
+            raise InvalidInput(f"{what}: pixels hold NaN or infinity; repair or drop those images")
+        if len(inputs) and (float(inputs.min()) < 0 or float(inputs.max()) > 1):
+            low, high = float(inputs.min()), float(inputs.max())
+            raise InvalidInput(f"{what}: pixels must lie in [0, 1], got [{low:.3g}, {high:.3g}]; undo normalisation")
+
+    def pack(self, inputs: Tensor) -> dict[str, Tensor]:
+        return {"pixels": inputs}
+
+    def unpack(self, tensors: dict[str, Tensor]) -> Tensor:
+        return tensors["pixels"]
+
+    def describe(self, inputs: Tensor) -> dict[str, Json]:
+        _, c, h, w = inputs.shape
+        dims = (0, 2, 3)
+        std = inputs.std(dims) if len(inputs) > 1 else torch.ones(c)
+        return {"channels": c, "height": h, "width": w, "mean": inputs.mean(dims).tolist(), "std": std.tolist()}
+
+    def arguments(self, batch: Tensor) -> dict[str, Any]:
+        return {"images": batch}
+
+    def stages(self, module: nn.Module, batch: Tensor) -> tuple[str, ...]:
+        """The last leaf module at each spatial size, largest first, found by one dry run."""
+        found: dict[tuple[int, ...], str] = {}
+
+        def note(name: str) -> Any:
+            def hook(_m: nn.Module, _i: Any, out: Any) -> None:
+                if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
+                    found[tuple(out.shape[2:])] = name
+
+            return hook
+
+        leaves = [(n, m) for n, m in module.named_modules() if not list(m.children())]
+        handles = [m.register_forward_hook(note(n)) for n, m in leaves]
+        was = module.training
+        try:
+            module.eval()
+            with torch.no_grad():
+                self.call(module, batch[:1])
+        finally:
+            module.train(was)
+            for handle in handles:
+                handle.remove()
+        return tuple(found.values())
+
+    def pool(self, features: Tensor, batch: Tensor) -> Tensor:
+        return features.flatten(2).mean(2) if features.ndim > 2 else features
+
+    def difference(self, before: Tensor, after: Tensor) -> dict[str, Tensor]:
+        """Per image: L-infinity, L2 and L0 (share of pixels) distance and PSNR in dB (99 when nothing changed)."""
+        delta = (after - before).flatten(1).double()
+        mse = delta.square().mean(1)
+        return {
+            "linf": delta.abs().amax(1),
+            "l2": delta.norm(dim=1),
+            "l0": (delta != 0).double().mean(1),
+            "psnr": torch.where(mse > 0, -10 * torch.log10(mse.clamp(min=1e-12)), torch.full_like(mse, 99.0)),
+            "changed": (delta != 0).any(1).double(),
+        }
+
+    def sketch(self, before: Tensor, after: Tensor) -> list[Json]:
+        """Per image: 8-bit pixels of both, height x width x channels."""
+        pixels = [(x.permute(0, 2, 3, 1) * 255).round().int().tolist() for x in (before, after)]
+        return [{"kind": "image", "before": a, "after": b} for a, b in zip(*pixels, strict=True)]

@@ -1,0 +1,76 @@
+"""Sums over bags of rows (neighbours of a node, nodes of a graph), fast and twice differentiable.
+
+`embedding_bag` over a sorted incidence is 3-9 times faster than scatter on CPU; its own backward is not,
+so the backward is written as the same operation over the transposed incidence.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def ranges(starts: Tensor, counts: Tensor) -> Tensor:
+    """start, start+1, ... for each (start, count), concatenated: int64 [counts.sum()]."""
+    ends = counts.cumsum(0)
+    total = int(ends[-1]) if len(ends) else 0
+    return torch.arange(total, device=starts.device) + (starts - ends + counts).repeat_interleave(counts, output_size=total)
+
+
+def pointer(counts: Tensor) -> Tensor:
+    """[0, c0, c0+c1, ...]."""
+    return F.pad(counts.cumsum(0), (1, 0))
+
+
+@dataclass(frozen=True, eq=False)
+class Incidence:
+    """Entry e adds row `column[e]` to bag `row[e]`; entries are sorted by bag.
+
+    row, column: int64 [E]; offsets: int64 [bags + 1]; the t_ fields are the same for the transpose, whose
+    entry j is entry `order[j]` here.
+    """
+
+    row: Tensor
+    column: Tensor
+    offsets: Tensor
+    t_offsets: Tensor
+    order: Tensor
+
+    @property
+    def transposed(self) -> Incidence:
+        back = torch.empty_like(self.order)
+        back[self.order] = torch.arange(len(back), device=back.device)
+        return Incidence(self.column[self.order], self.row[self.order], self.t_offsets, self.offsets, back)
+
+
+class _BagSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bags: Incidence) -> Tensor:
+        ctx.bags = bags
+        ctx.save_for_backward(x, weight)
+        if x.is_cuda or x.dtype not in (torch.float32, torch.float64):
+            rows = x[bags.column] if weight is None else x[bags.column] * weight[:, None]
+            return x.new_zeros(len(bags.offsets) - 1, x.shape[1]).index_add_(0, bags.row, rows)
+        return F.embedding_bag(
+            bags.column, x, bags.offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+        )
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        bags: Incidence = ctx.bags
+        gx = gw = None
+        if ctx.needs_input_grad[0]:
+            gx = bag_sum(grad, bags.transposed, None if weight is None else weight[bags.order])
+        if ctx.needs_input_grad[1]:
+            gw = (grad[bags.row] * x[bags.column]).sum(1)
+        return gx, gw, None
+
+
+def bag_sum(x: Tensor, bags: Incidence, weight: Tensor | None = None) -> Tensor:
+    """out[i] = sum of weight[e] * x[column[e]] over the entries e of bag i: float [bags, d]."""
+    return _BagSum.apply(x.contiguous(), weight, bags)  # type: ignore[no-untyped-call, no-any-return]

@@ -1,0 +1,1 @@
+"""Victims: how the library sees models, and the built-in architectures."""

@@ -1,0 +1,38 @@
+"""An architecture: hyperparameters that become a Victim once the data are known."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, final
+
+from torch import nn
+
+from ostiary.component import Component, Json
+from ostiary.data.dataset import Dataset
+from ostiary.errors import Unsupported
+from ostiary.models.victim import Victim
+from ostiary.seeds import scoped
+
+
+class Architecture(Component):
+    """What is trained. `recipe` holds the trainer options it learns well with; a plan may override any."""
+
+    kind = "victim"
+    modalities: ClassVar[frozenset[str]]
+    recipe: ClassVar[Mapping[str, Json]] = {}
+
+    @abstractmethod
+    def module(self, data: Mapping[str, Any]) -> nn.Module:
+        """A fresh module for data described by `Dataset.describe()`."""
+
+    def wrap(self, module: nn.Module, data: Dataset) -> Victim:
+        return Victim(module, data.modality)
+
+    @final
+    def make(self, data: Dataset, seed: int) -> Victim:
+        """A fresh victim; its initial weights depend on `seed` alone."""
+        if self.modalities and data.modality.name not in self.modalities:
+            raise Unsupported(f"victim '{self.name}' works on {', '.join(self.modalities)} data, not {data.modality.name}")
+        with scoped(seed, "init"):
+            return self.wrap(self.module(data.describe()), data)

@@ -1,0 +1,123 @@
+"""Message-passing layers whose sums run as embedding bags; equal to PyG's layers of the same name (tests show it).
+
+Every layer takes soft edges: `edge_weight` says how much an edge exists (it enters degrees and attention),
+`edge_mask` how much of its message passes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ostiary.modality.graphs import Graphs
+from ostiary.modality.sparse import bag_sum
+
+
+def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a * b
+
+
+def weighted_degree(graphs: Graphs) -> Tensor:
+    """Sum of the weights of the edges into each node: float [N]."""
+    if graphs.edge_weight is None:
+        return graphs.in_degree.to(graphs.x.dtype)
+    zeros = graphs.edge_weight.new_zeros(len(graphs.x))
+    return zeros.index_add(0, graphs.edge_index[1], graphs.edge_weight)
+
+
+class Conv(nn.Module):
+    """Base of the layers: float [N, d_in] -> [N, d_out]."""
+
+    def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
+        raise NotImplementedError  # pragma: no cover - abstract
+
+
+class GCNConv(Conv):
+    """D^-1/2 (A + I) D^-1/2 X W + b. Kipf & Welling, ICLR 2017, arXiv:1609.02907."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.lin = nn.Linear(d_in, d_out, bias=False)
+        self.bias = nn.Parameter(torch.zeros(d_out))
+
+    def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
+        scale = (weighted_degree(graphs) + 1).rsqrt()[:, None]
+        h = scale * self.lin(x)
+        summed = bag_sum(h, graphs.adjacency, _times(graphs.edge_weight, graphs.edge_mask))
+        return scale * (summed + h) + self.bias
+
+
+class GINConv(Conv):
+    """MLP((1 + eps) x_i + sum of neighbours), eps = 0. Xu et al., ICLR 2019, arXiv:1810.00826."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(d_in, d_out), nn.BatchNorm1d(d_out), nn.ReLU(), nn.Linear(d_out, d_out))
+
+    def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
+        # the first Linear commutes with the sum: sum the narrower side
+        lin, rest = self.mlp[0], self.mlp[1:]
+        weight = _times(graphs.edge_weight, graphs.edge_mask)
+        if lin.in_features > lin.out_features:
+            h = F.linear(x, lin.weight)
+            return rest(h + bag_sum(h, graphs.adjacency, weight) + lin.bias)
+        return self.mlp(x + bag_sum(x, graphs.adjacency, weight))
+
+
+class SAGEConv(Conv):
+    """W_l mean of neighbours + b + W_r x_i. Hamilton et al., NeurIPS 2017, arXiv:1706.02216."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.lin_l = nn.Linear(d_in, d_out)
+        self.lin_r = nn.Linear(d_in, d_out, bias=False)
+
+    def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
+        degree = weighted_degree(graphs)
+        degree = torch.where(degree > 0, degree, torch.ones_like(degree))
+        summed = bag_sum(x, graphs.adjacency, _times(graphs.edge_weight, graphs.edge_mask))
+        return self.lin_l(summed / degree[:, None]) + self.lin_r(x)
+
+
+class GATConv(Conv):
+    """Attention over neighbours and the node itself, heads concatenated. Velickovic et al., ICLR 2018, arXiv:1710.10903.
+
+    A soft edge enters the softmax as weight * exp(score).
+    """
+
+    def __init__(self, d_in: int, d_out: int, heads: int) -> None:
+        super().__init__()
+        self.heads, self.width = heads, d_out // heads
+        self.lin = nn.Linear(d_in, self.width * heads, bias=False)
+        self.att_src = nn.Parameter(torch.empty(heads, self.width))
+        self.att_dst = nn.Parameter(torch.empty(heads, self.width))
+        self.bias = nn.Parameter(torch.zeros(self.width * heads))
+        for p in (self.att_src, self.att_dst):
+            nn.init.xavier_uniform_(p)
+
+    def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
+        source, target = graphs.edge_index
+        h = self.lin(x).view(-1, self.heads, self.width)
+        to, at = (h * self.att_src).sum(2), (h * self.att_dst).sum(2)
+        score = F.leaky_relu(to[source] + at[target], 0.2)
+        own = F.leaky_relu(to + at, 0.2)
+        top = own.detach().scatter_reduce(0, target[:, None].expand_as(score), score.detach(), "amax")
+        near, self_near = (score - top[target]).exp(), (own - top).exp()
+        if graphs.edge_weight is not None:
+            near = near * graphs.edge_weight[:, None]
+        total = self_near.index_add(0, target, near)
+        alpha = near / total[target]
+        if graphs.edge_mask is not None:
+            alpha = alpha * graphs.edge_mask[:, None]
+        heads = [bag_sum(h[:, k], graphs.adjacency, alpha[:, k].contiguous()) for k in range(self.heads)]
+        return (torch.stack(heads, 1) + (self_near / total)[:, :, None] * h).flatten(1) + self.bias
+
+
+def pool(x: Tensor, graphs: Graphs, how: str = "sum") -> Tensor:
+    """Node rows to one row per graph, `how` in sum, mean, max (ties share the gradient evenly): float [G, d]."""
+    if how == "max":
+        zeros = x.new_zeros(len(graphs), x.shape[1])
+        return zeros.scatter_reduce(0, graphs.batch[:, None].expand_as(x), x, "amax", include_self=False)
+    summed = bag_sum(x, graphs.membership)
+    return summed / graphs.n_nodes.clamp(min=1)[:, None] if how == "mean" else summed

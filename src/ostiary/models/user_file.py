@@ -1,0 +1,69 @@
+"""A model from a user's own Python file."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ostiary.data.dataset import Dataset
+from ostiary.errors import InvalidInput
+from ostiary.models.base import Architecture
+from ostiary.models.victim import Victim
+from ostiary.models.weights import load_weights
+
+
+class FromFile(Architecture, name="file"):
+    """A module made by a function or class `make` in the user's file `path`, called with `options`.
+
+    `make` may ask by name for what the data look like (`width` or `channels`, `height`, `classes`). `weights`: a
+    .safetensors file or a state dict to start from (never unpickled). `head`, `stages`: names of submodules, as in
+    Victim. A function `forward(module, batch)` in the same file, if any, is how the module is called.
+    """
+
+    modalities = frozenset()
+    recipe = {"epochs": 40}
+    path: str
+    make: str = "make"
+    options: dict[str, Any] = {}
+    weights: str = ""
+    head: str = ""
+    stages: tuple[str, ...] = ()
+
+    def code(self) -> Any:
+        place = Path(self.path).expanduser()
+        if not place.is_file():
+            raise InvalidInput(f"there is no file {place} to take a model from; correct the path")
+        loader = importlib.util.spec_from_file_location(f"ostiary_user_{place.stem}", place)
+        assert loader is not None and loader.loader is not None
+        code = importlib.util.module_from_spec(loader)
+        try:
+            loader.loader.exec_module(code)
+        except Exception as error:
+            raise InvalidInput(f"{place} cannot be imported: {type(error).__name__}: {error}") from error
+        return code
+
+    def module(self, data: Mapping[str, Any]) -> nn.Module:
+        import inspect
+
+        make = getattr(self.code(), self.make, None)
+        if not callable(make):
+            raise InvalidInput(f"{self.path} has no function or class '{self.make}'; name it as make=")
+        wanted = inspect.signature(make).parameters
+        offered = {k: v for k, v in data.items() if k in wanted and k not in self.options}
+        try:
+            module = make(**offered, **self.options)
+        except TypeError as error:
+            raise InvalidInput(f"{self.make} of {self.path} cannot be called: {error}; give the rest in options") from error
+        if not isinstance(module, nn.Module):
+            raise InvalidInput(f"{self.make} of {self.path} returned {type(module).__name__}, expected an nn.Module")
+        if self.weights:
+            load_weights(module, self.weights)
+        return module
+
+    def wrap(self, module: nn.Module, data: Dataset) -> Victim:
+        forward = getattr(self.code(), "forward", None)
+        return Victim(module, data.modality, forward=forward, head=self.head or None, stages=self.stages)

@@ -1,0 +1,172 @@
+"""Victim: any nn.Module, how to call it, and where its features are. The library sees models only through this."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ostiary.component import build
+from ostiary.errors import BadSpec, InvalidInput, Unsupported
+from ostiary.modality.base import Inputs, Modality
+from ostiary.models import soft_edges
+
+Forward = Callable[[nn.Module, Inputs], Tensor]
+
+
+class Victim(nn.Module):
+    """A classifier over whole batches of one modality.
+
+    Args:
+        module: any nn.Module that yields logits [b, k], one row per input.
+        modality: a Modality or its name ("graph", "image").
+        forward: `(module, batch) -> logits` where arguments cannot be matched by parameter name.
+        head: name of the last layer (its input are the features); default: the last module with a 2-D weight.
+        stages: names of the modules whose outputs stand for the layers; default: message-passing layers, or the
+            last module at each spatial size.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        modality: Modality | str,
+        *,
+        forward: Forward | None = None,
+        head: str | None = None,
+        stages: Sequence[str] = (),
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.modality: Modality = build("modality", modality)
+        self._forward = forward
+        modules = dict(module.named_modules())
+        for name in (*stages, *((head,) if head else ())):
+            if name not in modules:
+                raise BadSpec(f"the module has no submodule '{name}'; it has {', '.join(n for n in modules if n)}")
+        self._head, self._stages = head, tuple(stages)
+
+    def forward(self, batch: Inputs) -> Tensor:
+        """Logits: float [b, k]."""
+        with soft_edges.applied(self.module, batch, self.modality):
+            if self._forward is not None:
+                return self._forward(self.module, batch)
+            return self.modality.call(self.module, batch)
+
+    @property
+    def head(self) -> str:
+        """Name of the last module with a 2-D weight (PyG has its own Linear, so the class says nothing)."""
+        if self._head is not None:
+            return self._head
+        found = [n for n, m in self.module.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
+        if not found:
+            raise Unsupported("the module has no layer with a 2-D weight to take features from; name one as head=")
+        return found[-1]
+
+    def stages(self, batch: Inputs) -> tuple[str, ...]:
+        """Names of the layers, first to last."""
+        names = self._stages or tuple(getattr(self.module, "stages", ())) or self.modality.stages(self.module, batch)
+        if not names:
+            raise Unsupported("no layers to compare were found in the module; name them as stages=")
+        return names
+
+    def features(self, batch: Inputs) -> Tensor:
+        """What enters the head, pooled to one row per input: float [b, d]."""
+        return self.both(batch)[1]
+
+    def both(self, batch: Inputs) -> tuple[Tensor, Tensor]:
+        """(logits, features) of one forward pass."""
+        seen: list[Tensor] = []
+        handle = self.module.get_submodule(self.head).register_forward_pre_hook(lambda _m, i: seen.append(i[0]))
+        try:
+            logits = self(batch)
+        finally:
+            handle.remove()
+        return logits, self.modality.pool(seen[-1], batch)
+
+    def layers(self, batch: Inputs) -> tuple[Tensor, list[Tensor]]:
+        """(logits, the output of every stage) of one forward pass."""
+        names = self.stages(batch)
+        seen: dict[str, Tensor] = {}
+
+        def note(name: str) -> Any:
+            return lambda _m, _i, out: seen.__setitem__(name, out[0] if isinstance(out, tuple) else out)
+
+        handles = [self.module.get_submodule(n).register_forward_hook(note(n)) for n in names]
+        try:
+            logits = self(batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return logits, [seen[n] for n in names]
+
+    @torch.no_grad()
+    def predict(self, inputs: Inputs, *, features: bool = False) -> tuple[Tensor, Tensor | None]:
+        """(logits [n, k], features [n, d] or None) in evaluation mode, in chunks, on the CPU."""
+        logits, found = [], []
+        with evaluating(self):
+            for at in torch.arange(self.modality.count(inputs)).split(self.modality.chunk):
+                batch = self.modality.move(self.modality.take(inputs, at), self.device)
+                out, feature = self.both(batch) if features else (self(batch), None)
+                check_logits(out, len(at))
+                logits.append(out.cpu())
+                if feature is not None:
+                    found.append(feature.cpu())
+        return torch.cat(logits), torch.cat(found) if found else None
+
+    @property
+    def device(self) -> torch.device:
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    def clone(self) -> Victim:
+        """A copy that shares nothing."""
+        forward, self._forward = self._forward, None  # a user's function may not be copyable
+        try:
+            other = copy.deepcopy(self)
+        finally:
+            self._forward = forward
+        other._forward = forward
+        return other
+
+
+def check_logits(logits: Tensor, n: int) -> None:
+    if logits.ndim != 2 or len(logits) != n:
+        raise InvalidInput(
+            f"the module returned shape {tuple(logits.shape)} for {n} inputs, expected [{n}, classes]; a module that "
+            "gives one row per node needs forward=lambda m, b: pool(m(b.x, b.edge_index), b)"
+        )
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, every submodule's own mode restored after."""
+    was = [(m, m.training) for m in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for m, training in was:
+            m.training = training
+
+
+def freeze_norms(module: nn.Module) -> None:
+    """Evaluation mode for normalisation layers only: their statistics stay what training made them."""
+    for m in module.modules():
+        if isinstance(m, nn.modules.batchnorm._NormBase) or type(m).__name__ == "BatchNorm":
+            m.eval()
+
+
+@contextmanager
+def without_gradients(module: nn.Module) -> Iterator[None]:
+    """No gradient for the module's parameters inside (inputs keep theirs)."""
+    was = [(p, p.requires_grad) for p in module.parameters()]
+    for p, _ in was:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p, flag in was:
+            p.requires_grad_(flag)

@@ -1,0 +1,1 @@
+"""Purifiers: a new victim without the backdoor, from what a defender holds."""

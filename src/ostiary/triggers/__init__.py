@@ -1,0 +1,1 @@
+"""HOW inputs are changed: stamps used by attacks."""

@@ -1,0 +1,46 @@
+"""A fixed subgraph mounted on nodes of every graph."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ostiary.modality.graphs import Graphs
+from ostiary.triggers.base import Trigger
+from ostiary.triggers.mount import mount, random_score, top_nodes
+
+
+class Subgraph(Trigger, name="subgraph"):
+    """`edges` among `size` nodes (undirected pairs), mounted on random nodes: fresh ones for every graph.
+
+    A graph with fewer nodes takes the induced part. With `degree_features` the node features, a one-hot of the
+    degree, are made again from the final edges.
+    """
+
+    modalities = frozenset({"graph"})
+    size: int
+    edges: tuple[tuple[int, int], ...]
+    degree_features: bool = False
+
+    def adjacency(self) -> Tensor:
+        matrix = torch.zeros(self.size, self.size)
+        for i, j in self.edges:
+            matrix[i, j] = matrix[j, i] = 1.0
+        return matrix
+
+    def apply(self, inputs: Graphs, ids: Tensor, *, seed: int, target: Tensor) -> Graphs:
+        chosen = top_nodes(inputs, random_score(inputs, ids, seed), self.size)
+        stamped = mount(inputs, chosen, self.adjacency().to(inputs.x.device))
+        return with_degrees(stamped) if self.degree_features else stamped
+
+
+def with_degrees(graphs: Graphs) -> Graphs:
+    """The same graphs with the one-hot degree (clamped to the feature width) as features."""
+    width = graphs.x.shape[1]
+    degree = graphs.in_degree.clamp(max=width - 1)
+    return graphs.with_(x=torch.nn.functional.one_hot(degree, width).to(graphs.x.dtype))
+
+
+def are_degrees(graphs: Graphs) -> bool:
+    """Whether the node features are a one-hot of the degree."""
+    return bool((graphs.x == with_degrees(graphs).x).all())
