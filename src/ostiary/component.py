@@ -43,6 +43,7 @@ ROOMS: dict[str, str] = {  # kind -> folder or file under the package
     "attack": "attacks",
     "detector": "detectors",
     "purifier": "purifiers",
+    "plan": "experiment/plan.py",
 }
 _registry: dict[tuple[str, str], type[Component]] = {}
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, Rate, lookup
 from ostiary.data.dataset import Dataset
-from ostiary.data.source import DataSource, cache_folder, find_file
+from ostiary.data.source import DataSource, cache_folder, file_mark, find_file
 from ostiary.errors import InvalidInput, MissingPackage
 
 
@@ -45,6 +45,9 @@ class Npz(DataSource, name="npz"):
     test: str = ""
     limit: NonNegative = 0
 
+    def content(self) -> str:
+        return file_mark(*(find_file(p, "images") for p in (self.path, self.test) if p))
+
     def read(self) -> tuple[Dataset, Tensor | None]:
         train = _read_npz(self.path)
         if self.limit:
@@ -66,6 +69,9 @@ class ImageFolder(DataSource, name="image-folder"):
     clean_rate: Rate = 0.05
     path: str
     size: Positive = 32
+
+    def content(self) -> str:
+        return file_mark(find_file(self.path, "images"))
 
     def read(self) -> tuple[Dataset, Tensor | None]:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from abc import abstractmethod
 from pathlib import Path
@@ -27,6 +28,10 @@ class DataSource(Component):
     @abstractmethod
     def read(self) -> tuple[Dataset, Tensor | None]:
         """All samples and, where the data come with a split, a bool mask [n] of the test part."""
+
+    def content(self) -> str:
+        """A mark of the files read, so that results are not reused after they changed; empty for fixed sources."""
+        return ""
 
     @final
     def load(self, seed: int) -> Splits:
@@ -86,6 +91,16 @@ def find_file(path: str, room: str) -> Path:
             return place
     looked = " or ".join(str(p) for p in places)
     raise InvalidInput(f"there is no file {looked}; correct the path or set OSTIARY_DATA")
+
+
+def file_mark(*paths: Path) -> str:
+    """Sizes and modification times of files and of everything below folders."""
+    files = [f for p in paths for f in (sorted(p.rglob("*")) if p.is_dir() else [p]) if f.is_file()]
+    digest = hashlib.blake2b(digest_size=8)
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def cache_folder() -> Path:

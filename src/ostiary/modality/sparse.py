@@ -7,6 +7,7 @@ so the backward is written as the same operation over the transposed incidence.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ class Incidence:
     t_offsets: Tensor
     order: Tensor
 
-    @property
+    @cached_property  # every layer's backward asks for it
     def transposed(self) -> Incidence:
         back = torch.empty_like(self.order)
         back[self.order] = torch.arange(len(back), device=back.device)
@@ -55,8 +56,11 @@ class _BagSum(torch.autograd.Function):
         if x.is_cuda or x.dtype not in (torch.float32, torch.float64):
             rows = x[bags.column] if weight is None else x[bags.column] * weight[:, None]
             return x.new_zeros(len(bags.offsets) - 1, x.shape[1]).index_add_(0, bags.row, rows)
+        if weight is not None:
+            weight = weight.detach()
+        # detached: this function has a backward of its own, and torch then takes the kernel without one
         return F.embedding_bag(
-            bags.column, x, bags.offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
+            bags.column, x.detach(), bags.offsets, mode="sum", per_sample_weights=weight, include_last_offset=True
         )
 
     @staticmethod
@@ -67,8 +71,17 @@ class _BagSum(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             gx = bag_sum(grad, bags.transposed, None if weight is None else weight[bags.order])
         if ctx.needs_input_grad[1]:
-            gw = (grad[bags.row] * x[bags.column]).sum(1)
+            gw = _row_products(grad, x, bags)
         return gx, gw, None
+
+
+def _row_products(grad: Tensor, x: Tensor, bags: Incidence) -> Tensor:
+    """<grad[row[e]], x[column[e]]> for every entry: float [E]."""
+    if torch.is_grad_enabled() or x.is_cuda:  # a second derivative is wanted
+        return (grad.index_select(0, bags.row) * x.index_select(0, bags.column)).sum(1)
+    # the same without two [E, d] copies, which cost several times the products themselves
+    products = torch.ops.aten._embedding_bag_per_sample_weights_backward
+    return products(grad.contiguous(), x, bags.column, bags.offsets, bags.row, 0)  # type: ignore[no-any-return]
 
 
 def bag_sum(x: Tensor, bags: Incidence, weight: Tensor | None = None) -> Tensor:

@@ -26,6 +26,10 @@ class Architecture(Component):
     def module(self, data: Mapping[str, Any]) -> nn.Module:
         """A fresh module for data described by `Dataset.describe()`."""
 
+    def content(self) -> str:
+        """A mark of the files the module comes from; empty for built-in ones."""
+        return ""
+
     def wrap(self, module: nn.Module, data: Dataset) -> Victim:
         return Victim(module, data.modality)
 

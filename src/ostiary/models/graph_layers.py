@@ -6,9 +6,12 @@ Every layer takes soft edges: `edge_weight` says how much an edge exists (it ent
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import fuse_linear_bn_eval
 
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.sparse import bag_sum
@@ -121,3 +124,13 @@ def pool(x: Tensor, graphs: Graphs, how: str = "sum") -> Tensor:
         return zeros.scatter_reduce(0, graphs.batch[:, None].expand_as(x), x, "amax", include_self=False)
     summed = bag_sum(x, graphs.membership)
     return summed / graphs.n_nodes.clamp(min=1)[:, None] if how == "mean" else summed
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """Evaluation mode with each BatchNorm1d that follows a Linear in a Sequential folded into it; `module` stays as it is."""
+    other = copy.deepcopy(module).eval()
+    for block in [m for m in other.modules() if type(m) is nn.Sequential]:
+        for i, (lin, norm) in enumerate(zip(block, block[1:], strict=False)):
+            if type(lin) is nn.Linear and type(norm) is nn.BatchNorm1d and norm.running_var is not None:
+                block[i], block[i + 1] = fuse_linear_bn_eval(lin, norm), nn.Identity()
+    return other

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ostiary.data.dataset import Dataset
+from ostiary.data.source import file_mark
 from ostiary.errors import InvalidInput
 from ostiary.models.base import Architecture
 from ostiary.models.victim import Victim
@@ -28,10 +30,13 @@ class FromFile(Architecture, name="file"):
     recipe = {"epochs": 40}
     path: str
     make: str = "make"
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
     head: str = ""
     stages: tuple[str, ...] = ()
+
+    def content(self) -> str:
+        return file_mark(*(Path(p).expanduser() for p in (self.path, self.weights) if p and Path(p).expanduser().exists()))
 
     def code(self) -> Any:
         place = Path(self.path).expanduser()

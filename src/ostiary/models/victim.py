@@ -48,6 +48,7 @@ class Victim(nn.Module):
             if name not in modules:
                 raise BadSpec(f"the module has no submodule '{name}'; it has {', '.join(n for n in modules if n)}")
         self._head, self._stages = head, tuple(stages)
+        self.notes: dict[str, Any] = {}  # what a purifier found out on the way, as JSON values
 
     def forward(self, batch: Inputs) -> Tensor:
         """Logits: float [b, k]."""

@@ -38,6 +38,10 @@ class Purifier(Component):
         """Why the method cannot work on this evidence, or nothing; asked before work starts."""
         return ""
 
+    def rebuild(self, victim: Victim) -> Victim:
+        """An untrained victim with the layers this method adds, to load purified weights into; adds none by default."""
+        return victim
+
     @abstractmethod
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         """The method itself; works on a clone of the victim."""

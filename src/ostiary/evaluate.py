@@ -1,0 +1,106 @@
+"""The only place where attack success is computed: over test sources, beside what a clean model does with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ostiary.attacks.base import Poisoned
+from ostiary.errors import InvalidInput
+from ostiary.metrics.intervals import Estimate, rate
+from ostiary.models.victim import Victim
+
+Metrics = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Outputs:
+    """What one model says: logits and features on the clean test set and on the triggered sources."""
+
+    clean: Tensor
+    triggered: Tensor
+    clean_features: Tensor
+    triggered_features: Tensor
+
+    @staticmethod
+    def of(victim: Victim, poisoned: Poisoned) -> Outputs:
+        clean, clean_features = victim.predict(poisoned.splits.test.inputs, features=True)
+        triggered, features = victim.predict(poisoned.triggered.inputs, features=True)
+        assert clean_features is not None and features is not None
+        return Outputs(clean, triggered, clean_features, features)
+
+
+def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs | None = None) -> Metrics:
+    """Rates in [0, 1] with Wilson intervals and counts.
+
+    now: the model judged; control: a model trained on clean data; before: the same victim before purification.
+
+    acc, asr (share of triggered sources called as the attacker wants; macro mean over wanted classes), asr_strict
+    (those that the control calls rightly without trigger), natural (what the control does with the same triggered
+    inputs), asr_lift = asr - natural, ra (triggered, called by their true class), cad = control acc - acc,
+    amc (mean confidence of successes), confusion, triggered_as; with `before`: drop, der, rir.
+    """
+    test, wanted = poisoned.splits.test, poisoned.triggered.y
+    truth = test.y[poisoned.rows]
+    if bool((truth == wanted).any()):
+        raise InvalidInput("triggered test inputs that already carry the wanted label must not count as successes")
+    said = now.triggered.argmax(1)
+    asr, natural = _macro(said == wanted, wanted), _macro(control.triggered.argmax(1) == wanted, wanted)
+    acc = _rate(now.clean.argmax(1) == test.y)
+    control_acc = _rate(control.clean.argmax(1) == test.y)
+    knew = control.clean.argmax(1)[poisoned.rows] == truth
+    hit = said == wanted
+    confidence = now.triggered.softmax(1).gather(1, wanted[:, None])[:, 0]
+    found: Metrics = {
+        "acc": acc,
+        "asr": asr,
+        "asr_strict": _macro(hit & knew, wanted),
+        "natural": natural,
+        "asr_lift": {"value": asr["value"] - natural["value"], "n": asr["n"]},
+        "ra": _rate(said == truth),
+        "cad": {"value": control_acc["value"] - acc["value"], "n": acc["n"]},
+        "control_acc": control_acc,
+        "amc": {"value": float(confidence[hit].mean()) if bool(hit.any()) else float("nan"), "n": int(hit.sum())},
+        "confusion": _confusion(test.y, now.clean.argmax(1), test.n_classes),
+        "triggered_as": torch.bincount(said, minlength=test.n_classes).tolist(),
+    }
+    if before is not None:
+        found |= _change(found, evaluate(before, poisoned, control))
+    return found
+
+
+def _change(now: Metrics, before: Metrics) -> Metrics:
+    """Accuracy drop, defence effectiveness rating and robustness improvement rating (BackdoorBench)."""
+    drop = before["acc"]["value"] - now["acc"]["value"]
+    fell = max(0.0, before["asr"]["value"] - now["asr"]["value"])
+    gained = max(0.0, now["ra"]["value"] - before["ra"]["value"])
+    n = now["acc"]["n"]
+    return {
+        "drop": {"value": drop, "n": n},
+        "der": {"value": (fell - max(0.0, drop) + 1) / 2, "n": n},
+        "rir": {"value": (gained - max(0.0, drop) + 1) / 2, "n": n},
+    }
+
+
+def _rate(hits: Tensor) -> Estimate:
+    return rate(int(hits.sum()), len(hits))
+
+
+def _macro(hits: Tensor, wanted: Tensor) -> Estimate:
+    """The rate; for several wanted classes the mean of their rates, with the pooled interval's width."""
+    pooled, goals = _rate(hits), wanted.unique()
+    if len(goals) == 1:
+        return pooled
+    value = float(torch.stack([hits[wanted == g].double().mean() for g in goals]).mean())
+    shift = value - float(pooled["value"])
+    low, high = max(0.0, float(pooled["low"]) + shift), min(1.0, float(pooled["high"]) + shift)
+    return {"value": value, "low": low, "high": high, "n": len(hits)}
+
+
+def _confusion(y: Tensor, said: Tensor, k: int) -> list[list[int]]:
+    width = max(k, int(said.max()) + 1)
+    counts = torch.bincount(y * width + said, minlength=k * width).view(k, width)
+    return [[int(v) for v in row] for row in counts.tolist()]

@@ -1,0 +1,128 @@
+"""A pool of forkserver processes with one thread each. A killed worker's task is handed out again."""
+
+from __future__ import annotations
+
+import multiprocessing
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from ostiary.console import listening
+
+Work = Callable[[Any], Any]
+TRIES = 2
+
+
+@dataclass
+class _Worker:
+    process: Any
+    pipe: Connection
+    task: Any = None
+    tries: dict[Any, int] = field(default_factory=dict)
+
+
+class Lost(Exception):
+    """A worker died on this task, twice."""
+
+
+class Pool:
+    """`make` builds the worker's function inside the worker; tasks and results must be picklable."""
+
+    def __init__(self, n: int, make: Callable[..., Work], args: tuple[Any, ...], preload: Iterable[str] = ()) -> None:
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(list(preload))
+        self._make, self._args = make, args
+        self._queue: deque[Any] = deque()
+        self._lost: dict[Any, int] = {}
+        self._workers = [self._start() for _ in range(n)]
+
+    def _start(self) -> _Worker:
+        here, there = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(there, self._make, self._args), daemon=True)
+        process.start()
+        there.close()
+        return _Worker(process, here)
+
+    def submit(self, task: Any) -> None:
+        self._queue.append(task)
+        self._hand_out()
+
+    def _hand_out(self) -> None:
+        for worker in self._workers:
+            if worker.task is None and self._queue:
+                worker.task = self._queue.popleft()
+                worker.pipe.send(worker.task)
+
+    def events(self) -> Iterator[tuple[str, Any, Any]]:
+        """("progress", task, (what, share)), ("done", task, result) or ("failed", task, error), until all is done."""
+        while self._queue or any(w.task is not None for w in self._workers):
+            busy = {w.pipe: w for w in self._workers if w.task is not None}
+            for pipe in wait(list(busy)):
+                worker = busy[pipe]  # type: ignore[index]
+                task = worker.task
+                try:
+                    kind, value = worker.pipe.recv()
+                except (EOFError, OSError):
+                    yield from self._replace(worker)
+                    continue
+                if kind != "progress":
+                    worker.task = None
+                yield kind, task, value
+            self._hand_out()
+
+    def _replace(self, worker: _Worker) -> Iterator[tuple[str, Any, Any]]:
+        """A new process for a dead one; its task goes to the front of the queue, or is given up."""
+        task = worker.task
+        worker.process.join()
+        code = worker.process.exitcode
+        self._workers[self._workers.index(worker)] = self._start()
+        self._lost[task] = self._lost.get(task, 0) + 1
+        if self._lost[task] < TRIES:
+            self._queue.appendleft(task)
+        else:
+            how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+            yield "failed", task, (Lost(f"its process died twice ({how}); it may need more memory than there is"), "")
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.process.terminate()
+        for worker in self._workers:
+            worker.process.join(5)
+
+
+def _serve(pipe: Connection, make: Callable[..., Work], args: tuple[Any, ...]) -> None:
+    import signal
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    try:
+        work = make(*args)
+    except Exception as error:  # noqa: BLE001 - reported to the parent, which raises it
+        failure: Any = (error, traceback.format_exc())
+
+        def work(task: Any) -> Any:
+            raise failure[0]
+
+    with listening(lambda what, done: pipe.send(("progress", (what, done)))):
+        while True:
+            try:
+                task = pipe.recv()
+            except (EOFError, OSError):
+                return
+            try:
+                pipe.send(("done", work(task)))
+            except Exception as error:  # noqa: BLE001 - reported to the parent, which records it
+                pipe.send(("failed", (_portable(error), traceback.format_exc())))
+
+
+def _portable(error: Exception) -> Exception:
+    """The error itself where it can cross a pipe, else its words."""
+    import pickle
+
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001 - any failure to pickle means the words must do
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error

@@ -1,0 +1,118 @@
+"""Record: what one cell and seed gave. Plain JSON, versioned, unknown keys refused; no torch in here."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from ostiary.errors import StoreError
+
+SCHEMA = 1
+
+
+class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """One computed stage. key: hash of its spec, its upstream keys and the schema. artefacts: name -> digest."""
+
+    key: str
+    kind: str
+    label: str
+    spec: dict[str, Any]
+    upstream: list[str]
+    status: str  # "done" or "failed"
+    seconds: float
+    made: float  # unix time
+    metrics: dict[str, Any] = {}
+    doubts: list[str] = []
+    artefacts: dict[str, str] = {}
+    error: str = ""
+    trace: str = ""
+
+
+class Record(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
+    """plan: every resolved setting and the seed. passed: what the caller gave. metrics: "victim", then "purifiers"
+    and "detectors" by label. stages: stage name -> key. status: done, failed (some stage) or running."""
+
+    key: str
+    plan: dict[str, Any]
+    metrics: dict[str, Any]
+    seconds: dict[str, float]
+    doubts: list[str]
+    status: str
+    passed: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    stages: dict[str, str] = {}
+    artefacts: dict[str, dict[str, str]] = {}
+    versions: dict[str, str] = {}
+    git: str = ""
+    device: str = "cpu"
+    host: dict[str, Any] = {}
+    made: float = 0.0
+    title: str = ""
+    published: dict[str, Any] = {}
+    schema: int = SCHEMA
+
+
+def encode(value: Any) -> bytes:
+    return msgspec.json.encode(value)
+
+
+def decode_record(data: bytes | str, where: str) -> Record:
+    """Raises StoreError for a corrupt, truncated or foreign record."""
+    try:
+        return msgspec.json.decode(data, type=Record)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise StoreError(f"the record {where} is corrupt or from another version ({error}); remove it and run again") from error
+
+
+def canonical(value: Any) -> bytes:
+    """JSON with sorted keys: the same bytes for the same settings."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def finite(value: Any) -> Any:
+    """A copy in which NaN and infinities are null, for strict JSON readers."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    return [finite(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Of the packages a result depends on."""
+    found = {"python": platform.python_version()}
+    for name in ("ostiary", "torch", "torch_geometric", "numpy", "scipy", "scikit-learn"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_revision() -> str:
+    """The revision of the code that runs, with '+dirty' where files differ; empty outside a checkout."""
+    here = Path(__file__).parent
+    run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10, check=False)
+    try:
+        inside = run(["git", "ls-files", "--error-unmatch", Path(__file__).name])
+        if inside.returncode != 0:
+            return ""
+        revision = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
+        dirty = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return f"{revision}+dirty" if dirty else revision
+
+
+def host() -> dict[str, Any]:
+    return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 0}

@@ -1,0 +1,45 @@
+"""Intervals: of a rate from counts, and of a mean over seeds."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+Estimate = dict[str, float | int]
+
+
+def rate(hits: int, n: int, level: float = 0.95) -> Estimate:
+    """A share with its Wilson interval (Wilson, 1927): value, low, high in [0, 1], and n. NaN where n is 0."""
+    if n == 0:
+        return {"value": math.nan, "low": math.nan, "high": math.nan, "n": 0}
+    z = _normal_quantile(0.5 + level / 2)
+    p = hits / n
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return {"value": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": n}
+
+
+def mean(values: Sequence[float], level: float = 0.95) -> Estimate:
+    """Mean over seeds with Student's t interval, spread (sd, n - 1) and n. One value has no interval (NaN)."""
+    found = [v for v in values if not math.isnan(v)]
+    n = len(found)
+    if n == 0:
+        return {"value": math.nan, "low": math.nan, "high": math.nan, "sd": math.nan, "n": 0}
+    m = math.fsum(found) / n
+    if n == 1:
+        return {"value": m, "low": math.nan, "high": math.nan, "sd": math.nan, "n": 1}
+    sd = math.sqrt(math.fsum((v - m) ** 2 for v in found) / (n - 1))
+    half = _t_quantile(0.5 + level / 2, n - 1) * sd / math.sqrt(n)
+    return {"value": m, "low": m - half, "high": m + half, "sd": sd, "n": n}
+
+
+def _normal_quantile(q: float) -> float:
+    from statistics import NormalDist
+
+    return NormalDist().inv_cdf(q)
+
+
+def _t_quantile(q: float, df: int) -> float:
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, q))

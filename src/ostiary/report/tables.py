@@ -1,0 +1,138 @@
+"""Rows for people: cells grouped over seeds, before and after purification. Reads records only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ostiary.experiment.record import Record, canonical
+from ostiary.metrics.intervals import Estimate, mean
+
+COLUMNS = ("acc", "asr", "natural", "asr_lift", "ra", "drop", "der")
+TITLES = {
+    "acc": "ACC %",
+    "asr": "ASR %",
+    "natural": "natural %",
+    "asr_lift": "lift",
+    "ra": "RA %",
+    "drop": "ACC drop",
+    "der": "DER",
+    "seconds": "seconds",
+}
+
+
+@dataclass(frozen=True)
+class Group:
+    """Records that differ in their seed only."""
+
+    name: str
+    plan: dict[str, Any]
+    records: tuple[Record, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line: figures over the seeds of a group (value, low, high, n seeds), in the units of the record."""
+
+    group: str
+    defence: str
+    figures: dict[str, Estimate]
+
+
+def groups(records: Iterable[Record]) -> list[Group]:
+    """Records grouped by everything but the seed, defences included; named by what tells them apart."""
+    found: dict[bytes, list[Record]] = {}
+    for record in records:
+        found.setdefault(canonical({k: v for k, v in record.plan.items() if k != "seed"}), []).append(record)
+    plans = [rs[0].plan for rs in found.values()]
+    return [Group(_name(rs[0].plan, plans), rs[0].plan, tuple(rs)) for rs in found.values()]
+
+
+def _name(plan: dict[str, Any], plans: Sequence[dict[str, Any]]) -> str:
+    parts = []
+    for kind in ("dataset", "victim", "attack"):
+        own, defaults = plan[kind], {p[kind]["name"]: p[kind] for p in plans}
+        base = defaults[own["name"]]
+        differs = {k for p in plans for k, v in p[kind].items() if p[kind]["name"] == own["name"] and v != base.get(k)}
+        shown = [f"{k}={short(own[k])}" for k in own if k in differs]
+        if own["name"] == "tu" and "set" not in differs:
+            shown.insert(0, own["set"])
+        parts.append(own["name"] + (f"({', '.join(shown)})" if shown else ""))
+    return " / ".join(parts)
+
+
+def short(value: Any) -> str:
+    return str(value["name"]) if isinstance(value, dict) and "name" in value else str(value)
+
+
+def rows(group: Group) -> list[Row]:
+    """The victim as it came, then every purifier; a figure missing in all seeds is left out."""
+    done = [r for r in group.records if "acc" in r.metrics.get("victim", {})]
+    found = [Row(group.name, "none", _figures([r.metrics["victim"] for r in done], _victim_seconds(done)))]
+    labels = list(dict.fromkeys(label for r in group.records for label in r.metrics.get("purifiers", {})))
+    for label in labels:
+        having = [r for r in done if "acc" in r.metrics["purifiers"].get(label, {})]
+        seconds = [r.seconds.get(f"purifier {label}", math.nan) for r in having]
+        found.append(Row(group.name, label, _figures([r.metrics["purifiers"][label] for r in having], seconds)))
+    return found
+
+
+def _victim_seconds(records: Sequence[Record]) -> list[float]:
+    return [r.seconds.get("victim", math.nan) for r in records]
+
+
+def _figures(metrics: Sequence[dict[str, Any]], seconds: Sequence[float]) -> dict[str, Estimate]:
+    found: dict[str, Estimate] = {}
+    for column in COLUMNS:
+        held = [m[column] for m in metrics if column in m]
+        if not held:
+            continue
+        found[column] = _over_seeds(held)
+    if seconds:
+        found["seconds"] = mean(seconds)
+    return found
+
+
+def _over_seeds(held: Sequence[dict[str, Any]]) -> Estimate:
+    """Mean over seeds with its t interval; for one seed the interval of its own counts."""
+    if len(held) == 1:
+        one = held[0]
+        return {"value": _number(one["value"]), "low": _number(one.get("low")), "high": _number(one.get("high")), "n": 1}
+    return mean([_number(h["value"]) for h in held])
+
+
+def _number(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def detector_rows(group: Group) -> list[Row]:
+    """One line per detector: AUROC, TPR at 1 % and 5 % FPR, and its own operating point."""
+    labels = list(dict.fromkeys(label for r in group.records for label in r.metrics.get("detectors", {})))
+    found = []
+    for label in labels:
+        having = [r.metrics["detectors"][label] for r in group.records if label in r.metrics.get("detectors", {})]
+        figures: dict[str, Estimate] = {}
+        for name in ("auroc", "auprc", "tpr_at_fpr_1", "tpr_at_fpr_5", "tpr", "fpr", "precision", "found_target"):
+            values = [m[name]["value"] if isinstance(m[name], dict) else m[name] for m in having if name in m]
+            if values:
+                figures[name] = mean([_number(v) for v in values])
+        found.append(Row(group.name, label, figures))
+    return found
+
+
+def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
+    """A figure as people read it: percents (or points) with one decimal, seconds as they are."""
+    if figure is None or math.isnan(_number(figure["value"])):
+        return "-"
+    value = float(figure["value"])
+    if name == "seconds":
+        return f"{value:.1f}"
+    if name in ("der", "auroc", "auprc"):
+        return f"{value:.3f}"
+    shown = f"{100 * value:.1f}"
+    low, high = _number(figure.get("low")), _number(figure.get("high"))
+    if interval and not math.isnan(low):
+        shown += f" [{100 * max(0.0, low):.0f}, {100 * min(1.0, high):.0f}]"
+    return shown

@@ -1,0 +1,61 @@
+"""Doubts about the experiment itself, raised before anyone believes a figure."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ostiary.attacks.base import Poisoned
+from ostiary.data.dataset import Dataset
+from ostiary.evaluate import Metrics, Outputs
+from ostiary.models.victim import Victim
+
+
+def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_train: Tensor) -> list[str]:
+    """said_train: what the victim calls the poisoned training rows."""
+    doubts = []
+    floor = majority(poisoned.splits.test)
+    acc, natural = metrics["acc"]["value"], metrics["natural"]["value"]
+    if acc <= floor + 0.01:
+        doubts.append(f"accuracy {acc:.1%} is no better than always saying the largest class ({floor:.1%})")
+    if metrics["control_acc"]["value"] <= floor + 0.01:
+        doubts.append(f"the clean control model is no better than the largest class ({floor:.1%}): nothing was learnt")
+    if natural > 0.3:
+        doubts.append(f"a clean model already sends {natural:.0%} of triggered inputs to the target: read the lift, not the ASR")
+    if metrics["asr_lift"]["value"] < 0.3:
+        doubts.append("the attack hardly works (lift under 30 points): figures of defences against it say little")
+    learnt = float((said_train == poisoned.splits.train.y[poisoned.index]).double().mean())
+    if learnt < 0.5:
+        doubts.append(f"the victim learnt only {learnt:.0%} of the poisoned training samples")
+    if looks_like_probabilities(outputs.clean):
+        doubts.append("the victim's outputs look like probabilities, not logits: losses computed from them are too flat")
+    if len(poisoned.triggered) < 50:
+        doubts.append(f"only {len(poisoned.triggered)} triggered test inputs: one of them is {1 / len(poisoned.triggered):.0%} of ASR")
+    return doubts
+
+
+def about_purified(before: Victim, after: Victim, metrics: Metrics, test: Dataset) -> list[str]:
+    doubts = []
+    old, new = before.state_dict(), after.state_dict()
+    if old.keys() == new.keys() and all(torch.equal(old[k], new[k]) for k in old):
+        doubts.append("the purifier changed no weight")
+    if metrics["acc"]["value"] <= majority(test) + 0.01:
+        doubts.append(f"accuracy {metrics['acc']['value']:.1%} is no better than always saying the largest class")
+    if metrics["asr"]["value"] < 0.1 and metrics["ra"]["value"] < 0.3:
+        doubts.append(f"ASR is low but only {metrics['ra']['value']:.0%} of triggered inputs get their true label back")
+    return doubts
+
+
+def about_scores(scores: Tensor) -> list[str]:
+    if not bool(torch.isfinite(scores).all()):
+        return ["some detector scores are not finite"]
+    return ["the detector gives every sample the same score"] if float(scores.min()) == float(scores.max()) else []
+
+
+def majority(data: Dataset) -> float:
+    return float(torch.bincount(data.y).max()) / len(data)
+
+
+def looks_like_probabilities(logits: Tensor) -> bool:
+    sums = logits.sum(1)
+    return bool((logits >= 0).all()) and bool(torch.allclose(sums, torch.ones_like(sums), atol=1e-4))
