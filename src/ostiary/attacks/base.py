@@ -81,8 +81,8 @@ class PoisoningAttack(Attack):
     def make_trigger(self, train: Dataset, ctx: Context) -> Trigger:
         """The trigger, from clean training data."""
 
-    def make_hook(self, trigger: Trigger, index: Tensor, ctx: Context) -> TrainHook | None:
-        """How training is touched; None for attacks on data alone."""
+    def make_hook(self, trigger: Trigger, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
+        """How training is touched (`train` is clean, `index` its rows to poison); None for attacks on data alone."""
         return None
 
     @final
@@ -90,7 +90,7 @@ class PoisoningAttack(Attack):
         index, doubts = self.pick(splits, ctx)
         trigger = self.make_trigger(splits.train, ctx)
         poisoned = self.stamp(splits, index, trigger, ctx)
-        hook = self.make_hook(trigger, index, ctx)
+        hook = self.make_hook(trigger, splits.train, index, ctx)
         return replace(poisoned, hook=hook, doubts=(*doubts, *poisoned.doubts))
 
     @final
@@ -141,7 +141,3 @@ class PoisoningAttack(Attack):
                 doubts.append(f"the trigger left {same} of {len(before)} {name} inputs as they were")
         return Poisoned(done, index, trigger, triggered, rows, doubts=tuple(doubts))
 
-
-def eligible_share(train: Dataset, labels: LabelRule, target: int) -> float:
-    """The share of training rows an attack may poison."""
-    return float(labels.eligible(train.y, target).to(torch.float64).mean())

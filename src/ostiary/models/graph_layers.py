@@ -6,7 +6,7 @@ Every layer takes soft edges: `edge_weight` says how much an edge exists (it ent
 
 from __future__ import annotations
 
-import copy
+import itertools
 
 import torch
 import torch.nn.functional as F
@@ -126,11 +126,10 @@ def pool(x: Tensor, graphs: Graphs, how: str = "sum") -> Tensor:
     return summed / graphs.n_nodes.clamp(min=1)[:, None] if how == "mean" else summed
 
 
-def folded(module: nn.Module) -> nn.Module:
-    """Evaluation mode with each BatchNorm1d that follows a Linear in a Sequential folded into it; `module` stays as it is."""
-    other = copy.deepcopy(module).eval()
-    for block in [m for m in other.modules() if type(m) is nn.Sequential]:
-        for i, (lin, norm) in enumerate(zip(block, block[1:], strict=False)):
-            if type(lin) is nn.Linear and type(norm) is nn.BatchNorm1d and norm.running_var is not None:
+def fold_norms(module: nn.Module) -> None:
+    """Fold, in place, each BatchNorm1d that follows a Linear in a Sequential into it: equal in evaluation mode."""
+    for block in [m for m in module.modules() if type(m) is nn.Sequential]:
+        for i, (lin, norm) in enumerate(itertools.pairwise(block)):
+            plain = not any(m._forward_hooks or m._forward_pre_hooks for m in (lin, norm))  # hooks would be lost
+            if plain and type(lin) is nn.Linear and type(norm) is nn.BatchNorm1d and norm.running_var is not None:
                 block[i], block[i + 1] = fuse_linear_bn_eval(lin, norm), nn.Identity()
-    return other
