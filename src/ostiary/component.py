@@ -16,6 +16,7 @@ import importlib
 import inspect
 import types
 import typing
+from abc import ABC
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
@@ -63,7 +64,7 @@ STATE = {"state": True}  # metadata of a field that holds learnt tensors: no opt
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(dataclasses.field,))
-class Component:
+class Component(ABC):
     """Hyperparameters only: no data, no module. Fields are checked on construction, as strictly as in a plan."""
 
     kind: ClassVar[str]
@@ -167,6 +168,8 @@ def build(kind: str, what: Any) -> Any:
             raise BadSpec(f"expected a {kind}, got the {what.kind} '{what.name}'")
         return what
     if inspect.isclass(what) and issubclass(what, Component):
+        if what.kind != kind:
+            raise BadSpec(f"expected a {kind}, got the {what.kind} '{what.name}'")
         return what()
     if isinstance(what, str):
         what = {"name": what}

@@ -27,7 +27,7 @@ class GTA(PoisoningAttack, name="gta"):
     adversary controls training and hands out the model; with poison the generator is trained against a surrogate of
     the same architecture, then frozen, and only data are handed out. `rounds` 12 = 3 resamplings of the mount
     positions x 4, `steps` 20 generator steps each, generator Adam `generator_lr` 0.01 with weight decay 5e-4: the
-    authors' code; the training epochs are shared out among the rounds. `size` 0: 20 % of the mean graph size, at
+    authors' code; the training epochs are shared out among a clean stretch and the rounds. `size` 0: 20 % of the mean graph size, at
     least 2 (GCleaner). Rate 5 %: GCleaner.
 
     Differs from the authors' code, where the topology generator gets no gradient: a graph encoder is shared by both
@@ -58,7 +58,7 @@ class GTA(PoisoningAttack, name="gta"):
         eligible = self.labels.eligible(train.y, self.target)
         index = self.select.choose(train, eligible, round(self.rate * len(train)), ctx)
         hook = BiLevel(self, trigger, train, index, ctx.within("surrogate"))
-        ctx.within("surrogate").fit(hook.stamped(train), [hook], what="gta: surrogate")
+        ctx.within("surrogate").fit(train, [hook], what="gta: surrogate")
         return hook.trigger
 
     def make_hook(self, trigger: Trigger, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
@@ -67,10 +67,11 @@ class GTA(PoisoningAttack, name="gta"):
 
 
 class BiLevel(TriggerHook):
-    """Before every round of epochs: generator steps against the model as it is, then the poison is stamped anew."""
+    """A first stretch of clean epochs, then before every round generator steps against the model as it is and new stamps."""
 
     def __init__(self, attack: GTA, trigger: GeneratedSubgraph, train: Dataset, index: Tensor, ctx: Context) -> None:
         self.attack, self.trigger, self.index, self.seed = attack, trigger, index, ctx.key("stamp-train")
+        self.train = train
         self.rows = train.take(index)
         self.goal = attack.labels.wanted(self.rows.y, attack.target, train.n_classes)
         self.net = trigger.network()
@@ -78,11 +79,15 @@ class BiLevel(TriggerHook):
         self.epochs = ctx.trainer.epochs
         self.losses: list[float] = []
 
+    def on_start(self, state: TrainState) -> None:
+        state.data = self.train
+
     def on_epoch(self, state: TrainState) -> None:
-        every = max(1, self.epochs // self.attack.rounds)
-        if state.epoch % every == 0 and state.epoch < every * self.attack.rounds:
-            self.update(state.victim, state.epoch // every)
-            state.data = self.stamped(state.data)
+        every = max(1, self.epochs // (self.attack.rounds + 1))
+        round_ = state.epoch // every - 1
+        if state.epoch % every == 0 and 0 <= round_ < self.attack.rounds:
+            self.update(state.victim, round_)
+            state.data = self.stamped(self.train)
 
     def update(self, victim: Victim, round_: int) -> None:
         """`steps` steps of the generator over all poisoned graphs as one batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -132,10 +133,12 @@ def _read_npz(path: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
         with np.load(place, allow_pickle=False) as z:
             images, labels = z["images"], z["labels"]
             classes = tuple(map(str, z["classes"])) if "classes" in z.files else ()
-    except (ValueError, KeyError, OSError) as error:
+    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
         raise InvalidInput(f"{place} is no .npz with arrays 'images' and 'labels': {error}") from error
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype != np.uint8:
         raise InvalidInput(f"{place}: 'images' must be uint8 [n, h, w, c], got {images.dtype} {images.shape}")
+    if labels.dtype.kind not in "iu":
+        raise InvalidInput(f"{place}: 'labels' must be integers 0, 1, ..., got {labels.dtype}")
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels.astype(np.int64)), classes

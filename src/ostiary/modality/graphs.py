@@ -66,11 +66,14 @@ class Graphs:
         edges = [e + start[i] for i, (_, e, _, _) in enumerate(items)]
         edge_index = torch.cat(edges, 1) if edges else torch.zeros(2, 0, dtype=torch.int64)
         attrs = [a for _, _, a, _ in items if a is not None]
-        edge_attr = torch.cat(attrs) if attrs and len(attrs) == len(items) else None
         features = [x for x, _, _, _ in items if x is not None]
-        if len(features) == len(items) and items:
-            if len({f.shape[1] for f in features}) > 1:
-                raise InvalidInput("the graphs have node features of different widths; give all of them one width")
+        for what, rows in (("node features", features), ("edge_attr", attrs)):
+            if rows and len(rows) < len(items):
+                raise InvalidInput(f"only {len(rows)} of {len(items)} graphs have {what}; give them to all or to none")
+            if len({r.shape[1] for r in rows}) > 1:
+                raise InvalidInput(f"the graphs have {what} of different widths; give all of them one width")
+        edge_attr = torch.cat(attrs) if attrs else None
+        if features:
             x = torch.cat(features)
         else:
             x = degree_features(edge_index, int(counts.sum()), width)
@@ -204,6 +207,12 @@ def _parts(i: int, data: Data) -> tuple[Tensor | None, Tensor, Tensor | None, in
     n = int(data.num_nodes or 0) if x is None else len(x)
     if edges.numel() and (int(edges.max()) >= n or int(edges.min()) < 0):
         raise InvalidInput(f"graph {i} has an edge to node {int(edges.max())} but only {n} nodes; correct edge_index or x")
-    x = None if x is None else x.float().reshape(n, -1)
     attr = data.edge_attr
-    return x, edges.long(), None if attr is None else attr.float().reshape(edges.shape[1], -1), n
+    if attr is not None and len(attr) != edges.shape[1]:
+        raise InvalidInput(f"graph {i} has {edges.shape[1]} edges but edge_attr for {len(attr)}; give one row per edge")
+    return None if x is None else _rows(x), edges.long(), None if attr is None else _rows(attr), n
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Floats, one row per node or edge, also where there are none."""
+    return values.float()[:, None] if values.ndim == 1 else values.float().flatten(1)

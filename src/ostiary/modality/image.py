@@ -35,6 +35,8 @@ class ImageModality(Modality, name="image"):
     def validate(self, inputs: Tensor, what: str) -> None:
         if inputs.dtype == torch.uint8:
             raise InvalidInput(f"{what}: images are uint8; divide by 255 to get floats in [0, 1]")
+        if inputs.dtype != torch.float32:
+            raise InvalidInput(f"{what}: images are {inputs.dtype}; convert them to float32 in [0, 1]")
         if inputs.ndim != 4:
             raise InvalidInput(f"{what}: images must be [n, channels, height, width], got shape {tuple(inputs.shape)}")
         if inputs.shape[1] not in (1, 3):
@@ -73,13 +75,14 @@ class ImageModality(Modality, name="image"):
 
         leaves = [(n, m) for n, m in module.named_modules() if not list(m.children())]
         handles = [m.register_forward_hook(note(n)) for n, m in leaves]
-        was = module.training
+        was = [(m, m.training) for m in module.modules()]
         try:
             module.eval()
             with torch.no_grad():
                 self.call(module, batch[:1])
         finally:
-            module.train(was)
+            for m, training in was:  # each its own: frozen norms stay frozen
+                m.training = training
             for handle in handles:
                 handle.remove()
         return tuple(found.values())

@@ -46,7 +46,7 @@ class GCNConv(Conv):
 
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
         scale = (weighted_degree(graphs) + 1).rsqrt()[:, None]
-        h = scale * self.lin(x)
+        h: Tensor = scale * self.lin(x)
         summed = bag_sum(h, graphs.adjacency, _times(graphs.edge_weight, graphs.edge_mask))
         return scale * (summed + h) + self.bias
 
@@ -60,12 +60,17 @@ class GINConv(Conv):
 
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
         # the first Linear commutes with the sum: sum the narrower side
-        lin, rest = self.mlp[0], self.mlp[1:]
+        lin, *rest = self.mlp
+        assert isinstance(lin, nn.Linear)
         weight = _times(graphs.edge_weight, graphs.edge_mask)
         if lin.in_features > lin.out_features:
             h = F.linear(x, lin.weight)
-            return rest(h + bag_sum(h, graphs.adjacency, weight) + lin.bias)
-        return self.mlp(x + bag_sum(x, graphs.adjacency, weight))
+            h = h + bag_sum(h, graphs.adjacency, weight) + lin.bias
+            for layer in rest:
+                h = layer(h)
+            return h
+        out: Tensor = self.mlp(x + bag_sum(x, graphs.adjacency, weight))
+        return out
 
 
 class SAGEConv(Conv):
@@ -80,7 +85,8 @@ class SAGEConv(Conv):
         degree = weighted_degree(graphs)
         degree = torch.where(degree > 0, degree, torch.ones_like(degree))
         summed = bag_sum(x, graphs.adjacency, _times(graphs.edge_weight, graphs.edge_mask))
-        return self.lin_l(summed / degree[:, None]) + self.lin_r(x)
+        out: Tensor = self.lin_l(summed / degree[:, None]) + self.lin_r(x)
+        return out
 
 
 class GATConv(Conv):
@@ -101,7 +107,7 @@ class GATConv(Conv):
 
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
         source, target = graphs.edge_index
-        h = self.lin(x).view(-1, self.heads, self.width)
+        h: Tensor = self.lin(x).view(-1, self.heads, self.width)
         to, at = (h * self.att_src).sum(2), (h * self.att_dst).sum(2)
         score = F.leaky_relu(to[source] + at[target], 0.2)
         own = F.leaky_relu(to + at, 0.2)

@@ -1,27 +1,35 @@
 """Edge weights and masks for modules that do not take them: PyG's own explanation mask on every layer.
 
-A module that names `edge_weight` / `edge_mask` in its forward gets them there. Any other module made of PyG's
-message-passing layers has its messages multiplied: exact for masks; for weights exact in sums, while layers that
-normalise by degree still count a faded edge.
+A module that takes `edge_weight` / `edge_mask` gets them there. Any other module made of PyG's message-passing layers
+has its messages multiplied: exact for masks; for weights exact in sums, while layers that normalise by degree still
+count a faded edge.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ostiary.errors import Unsupported
 from ostiary.modality.base import Inputs, Modality
 from ostiary.modality.graphs import Graphs
 
+WEIGHTS = ("edge_weight", "edge_mask")
+
 
 @contextmanager
-def applied(module: nn.Module, batch: Inputs, modality: Modality) -> Iterator[None]:
-    """Inside, the module's messages are scaled by whatever of the batch's weights its forward does not take."""
-    factors = _left_over(module, batch, modality) if isinstance(batch, Graphs) else []
+def applied(module: nn.Module, batch: Inputs, modality: Modality, taken: Collection[str] | None = None) -> Iterator[None]:
+    """Inside, the module's messages are scaled by whatever of the batch's weights its forward does not take.
+
+    taken: the names it takes; None: those its forward names.
+    """
+    if taken is None:
+        taken = [n for n in WEIGHTS if modality.accepts(module, "graphs") or modality.accepts(module, n)]
+    factors = [w for n, w in held(batch).items() if n not in taken]
     if not factors:
         yield
         return
@@ -45,7 +53,15 @@ def applied(module: nn.Module, batch: Inputs, modality: Modality) -> Iterator[No
             m._edge_mask, m._loop_mask, m._apply_sigmoid = edge_mask, loop_mask, sigmoid
 
 
-def _left_over(module: nn.Module, batch: Graphs, modality: Modality) -> list[Tensor]:
-    takes_graphs = modality.accepts(module, "graphs")
-    weights = {"edge_weight": batch.edge_weight, "edge_mask": batch.edge_mask}
-    return [w for n, w in weights.items() if w is not None and not takes_graphs and not modality.accepts(module, n)]
+def held(batch: Inputs) -> dict[str, Tensor]:
+    """The weights a batch carries, by name."""
+    found = {n: getattr(batch, n) for n in WEIGHTS} if isinstance(batch, Graphs) else {}
+    return {n: w for n, w in found.items() if w is not None}
+
+
+def acts(call: Callable[[Graphs], Tensor], batch: Graphs, name: str) -> bool:
+    """Whether the weights called `name` act on what `call` returns (PyG's models name some that they then ignore)."""
+    probe = batch.x.new_ones(batch.edge_index.shape[1]).requires_grad_()
+    with torch.enable_grad():
+        out = call(batch.with_(**{**dict.fromkeys(WEIGHTS), name: probe}))
+        return out.requires_grad and torch.autograd.grad(out.sum(), probe, allow_unused=True)[0] is not None

@@ -19,9 +19,9 @@ from ostiary.models.weights import load_weights
 
 
 class FromFile(Architecture, name="file"):
-    """A module made by a function or class `make` in the user's file `path`, called with `options`.
+    """A module made by the function or class called `maker` in the user's file `path`, called with `options`.
 
-    `make` may ask by name for what the data look like (`width` or `channels`, `height`, `classes`). `weights`: a
+    It may ask by name for what the data look like (`width` or `channels`, `height`, `classes`). `weights`: a
     .safetensors file or a state dict to start from (never unpickled). `head`, `stages`: names of submodules, as in
     Victim. A function `forward(module, batch)` in the same file, if any, is how the module is called.
     """
@@ -29,7 +29,7 @@ class FromFile(Architecture, name="file"):
     modalities = frozenset()
     recipe = {"epochs": 40}
     path: str
-    make: str = "make"
+    maker: str = "make"
     options: dict[str, Any] = field(default_factory=dict)
     weights: str = ""
     head: str = ""
@@ -54,17 +54,17 @@ class FromFile(Architecture, name="file"):
     def module(self, data: Mapping[str, Any]) -> nn.Module:
         import inspect
 
-        make = getattr(self.code(), self.make, None)
+        make = getattr(self.code(), self.maker, None)
         if not callable(make):
-            raise InvalidInput(f"{self.path} has no function or class '{self.make}'; name it as make=")
+            raise InvalidInput(f"{self.path} has no function or class '{self.maker}'; name it as maker=")
         wanted = inspect.signature(make).parameters
         offered = {k: v for k, v in data.items() if k in wanted and k not in self.options}
         try:
             module = make(**offered, **self.options)
         except TypeError as error:
-            raise InvalidInput(f"{self.make} of {self.path} cannot be called: {error}; give the rest in options") from error
+            raise InvalidInput(f"{self.maker} of {self.path} cannot be called: {error}; give the rest in options") from error
         if not isinstance(module, nn.Module):
-            raise InvalidInput(f"{self.make} of {self.path} returned {type(module).__name__}, expected an nn.Module")
+            raise InvalidInput(f"{self.maker} of {self.path} returned {type(module).__name__}, expected an nn.Module")
         if self.weights:
             load_weights(module, self.weights)
         return module

@@ -48,14 +48,26 @@ class Victim(nn.Module):
             if name not in modules:
                 raise BadSpec(f"the module has no submodule '{name}'; it has {', '.join(n for n in modules if n)}")
         self._head, self._stages = head, tuple(stages)
+        self._takes: dict[str, bool] = {}  # soft_edges.acts, once known
         self.notes: dict[str, Any] = {}  # what a purifier found out on the way, as JSON values
 
     def forward(self, batch: Inputs) -> Tensor:
         """Logits: float [b, k]."""
-        with soft_edges.applied(self.module, batch, self.modality):
-            if self._forward is not None:
-                return self._forward(self.module, batch)
-            return self.modality.call(self.module, batch)
+        with soft_edges.applied(self.module, batch, self.modality, self._taken(batch)):
+            return self._call(batch)
+
+    def _call(self, batch: Inputs) -> Tensor:
+        if self._forward is not None:
+            return self._forward(self.module, batch)
+        return self.modality.call(self.module, batch)
+
+    def _taken(self, batch: Inputs) -> frozenset[str]:
+        """Which of the batch's edge weights the call lets act; tried out the first time."""
+        for name in soft_edges.held(batch):
+            if name not in self._takes:
+                with evaluating(self):
+                    self._takes[name] = soft_edges.acts(self._call, batch, name)
+        return frozenset(n for n, taken in self._takes.items() if taken)
 
     @property
     def head(self) -> str:
@@ -133,12 +145,14 @@ class Victim(nn.Module):
         return other
 
 
-def check_logits(logits: Tensor, n: int) -> None:
+def check_logits(logits: Tensor, n: int) -> Tensor:
+    """The logits, if they are one row per input."""
     if logits.ndim != 2 or len(logits) != n:
         raise InvalidInput(
             f"the module returned shape {tuple(logits.shape)} for {n} inputs, expected [{n}, classes]; a module that "
             "gives one row per node needs forward=lambda m, b: pool(m(b.x, b.edge_index), b)"
         )
+    return logits
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -29,11 +29,12 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     try:
         if place.suffix == ".safetensors":
             return load_file(place)
-        found = torch.load(place, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # torch's remarks on the pickle protocol of what it then refuses
+            found = torch.load(place, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UnsafeFile(_refusal(place)) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise InvalidInput(f"{place} is no readable weights file: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # a damaged file can end torch's reader in any way
+        raise InvalidInput(f"{place} is no readable weights file: {(str(error) or 'it is cut short').splitlines()[0]}") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):

@@ -14,8 +14,8 @@ from ostiary.component import Component, NonNegative, Positive, PositiveFloat, R
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
-from ostiary.models.victim import Victim, freeze_norms
-from ostiary.seeds import generator
+from ostiary.models.victim import Victim, check_logits, freeze_norms
+from ostiary.seeds import generator, scoped
 from ostiary.training.augment import augment
 from ostiary.training.hooks import TrainHook
 
@@ -28,6 +28,7 @@ class TrainState:
     data: Dataset
     optimizer: torch.optim.Optimizer
     order: torch.Generator
+    seed: int = 0
     epoch: int = 0
     step: int = 0
     loss: float = math.nan
@@ -78,7 +79,7 @@ class Trainer(Component, name="trainer"):
             optimizer = torch.optim.SGD(
                 parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=nesterov, fused=True
             )
-        return TrainState(victim, data, optimizer, generator(seed, "order"))
+        return TrainState(victim, data, optimizer, generator(seed, "order"), seed)
 
     def run_epoch(self, state: TrainState, hooks: Sequence[TrainHook] = ()) -> None:
         """One pass over the data in a fresh order."""
@@ -95,7 +96,8 @@ class Trainer(Component, name="trainer"):
         for i, rows in enumerate(batches):
             for group in state.optimizer.param_groups:
                 group["lr"] = self.lr * self.factor(state.epoch + i / len(batches))
-            losses.append(self.run_batch(state, rows, hooks))
+            with scoped(state.seed, "noise", state.step):  # dropout
+                losses.append(self.run_batch(state, rows, hooks))
         state.loss = float(torch.stack(losses).mean())
         if not math.isfinite(state.loss):
             raise InvalidInput(f"training diverged in epoch {state.epoch + 1} (loss {state.loss}); lower lr (now {self.lr})")
@@ -112,7 +114,7 @@ class Trainer(Component, name="trainer"):
         batch, y = data.modality.move(batch, device), y.to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             own = [x for x in (h.loss(state, batch, y, rows) for h in hooks) if x is not None]
-            loss = own[0] if own else F.cross_entropy(victim(batch).float(), y)
+            loss = own[0] if own else F.cross_entropy(check_logits(victim(batch), len(y)).float(), y)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         if self.max_norm > 0:

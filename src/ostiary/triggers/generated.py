@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ostiary.component import Positive
 from ostiary.modality.graphs import Graphs
 from ostiary.models.graph_layers import GCNConv
+from ostiary.seeds import scoped
 from ostiary.triggers.base import Trigger
 from ostiary.triggers.mount import mount, random_score, top_nodes
 from ostiary.triggers.subgraph import are_degrees, with_degrees
@@ -68,7 +69,8 @@ class GeneratedSubgraph(Trigger, name="generated-subgraph"):
     features: Features = "one-hot"
 
     def network(self) -> Generator:
-        net = Generator(self.width, self.hidden, self.features)
+        with scoped(0, "init"):  # overwritten at once; leaves torch's global stream alone
+            net = Generator(self.width, self.hidden, self.features)
         net.load_state_dict(self.state)
         return net
 

@@ -1,0 +1,337 @@
+"""The command line: run, list, options, show, report. Only `run` and `options` import torch.
+
+Exit codes: 0 done, 1 some stage failed, 2 nothing could be done (bad input or usage), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+from ostiary import __version__
+from ostiary.component import ROOMS, catalogue, lookup, suggest
+from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError, UnknownName
+
+if TYPE_CHECKING:
+    from ostiary.experiment.record import Record
+
+STORE = Path("ostiary-store")  # as in experiment/runner.py, which imports torch
+INTERNAL = ("plan", "trigger", "modality")  # rooms that the overview leaves out
+
+app = App(
+    name="ostiary",
+    version=__version__,
+    help="Finds, measures and removes backdoors in neural networks.\n\n"
+    "First steps: ostiary list; ostiary options attack sub-ba; "
+    "ostiary run --set dataset=solubility victim=gin attack=sub-ba purifiers=[fine-tune]",
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+)
+
+
+Flag = Annotated[bool, Parameter(show_default=False)]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Common:
+    """How a command answers.
+
+    Args:
+        json: Print one JSON document and nothing else.
+        debug: Also print the traceback of an error, on stderr.
+    """
+
+    json: Flag = False
+    debug: Flag = False
+
+
+PLAIN = Common()
+
+
+@app.command
+def run(
+    plan: str | None = None,
+    /,
+    *,
+    settings: Annotated[list[str] | None, Parameter(name="--set", consume_multiple=True)] = None,
+    store: Path = STORE,
+    workers: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
+    device: str = "cpu",
+    quiet: Flag = False,
+    common: Common = PLAIN,
+) -> int:
+    """Run a plan: train, attack, judge, detect, purify, for every seed. Finished stages are reused.
+
+    Without a plan file the settings alone make the plan, for instance:
+
+    ostiary run --set dataset=solubility victim=gin attack=sub-ba attack.rate=0.1 purifiers=[fine-tune] seeds=[0,1,2]
+
+    Args:
+        plan: A YAML file of settings.
+        settings: One or several option=value, on top of the plan file; an option of a part is written attack.rate=0.1.
+        store: Folder that keeps stages and records.
+        workers: Processes; 0 for one per core.
+        device: Where models run, like cpu or cuda.
+        quiet: Show no progress.
+    """
+    from ostiary import terminal
+
+    _check_settings(plan, settings or [])
+    _check_device(device)
+    from ostiary.experiment import runner
+
+    show = terminal.progress(off=quiet or common.json)
+    try:
+        with _stdout_as_stderr(), show as listener:
+            records = runner.run(
+                plan or {}, changes=settings or [], store=store, workers=workers, device=device, listener=listener
+            )
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"interrupted; finished stages are kept in {store}, the same command goes on from there"
+        ) from None
+    if common.debug:
+        _print_traces(records, store)
+    if common.json:
+        _print_json(records)
+    else:
+        out = terminal.console()
+        terminal.results(out, records)
+        terminal.where(out, records, shlex.quote(str(store)))
+    return int(any(r.status == "failed" for r in records))
+
+
+@app.command(name="list")
+def list_(room: str | None = None, /, *, common: Common = PLAIN) -> None:
+    """List what can be named in a plan: data sets, victims, attacks, detectors, purifiers, ...
+
+    Args:
+        room: Only this room, like attacks.
+    """
+    kinds = [_kind(room)] if room else [k for k in ROOMS if k not in INTERNAL]
+    entries = [entry for kind in kinds for entry in catalogue(kind)]
+    if common.json:
+        _print_json([{k: getattr(e, k) for k in ("kind", "name", "summary", "modalities")} for e in entries])
+        return
+    from ostiary import terminal
+
+    terminal.entries(terminal.console(), entries)
+
+
+@app.command
+def options(room: str, name: str | None = None, /, *, common: Common = PLAIN) -> None:
+    """Explain one data set, victim, attack, ... and its options: type, range and default.
+
+    Args:
+        room: The room it stands in, like attack.
+        name: Its name; may be left out where the room holds only one.
+    """
+    kind = _kind(room)
+    known = [e.name for e in catalogue(kind)]
+    if name is None and len(known) != 1:
+        raise BadSpec(f"which {kind}? Give one of {', '.join(known)}")
+    from ostiary import terminal
+
+    found = terminal.describe(lookup(kind, name or known[0]))
+    if common.json:
+        _print_json(found)
+    else:
+        terminal.options(terminal.console(), found)
+
+
+@app.command
+def show(*keys: str, store: Path = STORE, common: Common = PLAIN) -> None:
+    """Show the records of a store as a table, or one record in detail.
+
+    Args:
+        keys: First characters of the keys of the wanted records; all records if left out.
+        store: Folder that keeps stages and records.
+    """
+    records = _records(store, keys)
+    if common.json:
+        _print_json(records)
+        return
+    from ostiary import terminal
+
+    out = terminal.console()
+    if not records:
+        terminal.say(out, f"the store {store} holds no record yet")
+    elif len(records) == 1 and len(keys) == 1:
+        terminal.detail(out, records[0])
+    else:
+        terminal.results(out, records)
+        terminal.keys(out, records)
+
+
+@app.command
+def report(
+    *keys: str,
+    store: Path = STORE,
+    output: Path = Path("report.html"),
+    figures: Path | None = None,
+    common: Common = PLAIN,
+) -> None:
+    """Write the records of a store as one HTML page with figures.
+
+    Args:
+        keys: First characters of the keys of the wanted records; all records if left out.
+        store: Folder that keeps stages and records.
+        output: The page to write.
+        figures: Also save every figure as a file in this folder.
+    """
+    records = _records(store, keys)
+    if not records:
+        raise StoreError(f"the store {store} holds no record yet; run a plan first or give another --store")
+    from ostiary.experiment.store import Store
+    from ostiary.report.html import save_figures, write_report
+
+    book = Store(store, create=False)
+    with contextlib.closing(book):
+        write_report(records, book, output)
+        saved = save_figures(records, book, figures) if figures else []
+    if common.json:
+        _print_json({"path": str(output), "figures": [str(f) for f in saved]})
+        return
+    from ostiary import terminal
+
+    out = terminal.console()
+    for path in (output, *saved):
+        terminal.say(out, str(path))
+
+
+def main(tokens: Sequence[str] | None = None) -> int:
+    """Run the command given by `tokens` (or the program's arguments) and return its exit code."""
+    words = list(sys.argv[1:] if tokens is None else tokens)
+    try:
+        code = _answer(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # whoever read our output has seen enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def _answer(words: list[str]) -> int:
+    try:
+        return int(app(words, exit_on_error=False, print_error=False, result_action="return_value") or 0)
+    except BrokenPipeError:
+        raise
+    except KeyboardInterrupt as error:
+        return _refuse(words, str(error) or "interrupted", 130)
+    except CycloptsError as error:
+        error.verbose = False
+        return _refuse(words, _lower(" ".join(str(error).split())))
+    except OstiaryError as error:
+        return _refuse(words, str(error))
+    except OSError as error:
+        return _refuse(words, f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+    except Exception as error:  # noqa: BLE001 - whatever went wrong, the user gets a sentence and not a traceback
+        hint = "" if "--debug" in words else "; --debug shows where"
+        return _refuse(words, f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}{hint}")
+
+
+def _refuse(words: list[str], sentence: str, code: int = 2) -> int:
+    """The sentence on stderr, and as the JSON document where one was asked for."""
+    if "--debug" in words:
+        sys.stderr.write(traceback.format_exc())
+    sys.stderr.write(f"ostiary: {sentence}\n")
+    if "--json" in words:
+        _print_json({"error": sentence})
+    return code
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:].removesuffix(".")
+
+
+def _print_json(value: Any) -> None:
+    """One strict JSON document (no NaN) on stdout."""
+    import msgspec
+
+    from ostiary.experiment.record import encode, finite
+
+    document = msgspec.json.format(encode(finite(msgspec.to_builtins(value))), indent=2)
+    sys.stdout.write(document.decode() + "\n")
+
+
+def _kind(room: str) -> str:
+    """The kind behind a room's name, singular or plural."""
+    plurals = {"modalities": "modality", **{f"{kind}s": kind for kind in ROOMS}}
+    kind = plurals.get(room.lower(), room.lower())
+    if kind not in ROOMS:
+        raise UnknownName(f"there is no room '{room}'{suggest(room, ROOMS)}")
+    return kind
+
+
+def _check_settings(plan: str | None, settings: list[str]) -> None:
+    """Refuse what the shell mixed up: settings without --set, a plan file after it."""
+    if plan is not None and "=" in plan and not Path(plan).exists():
+        raise BadSpec(f"there is no plan file {plan}; if this is a setting, write --set {plan}")
+    for setting in settings:
+        if "=" not in setting and setting.endswith((".yaml", ".yml")):
+            raise BadSpec(f"'{setting}' is no setting; a plan file goes before --set: ostiary run {setting} --set ...")
+
+
+def _check_device(device: str) -> None:
+    """Refuse a device before anything runs on it."""
+    import torch
+
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidInput(
+            f"the device '{device}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
+        ) from error
+
+
+@contextlib.contextmanager
+def _stdout_as_stderr() -> Iterator[None]:
+    """Inside, whatever a library, a user's model or a worker process prints lands on stderr."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def _print_traces(records: Sequence[Record], store: Path) -> None:
+    """The tracebacks of failed stages, on stderr."""
+    from ostiary.experiment.store import Store
+
+    book = Store(store, create=False)
+    with contextlib.closing(book):
+        rows = {key: book.stage(key) for r in records for name, key in r.stages.items() if name in r.errors}
+    for row in rows.values():
+        if row is not None:
+            sys.stderr.write(f"stage {row.label}, {row.key[:12]}\n{row.trace}\n")
+
+
+def _records(store: Path, prefixes: Sequence[str]) -> list[Record]:
+    """The records of a store, oldest first, or those whose keys start with one of the prefixes."""
+    from ostiary.experiment.store import Store
+
+    book = Store(store, create=False)
+    with contextlib.closing(book):
+        records = book.records()
+    for prefix in prefixes:
+        if not any(r.key.startswith(prefix) for r in records):
+            where = shlex.quote(str(store))
+            raise UnknownName(f"no record in {store} has a key that starts with '{prefix}'; see ostiary show --store {where}")
+    return [r for r in records if not prefixes or r.key.startswith(tuple(prefixes))]

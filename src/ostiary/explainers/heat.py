@@ -1,0 +1,36 @@
+"""Grad-CAM heat maps of every layer, differentiable, for graphs and images."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ostiary.modality.base import Inputs
+from ostiary.modality.graphs import Graphs
+from ostiary.modality.sparse import bag_sum
+from ostiary.models.victim import Victim
+
+
+def heat_maps(victim: Victim, batch: Inputs, classes: Tensor) -> tuple[Tensor, list[Tensor]]:
+    """(logits, one map per layer) of one forward pass; both keep their graph for a further derivative.
+
+    Graphs: float [N], alpha_k the mean over a graph's nodes of d y_c / d F_kn, heat_n = ReLU(sum_k alpha_k F_kn), unit
+    L2 norm in each graph. Images: float [n, h * w], unit norm per image. Source: Selvaraju et al., ICCV 2017; on
+    graphs Pope et al., CVPR 2019, as GCleaner uses it (Eq. 10-13).
+    """
+    logits, layers = victim.layers(batch)
+    score = logits.gather(1, classes[:, None]).sum()
+    slopes = torch.autograd.grad(score, layers, create_graph=True, allow_unused=True)
+    found = []
+    for features, slope in zip(layers, slopes, strict=True):
+        slope = torch.zeros_like(features) if slope is None else slope
+        if isinstance(batch, Graphs) and len(features) == len(batch.x):
+            alpha = bag_sum(slope, batch.membership) / batch.n_nodes[:, None]
+            heat = torch.relu((alpha[batch.batch] * features).sum(1))
+            norm = heat.new_zeros(len(batch)).index_add(0, batch.batch, heat.square())
+            found.append(heat / (norm + 1e-12).sqrt()[batch.batch])
+        else:
+            flat, rise = features.flatten(2), slope.flatten(2)
+            heat = torch.relu((rise.mean(2, keepdim=True) * flat).sum(1))
+            found.append(heat / (heat.square().sum(1, keepdim=True) + 1e-12).sqrt())
+    return logits, found
