@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.validators import Number
 
 from ostiary import __version__
@@ -86,27 +86,16 @@ def run(
         device: Where models run, like cpu or cuda.
         quiet: Show no progress.
     """
-    from ostiary import terminal
-
     _check_settings(plan, settings or [])
     _check_device(device)
-    from ostiary.experiment import runner
-
-    show = terminal.progress(off=quiet or common.json)
-    try:
-        with _stdout_as_stderr(), show as listener:
-            records = runner.run(
-                plan or {}, changes=settings or [], store=store, workers=workers, device=device, listener=listener
-            )
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(
-            f"interrupted; finished stages are kept in {store}, the same command goes on from there"
-        ) from None
+    records = _run(plan or {}, settings or [], store, workers, device, quiet or common.json)
     if common.debug:
         _print_traces(records, store)
     if common.json:
         _print_json(records)
     else:
+        from ostiary import terminal
+
         out = terminal.console()
         terminal.results(out, records)
         terminal.where(out, records, shlex.quote(str(store)))
@@ -194,13 +183,10 @@ def report(
     records = _records(store, keys)
     if not records:
         raise StoreError(f"the store {store} holds no record yet; run a plan first or give another --store")
-    from ostiary.experiment.store import Store
     from ostiary.report.html import save_figures, write_report
 
-    book = Store(store, create=False)
-    with contextlib.closing(book):
-        write_report(records, book, output)
-        saved = save_figures(records, book, figures) if figures else []
+    write_report(records, store, output)
+    saved = save_figures(records, store, figures) if figures else []
     if common.json:
         _print_json({"path": str(output), "figures": [str(f) for f in saved]})
         return
@@ -232,12 +218,11 @@ def _answer(words: list[str]) -> int:
     except KeyboardInterrupt as error:
         return _refuse(words, str(error) or "interrupted", 130)
     except CycloptsError as error:
-        error.verbose = False
-        return _refuse(words, _lower(" ".join(str(error).split())))
+        return _refuse(words, _usage(error))
     except OstiaryError as error:
         return _refuse(words, str(error))
     except OSError as error:
-        return _refuse(words, f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+        return _refuse(words, f"{error.filename} cannot be used: {error.strerror}" if error.filename else str(error))
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the user gets a sentence and not a traceback
         hint = "" if "--debug" in words else "; --debug shows where"
         return _refuse(words, f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}{hint}")
@@ -253,8 +238,13 @@ def _refuse(words: list[str], sentence: str, code: int = 2) -> int:
     return code
 
 
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:].removesuffix(".")
+def _usage(error: CycloptsError) -> str:
+    """What was wrong with the words of the command line, as one line."""
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument '{error.unused_tokens[0]}'; ostiary --help shows how commands are written"
+    error.verbose = False
+    sentence = " ".join(str(error).split()).removesuffix(".")
+    return sentence[:1].lower() + sentence[1:]
 
 
 def _print_json(value: Any) -> None:
@@ -277,12 +267,15 @@ def _kind(room: str) -> str:
 
 
 def _check_settings(plan: str | None, settings: list[str]) -> None:
-    """Refuse what the shell mixed up: settings without --set, a plan file after it."""
-    if plan is not None and "=" in plan and not Path(plan).exists():
-        raise BadSpec(f"there is no plan file {plan}; if this is a setting, write --set {plan}")
+    """Refuse at once, before torch is imported, what can be seen from the words alone."""
+    if plan is not None and not Path(plan).exists():
+        hint = f"if this is a setting, write --set {plan}" if "=" in plan else "give a YAML file or options with --set"
+        raise InvalidInput(f"there is no plan file {plan}; {hint}")
     for setting in settings:
-        if "=" not in setting and setting.endswith((".yaml", ".yml")):
+        if setting.endswith((".yaml", ".yml")) and "=" not in setting:
             raise BadSpec(f"'{setting}' is no setting; a plan file goes before --set: ostiary run {setting} --set ...")
+        if "=" not in setting:
+            raise BadSpec(f"'{setting}' is no setting; write option=value, like attack.rate=0.1")
 
 
 def _check_device(device: str) -> None:
@@ -295,6 +288,19 @@ def _check_device(device: str) -> None:
         raise InvalidInput(
             f"the device '{device}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
         ) from error
+
+
+def _run(plan: str | dict[str, Any], changes: list[str], store: Path, workers: int, device: str, quiet: bool) -> list[Record]:
+    """`runner.run` with progress on stderr and nothing on stdout."""
+    from ostiary import terminal
+    from ostiary.experiment import runner
+
+    try:
+        with _stdout_as_stderr(), terminal.progress(off=quiet) as listener:
+            return runner.run(plan, changes=changes, store=store, workers=workers, device=device, listener=listener)
+    except KeyboardInterrupt:
+        how = f"finished stages are kept in {store}, the same command goes on from there"
+        raise KeyboardInterrupt(f"interrupted; {how}") from None
 
 
 @contextlib.contextmanager

@@ -222,25 +222,32 @@ def _scan_room(kind: str) -> tuple[Entry, ...]:
     place = root / ROOMS[kind]
     other = {root / p for k, p in ROOMS.items() if k != kind}
     files = [place] if place.suffix else sorted(p for p in place.glob("*.py") if p not in other)
-    return tuple(entry for file in files if file.exists() for entry in _scan_file(kind, file, root))
-
-
-def _scan_file(kind: str, file: Path, root: Path) -> Iterable[Entry]:
-    module = ".".join(("ostiary", *file.relative_to(root).with_suffix("").parts))
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if not isinstance(node, ast.ClassDef):
-            continue
-        for keyword in node.keywords:
-            if keyword.arg == "name" and isinstance(keyword.value, ast.Constant):
+    parsed = {f: ast.parse(f.read_text(encoding="utf-8")).body for f in files if f.exists()}
+    classes = {n.name: n for body in parsed.values() for n in body if isinstance(n, ast.ClassDef)}
+    found = []
+    for file, body in parsed.items():
+        module = ".".join(("ostiary", *file.relative_to(root).with_suffix("").parts))
+        for node in body:
+            name = _registered(node)
+            if isinstance(node, ast.ClassDef) and name:
                 summary = (ast.get_docstring(node) or "").split("\n")[0]
-                yield Entry(kind, str(keyword.value.value), summary, module, _modalities(node))
+                found.append(Entry(kind, name, summary, module, _modalities(node, classes)))
+    return tuple(found)
 
 
-def _modalities(node: ast.ClassDef) -> tuple[str, ...]:
+def _registered(node: ast.stmt) -> str:
+    """The `name=` of a class line, if it has one."""
+    keywords = node.keywords if isinstance(node, ast.ClassDef) else []
+    values = [k.value for k in keywords if k.arg == "name" and isinstance(k.value, ast.Constant)]
+    return str(values[0].value) if values and isinstance(values[0], ast.Constant) else ""
+
+
+def _modalities(node: ast.ClassDef, classes: Mapping[str, ast.ClassDef]) -> tuple[str, ...]:
+    """The strings of the `modalities` line, the class's own or that of a base in the same room."""
     for line in node.body:
         target = line.targets[0] if isinstance(line, ast.Assign) else getattr(line, "target", None)
-        if isinstance(target, ast.Name) and target.id == "modalities":
-            value = getattr(line, "value", None)
-            strings = [c.value for c in ast.walk(value) if isinstance(c, ast.Constant)] if value else []
+        if isinstance(target, ast.Name) and target.id == "modalities" and getattr(line, "value", None) is not None:
+            strings = [c.value for c in ast.walk(line.value) if isinstance(c, ast.Constant)]  # type: ignore[attr-defined]
             return tuple(sorted(str(s) for s in strings))
-    return ()
+    bases = [classes[b.id] for b in node.bases if isinstance(b, ast.Name) and b.id in classes]
+    return next((m for m in (_modalities(b, classes) for b in bases) if m), ())

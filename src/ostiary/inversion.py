@@ -5,7 +5,6 @@ Shared by purifiers that unlearn what is found and by scans that compare what it
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +14,12 @@ from torch import Tensor, nn
 from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.explainers.base import Explainer
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.seeds import scoped
 from ostiary.triggers.generated import feature_kind
-from ostiary.triggers.mount import mount
+from ostiary.triggers.mount import mount, random_score, top_nodes
 from ostiary.triggers.subgraph import with_degrees
 
 
@@ -67,42 +67,52 @@ class Recovered:
         return with_degrees(marked) if self.kind == "degree" else marked
 
 
-def recover(
-    victim: Victim,
-    clean: Dataset,
-    chosen: Tensor,
-    goal: int,
-    ctx: Context,
-    *,
-    steps: int = 100,
-    lr: float = 0.01,
-    hidden: int = 64,
-    threshold: float = 0.95,
-    class_weight: float = 1.0,
-    similarity_weight: float = 1.0,
-) -> Recovered:
-    """Optimise a generator over all clean graphs of other classes as one batch.
+@dataclass(frozen=True)
+class Recovery:
+    """How triggers are recovered. Loss: CE(goal) (unless `by_class` is off) + mean over pairs of embeddings of
+    max(0, threshold - cos). nodes: nodes replaced in each graph; steps, lr: of Adam."""
 
-    chosen: int64 [len(clean), n], where each graph is changed. Loss: class_weight * CE(goal) + similarity_weight *
-    mean hinge max(0, threshold - cos) over pairs of embeddings.
-    """
-    rows = (clean.y != goal).nonzero().flatten() if class_weight else torch.arange(len(clean))
-    graphs, at = _sub(clean.inputs, chosen, rows)
-    x = clean.inputs.x
-    with scoped(ctx.key(f"recover {goal}"), "init"):
-        net = NodeGenerator(x.shape[1], chosen.shape[1], hidden)
-    found = Recovered(goal, 0.0, 0.0, 0.0, net, x.amin(0), x.amax(0), feature_kind(clean.inputs))
-    goals = torch.full((len(rows),), goal)
-    optimizer = torch.optim.Adam(net.parameters(), lr)
-    with evaluating(victim), without_gradients(victim):
-        for step in range(steps):
-            logits, embedding = victim.both(found.stamp(graphs, at, soft=True))
-            loss = class_weight * F.cross_entropy(logits, goals) + similarity_weight * hinge(embedding, threshold)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            progress(f"recovering a trigger of class {goal}", (step + 1) / steps)
-        return measured(found, victim, graphs, at)
+    nodes: int
+    steps: int = 100
+    lr: float = 0.01
+    threshold: float = 0.95
+    by_class: bool = True
+    hidden: int = 64
+
+    def least(self, victim: Victim, clean: Dataset, explainer: Explainer, ctx: Context) -> Tensor:
+        """The least important nodes of each clean graph for its true class, as places within it: int64 [n, nodes]."""
+        scores = explainer.explain(victim, clean.inputs, ctx, clean.y).nodes
+        assert scores is not None
+        return within(clean.inputs, top_nodes(clean.inputs, -scores.double(), self.nodes))
+
+    def anywhere(self, clean: Dataset, seed: int) -> Tensor:
+        """Random nodes of each clean graph, as places within it: int64 [n, nodes]."""
+        return within(clean.inputs, top_nodes(clean.inputs, random_score(clean.inputs, clean.ids, seed), self.nodes))
+
+    def of(self, victim: Victim, clean: Dataset, places: Tensor, goal: int, ctx: Context) -> Recovered:
+        """The trigger that leads clean graphs of other classes to `goal` (all graphs, without `by_class`), optimised as
+        one batch. places: int64 [n, nodes], the nodes replaced. Where every graph is of class `goal`, rate is 0."""
+        rows = (clean.y != goal).nonzero().flatten() if self.by_class else torch.arange(len(clean))
+        graphs, x = clean.inputs.take(rows), clean.inputs.x
+        at = placed(graphs, places[rows])
+        with scoped(ctx.key(f"recover {goal}"), "init"):
+            net = NodeGenerator(x.shape[1], self.nodes, self.hidden).to(x.device)
+        found = Recovered(goal, 0.0, 0.0, 0.0, net, x.amin(0), x.amax(0), feature_kind(clean.inputs))
+        if len(rows) == 0:
+            return found
+        goals = torch.full((len(rows),), goal, device=x.device)
+        optimizer = torch.optim.Adam(net.parameters(), self.lr)
+        with evaluating(victim), without_gradients(victim):
+            for step in range(self.steps):
+                logits, embedding = victim.both(found.stamp(graphs, at, soft=True))
+                loss = hinge(embedding, self.threshold)
+                if self.by_class:
+                    loss = loss + F.cross_entropy(logits, goals)
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                progress(f"recovering a trigger of class {goal}", (step + 1) / self.steps)
+            return measured(found, victim, graphs, at)
 
 
 def measured(found: Recovered, victim: Victim, graphs: Graphs, chosen: Tensor) -> Recovered:
@@ -120,7 +130,7 @@ def measured(found: Recovered, victim: Victim, graphs: Graphs, chosen: Tensor) -
 
 def mount_edges(graphs: Graphs, chosen: Tensor) -> int:
     """Undirected edges among chosen nodes, over all graphs."""
-    inside = torch.zeros(len(graphs.x), dtype=torch.bool)
+    inside = torch.zeros(len(graphs.x), dtype=torch.bool, device=graphs.x.device)
     inside[chosen[chosen >= 0]] = True
     return int((inside[graphs.edge_index[0]] & inside[graphs.edge_index[1]]).sum()) // 2
 
@@ -133,11 +143,11 @@ def hinge(embedding: Tensor, threshold: float) -> Tensor:
     return F.relu(threshold - unit @ unit.t())[off].mean() if n > 1 else embedding.sum() * 0
 
 
-def _sub(graphs: Graphs, chosen: Tensor, rows: Tensor) -> tuple[Graphs, Tensor]:
-    """Some graphs of a store, and their chosen nodes in the new numbering."""
-    part = graphs.take(rows)
-    shift = part.node_ptr[:-1] - graphs.node_ptr[rows]
-    return part, torch.where(chosen[rows] >= 0, chosen[rows] + shift[:, None], -1)
+def within(graphs: Graphs, chosen: Tensor) -> Tensor:
+    """Chosen nodes (int64 [G, n], numbers of the store) as places within their graph; -1 stays -1."""
+    return torch.where(chosen >= 0, chosen - graphs.node_ptr[:-1, None], -1)
 
 
-Positions = Callable[[Victim, Dataset, Context], Tensor]
+def placed(graphs: Graphs, local: Tensor) -> Tensor:
+    """The inverse of `within`, in a store of the same graphs."""
+    return torch.where(local >= 0, local + graphs.node_ptr[:-1, None], -1)

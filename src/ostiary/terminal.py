@@ -61,12 +61,11 @@ def console(*, stderr: bool = False) -> Console:
     return found
 
 
-def say(out: Console, text: str, style: str = "", indent: int = 0) -> None:
-    """A sentence, wrapped where there is a terminal, further lines indented."""
-    lines = Text(text, style).wrap(out, max(20, out.width - indent - 2))
-    for i, line in enumerate(lines):
+def say(out: Console, text: str, style: str = "", hang: int = 2) -> None:
+    """A sentence; wrapped where there is a terminal, further lines indented by `hang`."""
+    for i, line in enumerate(Text(text, style).wrap(out, max(20, out.width - hang))):
         line.rstrip()
-        out.print(Text(" " * (indent + 2 * (i > 0))) + line)
+        out.print(Text(" " * hang * (i > 0)) + line)
 
 
 # results
@@ -79,8 +78,9 @@ def results(out: Console, records: Sequence[Record]) -> None:
         say(out, title, "bold")
     if len(groups) == 1:
         say(out, _heading(groups[0]), "bold")
-    _figures(out, groups, tables.rows, "defence", {c: tables.TITLES[c] for c in (*tables.COLUMNS, "seconds")})
-    say(out, LEGEND, "dim")
+    if any(row.figures for group in groups for row in tables.rows(group)):
+        _figures(out, groups, tables.rows, "defence", {c: tables.TITLES[c] for c in (*tables.COLUMNS, "seconds")})
+        say(out, LEGEND, "dim")
     having = [g for g in groups if tables.detector_rows(g)]
     if having:
         out.line()
@@ -128,7 +128,7 @@ def _table(found: Found, what: str, columns: dict[str, str], *, tight: bool) -> 
         if len(found) > 1 and not alone:
             table.add_row(Text(_heading(group), "bold"))
         for row in lines:
-            label = _heading(group) if alone else row.defence + _seeds(group, row)
+            label = (_heading(group) if alone else row.defence) + _seeds(group, row)
             table.add_row(label, *(_cell(row, c) for c in columns))
         if not alone:
             table.add_section()
@@ -174,9 +174,9 @@ def _doubts(record: Record) -> Iterator[tuple[str, str]]:
 
 def _failures(record: Record) -> Iterator[tuple[str, str]]:
     yield from record.errors.items()
-    left = len(record.stages) - len(record.seconds) - len(record.errors)
+    left = [name for name in record.stages if name not in record.seconds and name not in record.errors]
     if left:
-        yield "", f"{left} stages that build on a failed one were not run"
+        yield "", f"not run, as they build on a failed stage: {', '.join(left)}"
 
 
 def _repeated(groups: Sequence[tables.Group], pick: Callable[[Record], Iterable[tuple[str, str]]]) -> list[str]:
@@ -312,7 +312,7 @@ def options(out: Console, found: dict[str, Json]) -> None:
     """A component's text, then one line for each option."""
     say(out, f"{found['kind']} {found['name']}", "bold")
     for paragraph in found["doc"].split("\n\n"):
-        say(out, " ".join(paragraph.split()))
+        say(out, " ".join(paragraph.split()), hang=0)
         out.line()
     for fact, title in (("modalities", "data"), ("controls", "the attacker controls"), ("needs", "needs")):
         if fact in found:

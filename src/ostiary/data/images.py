@@ -130,7 +130,7 @@ def _images(images: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> Dataset
 def _read_npz(path: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     place: Path = find_file(path, "images")
     try:
-        with np.load(place, allow_pickle=False) as z:
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as z:
             images, labels = z["images"], z["labels"]
             classes = tuple(map(str, z["classes"])) if "classes" in z.files else ()
     except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:

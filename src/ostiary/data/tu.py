@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -76,7 +77,7 @@ def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
     finally:
         TUDataset.url = url
     store, slices = data._data, data.slices
-    sizes = slices["x"].diff() if store.x is not None else torch.as_tensor(store.num_nodes)
+    sizes = slices["x"].diff() if store.x is not None else _sizes(Path(data.raw_dir), name, len(data))
     edges = slices["edge_index"].diff()
     shift = pointer(sizes)[:-1].repeat_interleave(edges)
     found = {"edge_index": store.edge_index + shift, "n_nodes": sizes, "y": store.y.flatten().long()}
@@ -85,6 +86,12 @@ def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
     if store.edge_attr is not None:
         found["edge_attr"] = store.edge_attr.float()
     return found
+
+
+def _sizes(folder: Path, name: str, n: int) -> Tensor:
+    """Nodes per graph, from the set's own file: without features PyG keeps only their total. int64 [n]."""
+    graph = np.loadtxt(folder / f"{name}_graph_indicator.txt", dtype=np.int64)
+    return torch.bincount(torch.from_numpy(graph) - 1, minlength=n)
 
 
 def _store(home: Path, tensors: dict[str, Tensor]) -> None:

@@ -124,10 +124,13 @@ def _value(text: str, change: str) -> Any:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise BadSpec(f"the value of '{change}' cannot be read: {str(error).splitlines()[0]}") from error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise BadSpec(f"the value of '{change}' cannot be read ({problem}); check its brackets and quotes") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder; give one plan file in it")
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

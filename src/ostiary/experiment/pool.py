@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
@@ -21,7 +24,6 @@ class _Worker:
     process: Any
     pipe: Connection
     task: Any = None
-    tries: dict[Any, int] = field(default_factory=dict)
 
 
 class Lost(Exception):
@@ -37,7 +39,8 @@ class Pool:
         self._make, self._args = make, args
         self._queue: deque[Any] = deque()
         self._lost: dict[Any, int] = {}
-        self._workers = [self._start() for _ in range(n)]
+        with _interrupts_ignored():  # inherited: an interrupt is for the parent, who then ends the workers
+            self._workers = [self._start() for _ in range(n)]
 
     def _start(self) -> _Worker:
         here, there = self._context.Pipe()
@@ -93,9 +96,19 @@ class Pool:
             worker.process.join(5)
 
 
-def _serve(pipe: Connection, make: Callable[..., Work], args: tuple[Any, ...]) -> None:
-    import signal
+@contextmanager
+def _interrupts_ignored() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    was = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, was)
 
+
+def _serve(pipe: Connection, make: Callable[..., Work], args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     try:
         work = make(*args)

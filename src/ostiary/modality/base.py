@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import inspect
 from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from types import MethodType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor, device, nn
+from torch import Generator, Tensor, device, nn
 
 from ostiary.component import Component, Json
 
@@ -61,8 +64,8 @@ class Modality(Component):
         """The keyword arguments a module may ask for by name; `None` values are optional ones."""
 
     @abstractmethod
-    def stages(self, module: nn.Module, batch: Inputs) -> tuple[str, ...]:
-        """Names of the submodules whose outputs stand for the layers, first to last."""
+    def stages(self, module: nn.Module, batch: Inputs, call: Callable[[Inputs], Tensor]) -> tuple[str, ...]:
+        """Names of the submodules whose outputs stand for the layers, first to last. `call` runs the module."""
 
     @abstractmethod
     def pool(self, features: Tensor, batch: Inputs) -> Tensor:
@@ -73,17 +76,20 @@ class Modality(Component):
         """How far `after` is from `before`, one number per input and measure; `changed` (0/1) is always there."""
 
     @abstractmethod
+    def vary(self, inputs: Inputs, rng: Generator) -> Inputs:
+        """Inputs near the given ones that would keep their class: what a defender with few samples makes more of."""
+
+    @abstractmethod
     def sketch(self, before: Inputs, after: Inputs) -> list[Json]:
         """What a report needs to draw each input beside its stamped form."""
 
     def accepts(self, module: nn.Module, name: str) -> bool:
-        parameters = inspect.signature(module.forward).parameters
-        return name in parameters
+        return name in _parameters(module)
 
     def call(self, module: nn.Module, batch: Inputs) -> Tensor:
         """The default forward: arguments by parameter name, else the first ones by position."""
         offered = self.arguments(batch)
-        parameters = inspect.signature(module.forward).parameters
+        parameters = _parameters(module)
         named = {n: offered[n] for n in parameters if n in offered and offered[n] is not None}
         if named:
             return module(**named)
@@ -98,3 +104,15 @@ class Modality(Component):
         stamped = trigger.apply(rows.inputs, rows.ids, seed=seed, target=target)
         self.validate(stamped, f"a trigger of type {type(trigger).__name__} made an invalid input")
         return splits.with_part(part, data.put(at, stamped))
+
+
+def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
+    """The parameters of the module's forward, without `self`."""
+    forward = module.forward
+    return _of_method(forward.__func__) if isinstance(forward, MethodType) else inspect.signature(forward).parameters
+
+
+@lru_cache(maxsize=64)
+def _of_method(function: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Remembered, since reading a signature costs as much as a layer."""
+    return inspect.signature(MethodType(function, object())).parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,7 +76,7 @@ class GraphModality(Modality, name="graph"):
             "graphs": batch,
         }
 
-    def stages(self, module: nn.Module, batch: Graphs) -> tuple[str, ...]:
+    def stages(self, module: nn.Module, batch: Graphs, call: Callable[[Graphs], Tensor]) -> tuple[str, ...]:
         return tuple(n for n, m in module.named_modules() if is_message_passing(m))
 
     def pool(self, features: Tensor, batch: Graphs) -> Tensor:
@@ -101,6 +102,20 @@ class GraphModality(Modality, name="graph"):
         }
         found["changed"] = torch.stack([v != 0 for v in found.values()]).any(0)
         return {k: v.double() for k, v in found.items()}
+
+    def vary(self, inputs: Graphs, rng: torch.Generator) -> Graphs:
+        """Up to 30 % of a graph's edges dropped and up to 30 % of its nodes given another node's features; the two
+        shares are drawn anew for every graph. Nothing is added, so no trigger can arise."""
+        drop, swap = 0.3 * torch.rand(2, len(inputs), generator=rng)
+        low, high = inputs.edge_index.amin(0), inputs.edge_index.amax(0)
+        pair = (low * max(1, len(inputs.x)) + high).unique(return_inverse=True)[1]
+        draw = torch.rand(len(pair), generator=rng)[pair]  # one per undirected edge
+        keep = draw > drop[inputs.edge_batch]
+        other = torch.randint(0, max(1, len(inputs.x)), (len(inputs.x),), generator=rng)
+        moved = torch.rand(len(inputs.x), generator=rng) < swap[inputs.batch]
+        x = torch.where(moved[:, None], inputs.x[other], inputs.x)
+        attr = None if inputs.edge_attr is None else inputs.edge_attr[keep]
+        return Graphs.build(x, inputs.edge_index[:, keep], inputs.n_nodes, edge_attr=attr)
 
     def sketch(self, before: Graphs, after: Graphs) -> list[Json]:
         """Per graph: node kinds (most active feature column), edges, and which nodes and edges the trigger touched."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ostiary.errors import InvalidInput
-from ostiary.modality.sparse import Incidence, pointer, ranges
+from ostiary.modality.sparse import Incidence, pointer
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
@@ -73,10 +73,7 @@ class Graphs:
             if len({r.shape[1] for r in rows}) > 1:
                 raise InvalidInput(f"the graphs have {what} of different widths; give all of them one width")
         edge_attr = torch.cat(attrs) if attrs else None
-        if features:
-            x = torch.cat(features)
-        else:
-            x = degree_features(edge_index, int(counts.sum()), width)
+        x = torch.cat(features) if features else degree_features(edge_index, int(counts.sum()), width)
         return Graphs.build(x, edge_index, counts, edge_attr=edge_attr)
 
     def to_pyg(self) -> list[Data]:
@@ -123,7 +120,7 @@ class Graphs:
     @cached_property
     def by_source(self) -> Tensor:
         """The edges in order of (source, target): int64 [E]; what a transposed sum needs."""
-        return (self.edge_index[0] * max(1, len(self.x)) + self.edge_index[1]).argsort()
+        return self.edge_index[0].argsort(stable=True)  # they are in order of target already
 
     @cached_property
     def adjacency(self) -> Incidence:
@@ -140,20 +137,22 @@ class Graphs:
 
     def take(self, index: Tensor) -> Graphs:
         counts, edge_counts = self.n_nodes[index], self.n_edges[index]
-        nodes = ranges(self.node_ptr[index], counts)
-        edges = ranges(self.edge_ptr[index], edge_counts)
         node_ptr, edge_ptr = pointer(counts), pointer(edge_counts)
-        shift = (node_ptr[:-1] - self.node_ptr[index]).repeat_interleave(edge_counts, output_size=len(edges))
+        graphs = torch.arange(len(counts), device=self.x.device)
+        batch, edge_batch = graphs.repeat_interleave(counts), graphs.repeat_interleave(edge_counts)
+        moved, edge_moved = self.node_ptr[index] - node_ptr[:-1], self.edge_ptr[index] - edge_ptr[:-1]
+        nodes = torch.arange(len(batch), device=self.x.device) + moved.index_select(0, batch)
+        edges = torch.arange(len(edge_batch), device=self.x.device) + edge_moved.index_select(0, edge_batch)
         part = Graphs(
-            self.x[nodes],
-            self.edge_index[:, edges] + shift,
+            self.x.index_select(0, nodes),  # several times faster than x[nodes]
+            self.edge_index.index_select(1, edges) - moved.index_select(0, edge_batch),
             node_ptr,
             edge_ptr,
-            *(None if v is None else v[edges] for v in (self.edge_attr, self.edge_weight, self.edge_mask)),
+            *(None if v is None else v.index_select(0, edges) for v in (self.edge_attr, self.edge_weight, self.edge_mask)),
         )
+        part.__dict__.update(n_nodes=counts, n_edges=edge_counts, batch=batch, edge_batch=edge_batch)
         if "by_source" in self.__dict__:  # sorting is the dear part: slice it too
-            shift = (edge_ptr[:-1] - self.edge_ptr[index]).repeat_interleave(edge_counts, output_size=len(edges))
-            part.__dict__["by_source"] = self.by_source[edges] + shift
+            part.__dict__["by_source"] = self.by_source[edges] - edge_moved.index_select(0, edge_batch)
         return part
 
     def with_(self, **changes: Any) -> Graphs:
@@ -206,7 +205,8 @@ def _parts(i: int, data: Data) -> tuple[Tensor | None, Tensor, Tensor | None, in
         )
     n = int(data.num_nodes or 0) if x is None else len(x)
     if edges.numel() and (int(edges.max()) >= n or int(edges.min()) < 0):
-        raise InvalidInput(f"graph {i} has an edge to node {int(edges.max())} but only {n} nodes; correct edge_index or x")
+        worst = int(edges.min()) if int(edges.min()) < 0 else int(edges.max())
+        raise InvalidInput(f"graph {i} has an edge to node {worst} but only {n} nodes; correct edge_index or x")
     attr = data.edge_attr
     if attr is not None and len(attr) != edges.shape[1]:
         raise InvalidInput(f"graph {i} has {edges.shape[1]} edges but edge_attr for {len(attr)}; give one row per edge")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -62,7 +63,7 @@ class ImageModality(Modality, name="image"):
     def arguments(self, batch: Tensor) -> dict[str, Any]:
         return {"images": batch}
 
-    def stages(self, module: nn.Module, batch: Tensor) -> tuple[str, ...]:
+    def stages(self, module: nn.Module, batch: Tensor, call: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
         """The last leaf module at each spatial size, largest first, found by one dry run."""
         found: dict[tuple[int, ...], str] = {}
 
@@ -79,7 +80,7 @@ class ImageModality(Modality, name="image"):
         try:
             module.eval()
             with torch.no_grad():
-                self.call(module, batch[:1])
+                call(batch[:1])
         finally:
             for m, training in was:  # each its own: frozen norms stay frozen
                 m.training = training
@@ -101,6 +102,17 @@ class ImageModality(Modality, name="image"):
             "psnr": torch.where(mse > 0, -10 * torch.log10(mse.clamp(min=1e-12)), torch.full_like(mse, 99.0)),
             "changed": (delta != 0).any(1).double(),
         }
+
+    def vary(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        """Shifted by up to an eighth of the width (zero filled), brightness changed by up to 10 %."""
+        n, _, h, w = inputs.shape
+        reach = max(1, w // 8)
+        big = torch.nn.functional.pad(inputs, (reach,) * 4)
+        top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=rng)
+        rows, columns = top[:, None] + torch.arange(h), left[:, None] + torch.arange(w)
+        shifted = big[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        light = 0.9 + 0.2 * torch.rand(n, 1, 1, 1, generator=rng)
+        return (shifted * light).clamp(0, 1)
 
     def sketch(self, before: Tensor, after: Tensor) -> list[Json]:
         """Per image: 8-bit pixels of both, height x width x channels."""

@@ -53,7 +53,7 @@ class _BagSum(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bags: Incidence) -> Tensor:
         ctx.bags = bags
         ctx.save_for_backward(x, weight)
-        if x.is_cuda or x.dtype not in (torch.float32, torch.float64):
+        if not _has_kernels(x):
             rows = x[bags.column] if weight is None else x[bags.column] * weight[:, None]
             return x.new_zeros(len(bags.offsets) - 1, x.shape[1]).index_add_(0, bags.row, rows)
         if weight is not None:
@@ -75,9 +75,13 @@ class _BagSum(torch.autograd.Function):
         return gx, gw, None
 
 
+def _has_kernels(x: Tensor) -> bool:
+    return not x.is_cuda and x.dtype in (torch.float32, torch.float64)
+
+
 def _row_products(grad: Tensor, x: Tensor, bags: Incidence) -> Tensor:
     """<grad[row[e]], x[column[e]]> for every entry: float [E]."""
-    if torch.is_grad_enabled() or x.is_cuda:  # a second derivative is wanted
+    if torch.is_grad_enabled() or not _has_kernels(x):  # a second derivative is wanted
         return (grad.index_select(0, bags.row) * x.index_select(0, bags.column)).sum(1)
     # the same without two [E, d] copies, which cost several times the products themselves
     products = torch.ops.aten._embedding_bag_per_sample_weights_backward

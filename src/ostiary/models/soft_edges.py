@@ -44,6 +44,7 @@ def applied(module: nn.Module, batch: Inputs, modality: Modality, taken: Collect
     loops = batch.edge_index[0] != batch.edge_index[1]
     for m in layers:
         m.explain = True
+        m._parameters.pop("_edge_mask", None)  # left there by PyG's own explainer, and then not assignable
         m._edge_mask, m._loop_mask, m._apply_sigmoid = mask, loops, False
     try:
         yield

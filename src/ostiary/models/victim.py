@@ -81,7 +81,8 @@ class Victim(nn.Module):
 
     def stages(self, batch: Inputs) -> tuple[str, ...]:
         """Names of the layers, first to last."""
-        names = self._stages or tuple(getattr(self.module, "stages", ())) or self.modality.stages(self.module, batch)
+        names = self._stages or tuple(getattr(self.module, "stages", ()))
+        names = names or self.modality.stages(self.module, batch, self._call)
         if not names:
             raise Unsupported("no layers to compare were found in the module; name them as stages=")
         return names

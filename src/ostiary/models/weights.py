@@ -34,7 +34,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise UnsafeFile(_refusal(place)) from None
     except Exception as error:  # a damaged file can end torch's reader in any way
-        raise InvalidInput(f"{place} is no readable weights file: {(str(error) or 'it is cut short').splitlines()[0]}") from error
+        reason = (str(error) or "it is cut short").splitlines()[0]
+        raise InvalidInput(f"{place} is no readable weights file: {reason}") from error
     if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):

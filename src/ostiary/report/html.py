@@ -7,46 +7,26 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ostiary.errors import InvalidInput, StoreError
-from ostiary.experiment.record import Record, canonical
+from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
+from ostiary.metrics.intervals import Estimate
 from ostiary.report.tables import COLUMNS, TITLES, Group, Row, detector_rows, groups, rows, text
 
 DRAWN = 8  # groups of a page that get figures; more would make it too heavy to open
-MEANING = {
-    "acc": "accuracy: clean test inputs called by their true class",
-    "asr": "attack success: triggered test inputs of other classes called as the attacker wants",
-    "natural": "the same share for a model trained on clean data: what the trigger does without any backdoor",
-    "asr_lift": "ASR minus natural, in points: what the backdoor adds",
-    "ra": "robust accuracy: triggered inputs called by their true class",
-    "drop": "accuracy that the purifier cost, in points",
-    "der": "defence effectiveness, (1 + ASR removed - ACC lost) / 2: 0.5 changes nothing, 1 is perfect",
-    "seconds": "time to train the victim (first row) or to purify it",
-}
-SCORES = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "tpr_at_fpr_1": "TPR % at 1 % FPR",
-    "tpr_at_fpr_5": "TPR % at 5 % FPR",
-    "tpr": "TPR %",
-    "fpr": "FPR %",
-    "precision": "precision %",
-    "found_target": "target found %",
-}
 
 
 def write_report(records: Sequence[Record], store: str | Path | Store, path: str | Path) -> Path:
     """Write the page for `records` to `path` and return it. store: where the records' stages lie.
 
-    The page opens offline, in print and without scripts; with them, figures tell more under the pointer. Of more than
-    eight groups the first eight get figures. Raises InvalidInput without records, MissingPackage without altair or
-    vl-convert-python, StoreError for a store that cannot be read or a path that cannot be written.
+    The page works offline, in print and without scripts; with them, figures tell more under the pointer. Only the first
+    eight groups get figures. Raises InvalidInput, MissingPackage (extra `report`), StoreError (cannot read or write).
     """
     if not records:
         raise InvalidInput("there is no record to report on; run a plan first")
@@ -56,13 +36,14 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         found = [_section(i, group, book) for i, group in enumerate(groups(records), 1)]
     title = next((r.title for r in records if r.title), "") or "Backdoor report"
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    here.filters |= {"flat": _flat, "interval": _interval, "shown": text, "took": _took}
+    here.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     page = here.get_template("page.html").render(
         title=title,
         sections=found,
-        columns={c: (TITLES[c], MEANING[c]) for c in (*COLUMNS, "seconds")},
-        scores=SCORES,
+        columns={c: TITLES[c] for c in (*COLUMNS, "seconds")},
         drawn=DRAWN,
-        made=time.strftime("%Y-%m-%d %H:%M", time.localtime()),
+        now=time.time(),
         bundle=bundle() if any(s["figures"] for s in found) else "",
     )
     return _save(page, Path(path))
@@ -81,16 +62,9 @@ def save_figures(records: Sequence[Record], store: str | Path | Store, folder: s
     return written
 
 
-@contextlib.contextmanager
-def _opened(store: str | Path | Store) -> Iterator[Store]:
-    if isinstance(store, Store):
-        yield store
-        return
-    book = Store(store, create=False)
-    try:
-        yield book
-    finally:
-        book.close()
+def _opened(store: str | Path | Store) -> contextlib.AbstractContextManager[Store]:
+    """A store that was given open stays open."""
+    return contextlib.nullcontext(store) if isinstance(store, Store) else contextlib.closing(Store(store, create=False))
 
 
 def _save(content: str, path: Path) -> Path:
@@ -104,7 +78,7 @@ def _save(content: str, path: Path) -> Path:
         finally:
             part.unlink(missing_ok=True)
     except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another place for the report") from error
+        raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error
     return path
 
 
@@ -113,87 +87,72 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
     from ostiary.report.figures import figures, first
 
     made, missing = figures(group, store) if number <= DRAWN else ([], [])
-    lines, records, shown = rows(group), group.records, first(group) or group.records[0]
-    passed: dict[bytes, Record] = {canonical(r.passed): r for r in reversed(records)}
-    drawn: dict[str, list[Any]] = {}
-    for figure in made:
-        drawn.setdefault(figure.part, []).append(figure)
+    lines, records = rows(group), group.records
     return {
         "id": f"group-{number}",
         "name": group.name,
-        "seeds": [r.plan.get("seed") for r in records],
+        "records": records,
+        "first": first(group) or records[0],
         "headline": _headline(lines),
-        "rows": [{"name": line.defence, "cells": [_cell(c, line) for c in (*COLUMNS, "seconds")], "n": _seeds(line)} for line in lines],
-        "doubts": _merged(records, [(r, d) for r in records for d in r.doubts]),
-        "failures": _merged(records, [(r, f) for r in records for f in _failures(r)]),
+        "rows": lines,
+        "doubts": _merged(records, lambda r: r.doubts),
+        "failures": _merged(records, _failures),
         "published": _published(records[0].published, lines),
-        "detectors": [(d.defence, [text(c, d.figures.get(c)) for c in SCORES]) for d in detector_rows(group)],
-        "figures": drawn,
+        "detectors": detector_rows(group),
+        "figures": made,
         "missing": missing,
-        "plan": list(_flat({k: v for k, v in group.plan.items() if k != "seed"})),
-        "passed": [list(_flat(r.passed)) for r in reversed(passed.values())],
-        "facts": list(_flat(shown.metrics)),
-        "shown": shown.plan.get("seed"),
-        "runs": [_run(r) for r in records],
+        "passed": [r.passed for i, r in enumerate(records) if all(r.passed != q.passed for q in records[:i])],
         "versions": ", ".join(dict.fromkeys(f"{k} {v}" for r in records for k, v in r.versions.items())),
-        "stages": [(s, [_took(r, s) for r in records]) for s in dict.fromkeys(s for r in records for s in (*r.stages, *r.seconds))],
+        "stages": list(dict.fromkeys(s for r in records for s in (*r.stages, *r.seconds))),
     }
 
 
 def _headline(lines: list[Row]) -> dict[str, Any]:
-    """The result in words: the victim, then one line per purifier."""
+    """The result in words: the victim, then one line per purifier. Empty without a result."""
     before = lines[0].figures
     if "acc" not in before:
         return {}
     took = _number(before, "asr") - _number(before, "natural") >= 0.3
-    shown = {c: text(c, before.get(c)) for c in ("acc", "asr", "natural")}
-    after = [
-        {"name": line.defence, "acc": text("acc", line.figures.get("acc")), "asr": text("asr", line.figures.get("asr"))}
-        | {"words": _verdict(before, line.figures) if took else ""}
-        for line in lines[1:]
-    ]
-    return {**shown, "took": took, "after": after, "n": _seeds(lines[0])}
+    after = [(line, _verdict(before, line.figures) if took else "") for line in lines[1:]]
+    return {"before": before, "took": took, "after": after}
 
 
-def _verdict(before: dict[str, Any], after: dict[str, Any]) -> str:
-    """Within 5 points of the clean model's rate, lowered by 5 points or more, or neither; 5 points of accuracy count as a cost."""
+def _verdict(before: dict[str, Estimate], after: dict[str, Estimate]) -> str:
+    """5 points are the least that counts: above the clean model's rate, below the victim's, or of accuracy lost."""
     if "asr" not in after:
         return "no result"
-    asr, natural, was = _number(after, "asr"), _number(after, "natural"), _number(before, "asr")
-    found = "down to the clean model's rate" if asr - natural <= 0.05 else "lower, not gone" if was - asr >= 0.05 else "still there"
-    drop = _number(after, "drop")
+    asr, drop = _number(after, "asr"), _number(after, "drop")
+    lower = "lower, not gone" if _number(before, "asr") - asr >= 0.05 else "still there"
+    found = "down to the clean model's rate" if asr - _number(after, "natural") <= 0.05 else lower
     return found + (f", for {100 * drop:.0f} points of accuracy" if drop >= 0.05 else "")
 
 
-def _number(figures: dict[str, Any], name: str) -> float:
-    value = figures.get(name, {}).get("value")
+def _number(figures: dict[str, Estimate], name: str, part: str = "value") -> float:
+    value = figures.get(name, {}).get(part)
     return math.nan if value is None else float(value)
 
 
-def _seeds(line: Row) -> int:
-    return int(line.figures.get("acc", {}).get("n", 0))
+def _interval(column: str, figures: dict[str, Estimate]) -> str:
+    """Cut to what is possible: the interval of two seeds may be wider."""
+    low, high = _number(figures, column, "low"), _number(figures, column, "high")
+    if column == "seconds" or math.isnan(low + high):
+        return ""
+    least = -1.0 if column in ("drop", "asr_lift") else 0.0
+    ends = [min(1.0, max(least, end)) for end in (low, high)]
+    return "[" + ", ".join(f"{e:.2f}" if column == "der" else f"{100 * e:.1f}" for e in ends) + "]"
 
 
-def _cell(column: str, line: Row) -> tuple[str, str]:
-    """(figure, interval); differences may be negative, so nothing is cut at 0 here."""
-    figure = line.figures.get(column)
-    ends = [figure.get(k) for k in ("low", "high")] if figure else []
-    if column == "seconds" or any(e is None or math.isnan(e) for e in ends):
-        ends = []
-    shown = [f"{e:.2f}" if column == "der" else f"{100 * e:.0f}" for e in ends]
-    return text(column, figure), f"[{', '.join(shown)}]" if shown else ""
-
-
-def _merged(records: Sequence[Record], said: list[tuple[Record, str]]) -> list[tuple[str, str]]:
+def _merged(records: Sequence[Record], said: Callable[[Record], list[str]]) -> list[tuple[str, str]]:
     """(sentence, which seeds), each sentence once."""
     found: dict[str, list[str]] = {}
-    for record, sentence in said:
-        found.setdefault(sentence, []).append(str(record.plan.get("seed")))
+    for record in records:
+        for sentence in said(record):
+            found.setdefault(sentence, []).append(str(record.plan.get("seed")))
     return [(s, "" if len(seeds) == len(records) else f"seed {', '.join(seeds)}") for s, seeds in found.items()]
 
 
 def _failures(record: Record) -> list[str]:
-    left = [s for s in record.stages if s not in record.seconds and s not in record.errors]
+    left = [stage for stage in record.stages if _took(record, stage) == "not run"]
     blocked = [f"not run: {', '.join(left)}"] if left else []
     return [f"{stage}: {reason}" for stage, reason in record.errors.items()] + blocked
 
@@ -205,25 +164,19 @@ def _took(record: Record, stage: str) -> str:
 
 
 def _published(given: dict[str, Any], lines: list[Row]) -> list[tuple[str, str, str]]:
-    """(what, theirs, ours) of `{metric: value}` for the victim and `{purifier: {metric: value}}`; anything else as it stands."""
+    """(what, theirs, ours) of `{metric: value}` and `{purifier: {metric: value}}`; anything else as it stands."""
     ours = {line.defence: line.figures for line in lines}
     found = []
     for key, value in given.items():
         label, held = (key, value) if isinstance(value, dict) else ("none", {key: value})
         for name, figure in held.items():
             if name in TITLES and isinstance(figure, int | float):
-                rate = figure / 100 if abs(figure) > 1 and name != "seconds" else figure  # papers write percent
+                share = figure / 100 if abs(figure) > 1 and name != "seconds" else figure  # papers write percent
                 mine = text(name, ours.get(label, {}).get(name), interval=True)
-                found.append((f"{label}: {TITLES[name]}", text(name, {"value": rate}), mine))
+                found.append((f"{label}: {TITLES[name]}", text(name, {"value": share}), mine))
             else:
-                found.append((name if held is not value else f"{label}: {name}", _plain(figure), ""))
+                found.append((f"{label}: {name}" if isinstance(value, dict) else name, _plain(figure), ""))
     return found
-
-
-def _run(record: Record) -> list[str]:
-    host = " ".join(f"{v} cores" if k == "cores" else str(v) for k, v in record.host.items())
-    made = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.made))
-    return [str(record.plan.get("seed")), record.status, made, record.git or "-", record.device, host, record.key[:12]]
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
@@ -241,9 +194,8 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
 
 def _plain(value: Any) -> str:
     if isinstance(value, dict) and "value" in value:
-        low, high = value.get("low"), value.get("high")
-        shown = _plain(value["value"]) + (f" [{_plain(low)}, {_plain(high)}]" if low is not None else "")
-        return shown + (f", n = {value['n']}" if "n" in value else "")
+        ends = "" if value.get("low") is None else f" [{_plain(value['low'])}, {_plain(value.get('high'))}]"
+        return _plain(value["value"]) + ends + (f", n = {value['n']}" if "n" in value else "")
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -60,11 +60,17 @@ def _name(plan: dict[str, Any], plans: Sequence[dict[str, Any]]) -> str:
         if own["name"] == "tu" and "set" not in differs:
             shown.insert(0, own["set"])
         parts.append(own["name"] + (f"({', '.join(shown)})" if shown else ""))
+    for kind in ("trainer", "detectors", "purifiers"):
+        if len({canonical(p.get(kind)) for p in plans if all(p[k] == plan[k] for k in ("dataset", "victim", "attack"))}) > 1:
+            parts.append(f"{kind} {short(plan.get(kind))}")
     return " / ".join(parts)
 
 
 def short(value: Any) -> str:
-    return str(value["name"]) if isinstance(value, dict) and "name" in value else str(value)
+    """A setting in a few words: parts by their name."""
+    if isinstance(value, dict):
+        return str(value.get("name") or ", ".join(f"{k}={short(v)}" for k, v in value.items()) or "as they are")
+    return ", ".join(short(v) for v in value) or "none" if isinstance(value, list) else str(value)
 
 
 def rows(group: Group) -> list[Row]:
@@ -134,5 +140,5 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
     shown = f"{100 * value:.1f}"
     low, high = _number(figure.get("low")), _number(figure.get("high"))
     if interval and not math.isnan(low):
-        shown += f" [{100 * max(0.0, low):.0f}, {100 * min(1.0, high):.0f}]"
+        shown += f" [{100 * max(0.0, low):.1f}, {100 * min(1.0, high):.1f}]"
     return shown

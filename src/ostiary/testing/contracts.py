@@ -7,8 +7,6 @@ that says which promise was broken. Slow settings make slow checks: pass a compo
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -20,7 +18,7 @@ from ostiary.component import Component, build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.detectors.base import Detector, Findings
-from ostiary.errors import MissingEvidence, Unsupported
+from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.explainers.base import Attribution, Explainer
 from ostiary.modality.base import Inputs
@@ -36,6 +34,7 @@ from ostiary.testing.promises import (
     equal,
     findings,
     given,
+    needs_all,
     one_per_class,
     one_sample,
     promise,
@@ -84,7 +83,7 @@ def check_detector(detector: Detector) -> None:
             promise(traces(held) == before, detector, "changed the evidence it was given")
             promise(findings(first) == findings(second), detector, "gives other findings for the same seed")
             _check_findings(detector, held, first)
-        _check_needs(detector, detector.needs, modality, detector.inspect)
+        needs_all(detector, detector.needs, modality, detector.inspect)
         few = one_sample(toys.evidence(modality))
         works_or_refuses(detector, "on one sample", detector.inspect, few, toys.context(modality))
     for other in unclaimed(detector):
@@ -104,7 +103,7 @@ def check_purifier(purifier: Purifier) -> None:
             promise(traces(held) == before, purifier, "changed the victim or the data it was given")
             promise(equal(first.state_dict(), second.state_dict()), purifier, "gives other weights for the same seed")
             _check_purified(purifier, held, first, ctx)
-        _check_needs(purifier, purifier.needs, modality, purifier.purify)
+        needs_all(purifier, purifier.needs, modality, purifier.purify)
         few = one_sample(toys.evidence(modality))
         works_or_refuses(purifier, "on one sample", purifier.purify, few, toys.context(modality))
     for other in unclaimed(purifier):
@@ -247,10 +246,3 @@ def _check_attribution(explainer: Explainer, inputs: Inputs, found: Attribution)
     for name, values in scores.items():
         promise(tuple(values.shape) == sizes[name], explainer, f"gave {name} of shape {tuple(values.shape)}")
         promise(bool(torch.isfinite(values).all()), explainer, f"gave {name} that are not finite")
-
-
-def _check_needs(part: Component, needs: Iterable[str], modality: str, call: Callable[[Evidence, Context], object]) -> None:
-    held = toys.evidence(modality)
-    for name in sorted(needs):
-        less = replace(held, **{name: None})
-        refuses(part, f"evidence without {name}", MissingEvidence, call, less, toys.context(modality))

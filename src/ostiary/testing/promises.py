@@ -16,7 +16,7 @@ from ostiary.component import Component
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.detectors.base import Findings
-from ostiary.errors import OstiaryError
+from ostiary.errors import MissingEvidence, OstiaryError
 from ostiary.evidence import Evidence
 from ostiary.explainers.base import Attribution
 from ostiary.models.victim import Victim
@@ -66,6 +66,14 @@ def works_or_refuses(part: Component, when: str, call: Callable[..., object], *a
         return
     except Exception as error:
         raise AssertionError(f"{part.kind} '{part.name}' fails {when} with a bare {type(error).__name__}: {error}") from error
+
+
+def needs_all(part: Component, needs: Iterable[str], modality: str, call: Callable[[Evidence, Context], object]) -> None:
+    """Every piece of evidence a method declares to need is missed when it is not there."""
+    held = toys.evidence(modality)
+    for name in sorted(needs):
+        less = replace(held, **{name: None})
+        refuses(part, f"evidence without {name}", MissingEvidence, call, less, toys.context(modality))
 
 
 def claimed(part: Any) -> list[str]:

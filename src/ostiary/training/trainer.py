@@ -93,10 +93,10 @@ class Trainer(Component, name="trainer"):
         if len(batches) > 1 and len(batches[-1]) == 1:  # BatchNorm cannot train on one sample
             batches = (*batches[:-2], torch.cat(batches[-2:]))
         losses = []
-        for i, rows in enumerate(batches):
-            for group in state.optimizer.param_groups:
-                group["lr"] = self.lr * self.factor(state.epoch + i / len(batches))
-            with scoped(state.seed, "noise", state.step):  # dropout
+        with scoped(state.seed, "noise", state.epoch):  # dropout
+            for i, rows in enumerate(batches):
+                for group in state.optimizer.param_groups:
+                    group["lr"] = self.lr * self.factor(state.epoch + i / len(batches))
                 losses.append(self.run_batch(state, rows, hooks))
         state.loss = float(torch.stack(losses).mean())
         if not math.isfinite(state.loss):

@@ -1,0 +1,46 @@
+"""What the benchmarks share: data with a fallback, CPU time of interleaved repeats, and the last line."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from ostiary.component import build
+from ostiary.data.dataset import Splits
+from ostiary.errors import InvalidInput
+
+
+def one_thread() -> None:
+    """One core per process, so that CPU time measures work and not waiting."""
+    torch.set_num_threads(1)
+
+
+def tu(name: str) -> tuple[Splits, str]:
+    """A TU data set from OSTIARY_DATA and its name; the embedded molecules where it is not there."""
+    try:
+        if "OSTIARY_DATA" not in os.environ:
+            raise InvalidInput("OSTIARY_DATA is not set")
+        return build("dataset", {"name": "tu", "set": name}).load(0), name
+    except InvalidInput as error:
+        print(f"{name} is missing, solubility is used instead ({error})")
+        return build("dataset", "solubility").load(0), "solubility"
+
+
+def cpu_seconds(*functions: Callable[[], object], repeats: int = 3) -> list[float]:
+    """Median CPU seconds of each function; the repeats alternate, so that a busy machine slows all of them alike."""
+    times: list[list[float]] = [[] for _ in functions]
+    for _ in range(repeats):
+        for function, found in zip(functions, times, strict=True):
+            start = time.process_time()
+            function()
+            found.append(time.process_time() - start)
+    return [statistics.median(found) for found in times]
+
+
+def report(name: str, ratio: float, goal: float) -> None:
+    """The line that a script reads: a ratio below its goal is a regression."""
+    print(f"{name} ratio {ratio:.1f} goal {goal:g}")

@@ -1,0 +1,99 @@
+"""Unlearning of recovered triggers by distillation (GCleaner, Eq. 9 and 14), as a hook on the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.explainers.heat import heat_maps
+from ostiary.inversion import Recovered, Recovery, placed
+from ostiary.modality.graphs import Graphs
+from ostiary.models.victim import Victim
+from ostiary.training.hooks import TrainHook
+from ostiary.training.trainer import TrainState
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of the four terms; 0 leaves a term out. copies: varied graphs per clean graph and step."""
+
+    unlearn: float
+    retain: float
+    heat: float
+    vary: float
+    copies: int
+
+
+class Unlearning(TrainHook):
+    """Draws a student's answers with and without the trigger together, and both to a frozen teacher's on clean graphs.
+
+    first: the triggers known at the start, recovered on `places` (int64 [n, nodes]); each step uses two of all known.
+    Every `every` epochs they are recovered again, from the student. With `anywhere`, every other epoch, and every other
+    recovery, uses random nodes instead of `places`.
+    """
+
+    def __init__(
+        self,
+        teacher: Victim,
+        clean: Dataset,
+        recovery: Recovery,
+        first: Sequence[Recovered],
+        places: Tensor,
+        weights: Weights,
+        *,
+        every: int,
+        anywhere: bool,
+        ctx: Context,
+    ) -> None:
+        self.teacher, self.clean, self.recovery, self.weights, self.ctx = teacher, clean, recovery, weights, ctx
+        self.known, self.goals = list(first), [f.goal for f in first]
+        self.places, self.at, self.every, self.anywhere = places, places, every, anywhere
+        self.rng = ctx.rng("unlearning")
+
+    def on_epoch(self, state: TrainState) -> None:
+        round_, start = divmod(state.epoch, self.every)
+        if round_ and not start:
+            own = self.ctx.within(f"round {round_}")
+            at = self.recovery.anywhere(self.clean, own.key("positions")) if self.anywhere and round_ % 2 else self.places
+            self.known += [self.recovery.of(state.victim, self.clean, at, goal, own) for goal in self.goals]
+        odd = self.anywhere and state.epoch % 2
+        self.at = self.recovery.anywhere(self.clean, self.ctx.key(f"epoch {state.epoch}")) if odd else self.places
+
+    def loss(self, state: TrainState, batch: Graphs, y: Tensor, rows: Tensor) -> Tensor:
+        student, w = state.victim, self.weights
+        plain, heat = self.answer(student, batch, y)
+        with torch.no_grad():
+            target = self.teacher(batch)
+        loss = w.retain * distance(plain, target)
+        used = torch.randperm(len(self.known), generator=self.rng)[:2].tolist()
+        for i in used:
+            stamped = self.known[i].stamp(batch, placed(batch, self.at[rows]))
+            marked, marked_heat = self.answer(student, stamped, y)
+            loss = loss + w.unlearn / len(used) * distance(marked, plain)
+            for a, b in zip(marked_heat, heat, strict=True):
+                loss = loss + w.heat / len(used) * per_graph(a - b, batch)
+        if w.vary:
+            more = state.data.modality.join([state.data.modality.vary(batch, self.rng) for _ in range(w.copies)])
+            with torch.no_grad():
+                target = self.teacher(more)
+            loss = loss + w.vary * distance(student(more), target)
+        return loss
+
+    def answer(self, student: Victim, batch: Graphs, y: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return heat_maps(student, batch, y) if self.weights.heat else (student(batch), [])
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over rows of the L2 distance."""
+    return ((a - b).square().sum(1) + 1e-12).sqrt().mean()
+
+
+def per_graph(values: Tensor, graphs: Graphs) -> Tensor:
+    """Mean over graphs of the L2 norm of a node vector [N]."""
+    sums = values.new_zeros(len(graphs)).index_add(0, graphs.batch, values.square())
+    return (sums + 1e-12).sqrt().mean()

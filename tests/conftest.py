@@ -1,0 +1,43 @@
+"""One thread, warnings are errors, offline data where they are, and a cache folder that is thrown away."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+settings.register_profile("ostiary", deadline=None, max_examples=40, derandomize=True, database=None)
+settings.load_profile("ostiary")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    torch.set_num_threads(1)  # pytest shares its cores; sums of several threads are not the same bytes
+    offline = ROOT.parent / "shared" / "data"
+    if offline.is_dir():
+        os.environ.setdefault("OSTIARY_DATA", str(offline))
+    config.addinivalue_line("markers", "slow: takes more than a few seconds")
+    for line in ("error", "ignore:.*torch.jit.*:DeprecationWarning"):  # PyG's own use of torch.jit
+        config.addinivalue_line("filterwarnings", line)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What sources keep (read TU sets) goes to a folder of this session, never to the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def needs_data() -> Path:
+    """The folder of offline data sets; the test is skipped where there is none."""
+    folder = os.environ.get("OSTIARY_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("no offline data sets: set OSTIARY_DATA")
+    return Path(folder)

@@ -1,0 +1,190 @@
+"""Data sets and splits: what is refused, what is kept, what survives slicing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+from torch_geometric.data import Data
+
+from ostiary import graphs, images, split_data
+from ostiary.component import build
+from ostiary.data.dataset import Dataset
+from ostiary.data.source import split, stratified
+from ostiary.errors import InvalidInput
+from ostiary.seeds import generator
+
+PAIR = torch.tensor([[0, 1], [1, 0]])
+NO_EDGE = torch.zeros(2, 0, dtype=torch.int64)
+
+
+def pair(**other: Any) -> Data:
+    return Data(**{"x": torch.ones(2, 3), "edge_index": PAIR, **other})
+
+
+def pixels(n: int = 4) -> Tensor:
+    return torch.rand(n, 1, 4, 4, generator=generator(0, "pixels"))
+
+
+# what is refused
+
+
+@pytest.mark.parametrize(
+    ("items", "y", "words"),
+    [
+        ([], [], "the data set is empty"),
+        ([pair(), pair()], [0], "2 inputs but 1 labels"),
+        ([pair(), pair()], [0, 0], "one class only"),
+        ([pair(), pair(), pair()], [0, 2, 0], "no sample has label 1, labels must not skip a class"),
+        ([pair(), pair()], [0, -1], "labels run from -1 to 0"),
+        ([pair(), pair()], [0.0, 1.0], "labels must be integers"),
+        ([pair(), pair()], [True, False], "labels must be integers"),
+        ([pair(), pair()], None, "some graphs have no label y"),
+        ([pair(), pair(x=torch.full((2, 3), float("nan")))], [0, 1], "features of graph 1 hold NaN or infinity"),
+        ([pair(), pair(x=torch.full((2, 3), float("inf")))], [0, 1], "features of graph 1 hold NaN or infinity"),
+        ([pair(), Data(x=torch.zeros(0, 3), edge_index=NO_EDGE)], [0, 1], "1 graph.* no node, the first at 1"),
+        ([pair(edge_index=NO_EDGE), pair(edge_index=NO_EDGE)], [0, 1], "no graph has an edge"),
+        ([pair(), pair(x=torch.ones(2, 4))], [0, 1], "different widths"),
+    ],
+)
+def test_unusable_graphs_are_refused_in_one_sentence(items: list[Data], y: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        graphs(items, y)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ((pixels() * 255).to(torch.uint8), "uint8; divide by 255"),
+        (pixels().double(), "float64"),
+        (pixels()[:, 0], "must be"),
+        (pixels().permute(0, 2, 3, 1), "channels first"),
+        (pixels() * 255, "undo normalisation"),
+        (pixels()[:0], "empty"),
+    ],
+)
+def test_unusable_images_are_refused_in_one_sentence(inputs: Tensor, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        images(inputs, torch.arange(len(inputs)) % 2)
+    assert "\n" not in str(caught.value)
+
+
+def test_names_of_classes_must_fit_the_labels() -> None:
+    with pytest.raises(InvalidInput, match="no sample has label 2"):
+        graphs([pair(), pair()], [0, 1], ("a", "b", "c"))
+    with pytest.raises(InvalidInput, match="labels run from 0 to 2, expected 0 to 1"):
+        images(pixels(), [0, 1, 2, 0], ("a", "b"))
+
+
+def test_labels_of_the_graphs_themselves() -> None:
+    data = graphs([pair(y=torch.tensor([1])), pair(y=0), pair(y=torch.tensor(1))], classes=("no", "yes"))
+    assert data.y.tolist() == [1, 0, 1]
+    assert data.classes == ("no", "yes")
+
+
+def test_an_isolated_last_node_is_kept() -> None:
+    data = graphs([pair(), Data(x=torch.ones(3, 3), edge_index=PAIR)], [0, 1])
+    assert data.inputs.n_nodes.tolist() == [2, 3]
+
+
+# what is kept
+
+
+def test_ids_survive_slicing_and_labels_are_copied() -> None:
+    data = images(pixels(), [0, 1, 0, 1])
+    part = data.take(torch.tensor([3, 1]))
+    assert part.ids.tolist() == [3, 1]
+    other = part.relabel(torch.tensor([0]), torch.tensor([0]))
+    assert (part.y.tolist(), other.y.tolist(), data.y.tolist()) == ([1, 1], [0, 1], [0, 1, 0, 1])
+    assert other.take(torch.tensor([1])).ids.tolist() == [1]
+
+
+@pytest.mark.parametrize("what", ["inputs", "y", "ids"])
+def test_fingerprint_sees_every_value(what: str) -> None:
+    data = images(pixels(), [0, 1, 0, 1])
+    assert data.fingerprint() == images(pixels(), [0, 1, 0, 1]).fingerprint()
+    changed = {
+        "inputs": lambda: data.put(torch.tensor([3]), 1 - pixels()[3:]),
+        "y": lambda: data.relabel(torch.tensor([0]), torch.tensor([1])),
+        "ids": lambda: data.take(torch.tensor([1, 0, 2, 3])),
+    }[what]()
+    assert changed.fingerprint() != data.fingerprint()
+
+
+def test_describe_says_what_an_architecture_must_know() -> None:
+    assert graphs([pair(), pair()], [0, 1]).describe() == {"classes": 2, "width": 3, "mean_nodes": 2.0}
+    found = images(pixels(), [0, 1, 2, 0]).describe()
+    assert (found["classes"], found["channels"], found["height"], found["width"]) == (3, 1, 4, 4)
+
+
+# splits
+
+
+@given(
+    st.lists(st.integers(0, 3), min_size=20, max_size=80).filter(lambda y: len(set(y)) == 4),
+    st.floats(0.2, 0.6),
+    st.floats(0.02, 0.1),
+    st.sampled_from(["test", "train"]),
+    st.integers(0, 3),
+)
+def test_splits_are_disjoint_complete_and_stratified(y: list[int], test_rate: float, clean_rate: float, clean_from: str, seed: int) -> None:
+    data = images(pixels(len(y)), y)
+    try:
+        parts = split(data, None, test_rate, clean_rate, clean_from, seed)
+    except InvalidInput as error:
+        assert "would hold no sample" in str(error)
+        return
+    ids = [part.ids.tolist() for part in (parts.train, parts.test, parts.clean)]
+    assert sorted(sum(ids, [])) == list(range(len(y)))
+    held_out = torch.tensor([*ids[1], *ids[2]] if clean_from == "test" else ids[1])
+    assert abs(len(held_out) - test_rate * len(y)) <= 1
+    assert abs(len(ids[2]) - clean_rate * len(y)) <= 1
+    for c in range(4):
+        assert abs(int((data.y[held_out] == c).sum()) - test_rate * y.count(c)) <= 1.5
+
+
+def test_splits_follow_the_seed() -> None:
+    data = images(pixels(60), [0, 1, 2] * 20)
+    same = [split_data(data, seed=3, clean_rate=0.1).fingerprint() for _ in range(2)]
+    assert same[0] == same[1]
+    assert split_data(data, seed=4, clean_rate=0.1).fingerprint() != same[0]
+
+
+def test_a_given_split_is_kept() -> None:
+    data, given_ = images(pixels(40), [0, 1] * 20), torch.arange(40) >= 30
+    parts = split(data, given_, 0.5, 0.1, "test", 0)
+    assert parts.train.ids.tolist() == list(range(30))
+    assert sorted(parts.test.ids.tolist() + parts.clean.ids.tolist()) == list(range(30, 40))
+    assert len(parts.clean) == 4
+
+
+def test_rates_that_leave_a_part_empty() -> None:
+    data = images(pixels(20), [0, 1] * 10)
+    with pytest.raises(InvalidInput, match="clean_rate 0.3 asks for 6 samples but the test part has 4"):
+        split(data, None, 0.2, 0.3, "test", 0)
+    with pytest.raises(InvalidInput, match="the train part would hold no sample"):
+        split(data, None, 1.0, 0.1, "test", 0)
+    with pytest.raises(InvalidInput, match="the clean part would hold no sample"):
+        split(data, None, 0.2, 0.01, "test", 0)
+    assert len(split(data, None, 0.2, 0.0, "test", 0).clean) == 0
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.floats(0, 1))
+def test_stratified_totals_are_right_to_one_sample(y: list[int], rate: float) -> None:
+    mask = stratified(torch.tensor(y), rate, generator(0, "x"))
+    assert abs(int(mask.sum()) - rate * len(y)) <= 0.5 + 1e-6
+
+
+def test_toy_data_are_the_same_everywhere_and_learnable() -> None:
+    for name, modality in (("toy-graphs", "graph"), ("toy-images", "image")):
+        first, again = (build("dataset", name).read()[0] for _ in range(2))
+        assert first.fingerprint() == again.fingerprint()
+        assert first.modality.name == modality
+        other = build("dataset", {"name": name, "made_with": 1}).read()[0]
+        assert isinstance(other, Dataset)
+        assert other.fingerprint() != first.fingerprint()

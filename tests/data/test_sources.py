@@ -1,0 +1,229 @@
+"""Sources that ship, and those that read files: facts of the data, and what is wrong with a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ostiary.component import build
+from ostiary.data.source import find_file
+from ostiary.errors import InvalidInput, MissingPackage
+
+
+def load(name: str, seed: int = 0, **options: Any) -> Any:
+    return build("dataset", {"name": name, **options}).load(seed)
+
+
+# solubility
+
+
+def test_solubility_facts() -> None:
+    data, test = build("dataset", "solubility").read()
+    assert len(data) == 1282
+    assert torch.bincount(data.y).tolist() == [519, 517, 246]
+    assert int((~test).sum()) == 1025
+    assert int(test.sum()) == 257
+    assert data.classes == ("low", "medium", "high")
+    g = data.inputs
+    assert bool((g.x.sum(1) == 1).all())
+    assert bool((g.edge_attr.sum(1) == 1).all())
+    assert bool((g.n_nodes > 0).all())
+    back = torch.stack([g.edge_index[1], g.edge_index[0]])
+    assert sorted(zip(*back.tolist(), strict=True)) == sorted(zip(*g.edge_index.tolist(), strict=True)), "bonds go both ways"
+    assert int((g.edge_index[0] == g.edge_index[1]).sum()) == 0
+
+
+def test_solubility_keeps_its_split() -> None:
+    for seed in (0, 1):
+        parts = load("solubility", seed)
+        assert parts.train.ids.tolist() == list(range(1025))
+        assert sorted(parts.test.ids.tolist() + parts.clean.ids.tolist()) == list(range(1025, 1282))
+        assert len(parts.clean) == round(0.03 * 1282)
+    assert load("solubility", 0).clean.ids.tolist() != load("solubility", 1).clean.ids.tolist()
+
+
+# digits
+
+
+def test_digits_facts() -> None:
+    parts = load("digits")
+    assert sum(map(len, (parts.train, parts.test, parts.clean))) == 1797
+    assert parts.train.inputs.shape[1:] == (1, 16, 16)
+    assert float(parts.train.inputs.max()) == 1.0
+    assert float(parts.train.inputs.min()) == 0.0
+    assert parts.train.n_classes == 10
+    assert load("digits", size=8).test.inputs.shape[1:] == (1, 8, 8)
+
+
+# npz
+
+
+def npz(place: Path, n: int = 20, size: int = 6, **other: Any) -> str:
+    pixels = np.random.default_rng(0).integers(0, 256, (n, size, size, 3), dtype=np.uint8)
+    arrays = {"images": pixels, "labels": (np.arange(n) % 2).astype(np.uint8), **other}
+    np.savez(place, **{k: v for k, v in arrays.items() if v is not None})
+    return str(place)
+
+
+def test_npz_reads_pixels_labels_and_names(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", classes=np.array(["cat", "dog"]))
+    data, test = build("dataset", {"name": "npz", "path": path}).read()
+    with np.load(path) as z:
+        raw = z["images"]
+    assert test is None
+    assert data.classes == ("cat", "dog")
+    torch.testing.assert_close(data.inputs[3, 2, 4, 5], torch.tensor(raw[3, 4, 5, 2] / 255, dtype=torch.float32))
+
+
+def test_npz_with_a_test_file_keeps_that_split(tmp_path: Path) -> None:
+    parts = load("npz", path=npz(tmp_path / "a.npz"), test=npz(tmp_path / "b.npz", 10), clean_rate=0.1)
+    assert len(parts.train) == 20
+    assert len(parts.test) + len(parts.clean) == 10
+
+
+def test_npz_limit_is_per_class(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", labels=np.array([0] * 15 + [1] * 5))
+    data, _ = build("dataset", {"name": "npz", "path": path, "limit": 6}).read()
+    assert torch.bincount(data.y).tolist() == [6, 5]
+
+
+def test_npz_content_follows_the_file(tmp_path: Path) -> None:
+    source = build("dataset", {"name": "npz", "path": npz(tmp_path / "a.npz")})
+    before = source.content()
+    npz(tmp_path / "a.npz", 22)
+    assert source.content() != before != ""
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"labels": None}, "no .npz with arrays 'images' and 'labels'"),
+        ({"images": np.zeros((20, 6, 6, 3), np.float32)}, "must be uint8"),
+        ({"images": np.zeros((20, 108), np.uint8)}, "must be uint8"),
+        ({"images": np.zeros((20, 6, 6, 2), np.uint8)}, "1 or 3 channels"),
+        ({"labels": np.linspace(0, 1, 20)}, "'labels' must be integers"),
+        ({"labels": np.arange(19) % 2}, "20 inputs but 19 labels"),
+        ({"images": np.array([{"a": 1}] * 20, dtype=object)}, "no .npz with arrays"),
+    ],
+)
+def test_bad_npz_is_refused_in_one_sentence(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=words) as caught:
+        load("npz", path=npz(tmp_path / "a.npz", **arrays))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("damage", [b"", b"hello", None])
+def test_damaged_npz_is_refused_in_one_sentence(damage: bytes | None, tmp_path: Path) -> None:
+    path = Path(npz(tmp_path / "a.npz"))
+    path.write_bytes(path.read_bytes()[:200] if damage is None else damage)
+    with pytest.raises(InvalidInput, match="no .npz with arrays"):
+        load("npz", path=str(path))
+
+
+def test_npz_shapes_must_agree(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="images of different shapes"):
+        load("npz", path=npz(tmp_path / "a.npz"), test=npz(tmp_path / "b.npz", size=8))
+
+
+def test_missing_files_name_where_was_looked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OSTIARY_DATA", str(tmp_path))
+    with pytest.raises(InvalidInput, match=r"there is no file nothing\.npz or .*images.nothing\.npz; correct the path"):
+        load("npz", path="nothing.npz")
+    (tmp_path / "images").mkdir()
+    npz(tmp_path / "images" / "there.npz")
+    assert find_file("there.npz", "images") == tmp_path / "images" / "there.npz"
+
+
+# image folders
+
+
+def test_image_folder_has_a_class_per_folder(tmp_path: Path) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for c, name in enumerate(("ant", "bee")):
+        (tmp_path / name).mkdir()
+        for i in range(6):
+            image.fromarray(np.full((9, 7), 40 * c + i, np.uint8)).save(tmp_path / name / f"{i}.png")
+    source = build("dataset", {"name": "image-folder", "path": str(tmp_path), "size": 5})
+    data, _ = source.read()
+    assert data.classes == ("ant", "bee")
+    assert data.inputs.shape == (12, 3, 5, 5)
+    torch.testing.assert_close(data.inputs[7], torch.full((3, 5, 5), 41 / 255))
+    before = source.content()
+    (tmp_path / "bee" / "9.png").write_bytes(b"no picture")
+    assert source.content() != before
+    with pytest.raises(InvalidInput, match=r"9\.png cannot be read as an image"):
+        source.read()
+
+
+def test_image_folder_without_images(tmp_path: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    with pytest.raises(InvalidInput, match="no sub-folder with images"):
+        load("image-folder", path=str(tmp_path))
+
+
+def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    with pytest.raises(MissingPackage, match=r"pip install 'ostiary\[vision\]'"):
+        load("image-folder", path=str(tmp_path))
+
+
+# TU sets, from the offline folder
+
+FACTS = {  # graphs, counts per class, mean nodes, mean undirected edges, node features
+    "AIDS": (2000, [400, 1600], 15.69, 16.20, 38),
+    "MUTAG": (188, [63, 125], 17.93, 19.79, 7),
+    "PROTEINS_full": (1113, [663, 450], 39.06, 72.82, 3),  # from a zip
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FACTS)
+def test_tu_facts(name: str, needs_data: Path) -> None:
+    n, counts, nodes, edges, width = FACTS[name]
+    data, given_split = build("dataset", {"name": "tu", "set": name}).read()
+    assert given_split is None
+    assert len(data) == n
+    assert torch.bincount(data.y).tolist() == counts
+    g = data.inputs
+    assert len(g.x) / n == pytest.approx(nodes, abs=0.006)
+    assert g.edge_index.shape[1] / 2 / n == pytest.approx(edges, abs=0.006)
+    assert g.x.shape[1] == width
+    again, _ = build("dataset", {"name": "tu", "set": name}).read()
+    assert again.fingerprint() == data.fingerprint()
+
+
+@pytest.mark.slow
+def test_tu_attributes_are_appended(needs_data: Path) -> None:
+    data, _ = build("dataset", {"name": "tu", "set": "AIDS", "attributes": True}).read()
+    assert data.inputs.x.shape[1] == 42
+
+
+@pytest.mark.slow
+def test_fingerprint_subset_of_the_papers(needs_data: Path) -> None:
+    """Graphs without a node are dropped, four of fifteen classes are kept and renumbered."""
+    source = build("dataset", {"name": "tu", "set": "Fingerprint", "attributes": True, "classes": [0, 2, 4, 5]})
+    data, _ = source.read()
+    assert len(data) == 1661
+    assert torch.bincount(data.y).tolist() == [517, 109, 538, 497]
+    assert data.classes == ("0", "2", "4", "5")
+    assert len(data.inputs.x) / 1661 == pytest.approx(8.15, abs=0.006)
+    assert data.inputs.edge_index.shape[1] / 2 / 1661 == pytest.approx(6.81, abs=0.006)
+    with pytest.raises(InvalidInput, match=r"no graph of the classes \[99\]"):
+        source.replace(classes=(99,)).read()
+
+
+@pytest.mark.slow
+def test_sets_without_features_get_degrees(needs_data: Path) -> None:
+    data, _ = build("dataset", {"name": "tu", "set": "IMDB-MULTI", "max_degree": 20}).read()
+    g = data.inputs
+    assert (len(data), g.x.shape[1]) == (1500, 20)
+    assert torch.equal(g.x.argmax(1), g.in_degree.clamp(max=19))
+
+
+def test_names_of_sets_are_no_paths() -> None:
+    with pytest.raises(InvalidInput, match="is no name of a TU data set"):
+        load("tu", set="../../etc")

@@ -1,0 +1,91 @@
+"""ONE ROW PER METHOD: data, settings, and bounds on what comes out. No row, no pass.
+
+A new method adds one `Row(...)`. Bounds must be wide enough for another seed and narrow enough that a method which does
+nothing falls outside them. What can be bounded, by kind (all rates in [0, 1]):
+
+attack     acc, asr, natural, asr_lift, asr_strict, ra (ostiary.evaluate), poisoned (samples)
+detector   auroc, auprc, tpr, fpr, precision; for a detector about the model: found_target
+purifier   acc, asr, ra, der, drop (accuracy lost), fall (ASR before - ASR after), before (ASR before)
+explainer  fidelity: confidence lost without the best-scored 30 % of edges or pixels, less that without the worst-scored
+victim     acc
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Spec = Mapping[str, Any]
+
+GRAPHS: Spec = {"name": "toy-graphs", "n": 400, "test_rate": 0.4}  # 240 / 120 / 40
+IMAGES: Spec = {"name": "toy-images", "n": 400, "test_rate": 0.4}
+IMAGES32: Spec = {"name": "toy-images", "n": 240, "size": 32, "test_rate": 0.3}
+GIN: Spec = {"name": "gin", "hidden": 32, "layers": 2}
+RESNET: Spec = {"name": "preact-resnet", "width": 8, "blocks": [1, 1]}
+CLIQUE: Spec = {"name": "sub-ba", "size": 4, "density": 1.0, "rate": 0.1}
+CORNER: Spec = {"name": "badnets", "rate": 0.05}
+
+
+@dataclass(frozen=True)
+class Row:
+    """kind, name: the method; settings: its options; data, victim, trainer, attack: what it works on.
+
+    bounds: figure -> (lowest, highest). small: options for the contract check on top of `settings`.
+    """
+
+    kind: str
+    name: str
+    data: Spec
+    bounds: Mapping[str, tuple[float, float]]
+    victim: Spec = field(default_factory=dict)
+    settings: Spec = field(default_factory=dict)
+    attack: Spec = field(default_factory=dict)
+    trainer: Spec = field(default_factory=lambda: {"epochs": 20, "batch_size": 32})
+    small: Spec = field(default_factory=dict)
+
+    def spec(self) -> dict[str, Any]:
+        return {"name": self.name, **self.settings}
+
+
+ROWS: tuple[Row, ...] = (
+    # attacks: they work (lift), leave clean accuracy alone, and a clean model does not see the trigger as the target
+    Row("attack", "sub-ba", GRAPHS, {"acc": (0.8, 1), "asr_lift": (0.6, 1), "poisoned": (24, 24)}, GIN, dict(CLIQUE)),
+    Row("attack", "badnets", IMAGES, {"acc": (0.9, 1), "asr_lift": (0.8, 1), "poisoned": (24, 24)}, RESNET, {"rate": 0.1}),
+    Row("attack", "blended", IMAGES, {"acc": (0.9, 1), "asr_lift": (0.8, 1), "poisoned": (24, 24)}, RESNET, {"rate": 0.1}),
+    Row(
+        "attack",
+        "gta",
+        GRAPHS,
+        {"acc": (0.8, 1), "asr": (0.8, 1), "asr_lift": (0.5, 1), "poisoned": (48, 48)},
+        GIN,
+        {"rate": 0.2, "rounds": 8, "steps": 10, "hidden": 16},
+        trainer={"epochs": 40, "batch_size": 32},
+        small={"rounds": 2, "steps": 2},
+    ),
+    # detectors
+    Row("detector", "spectral", IMAGES, {"auroc": (0.8, 1), "tpr": (0.6, 1), "fpr": (0, 0.2)}, RESNET, attack=CORNER),
+    # purifiers: the backdoor was there, it falls, accuracy stays
+    Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
+    Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
+    # explainers: without what they rank first the backdoored model loses its confidence, without the last it keeps it
+    Row(
+        "explainer",
+        "gnn-explainer",
+        GRAPHS,
+        {"fidelity": (0.3, 1)},
+        GIN,
+        {"node_mask": "none"},
+        attack=CLIQUE,
+        small={"epochs": 10, "node_mask": "attributes"},
+    ),
+    # victims: they learn
+    Row("victim", "gin", GRAPHS, {"acc": (0.85, 1)}),
+    Row("victim", "gcn", GRAPHS, {"acc": (0.85, 1)}),
+    Row("victim", "graphsage", GRAPHS, {"acc": (0.85, 1)}),
+    Row("victim", "gat", GRAPHS, {"acc": (0.85, 1)}),
+    Row("victim", "preact-resnet", IMAGES, {"acc": (0.95, 1)}),
+    Row("victim", "svhn-cnn", IMAGES32, {"acc": (0.9, 1)}, settings={"width": 8, "dropout": 0.1}, trainer={"epochs": 10, "batch_size": 32}),
+    Row("victim", "file", GRAPHS, {"acc": (0.85, 1)}, settings={"path": str(Path(__file__).with_name("user_model.py"))}),
+)

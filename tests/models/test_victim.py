@@ -1,0 +1,194 @@
+"""Victims around modules of users' own: any forward, PyG's models, heads, stages, soft edges, copies."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch_geometric.nn.models import GAT, GCN, GIN, GraphSAGE
+
+from ostiary.component import build
+from ostiary.errors import BadSpec, InvalidInput, Unsupported
+from ostiary.modality.graphs import Graphs
+from ostiary.models.graph_layers import pool
+from ostiary.models.victim import Victim, evaluating, freeze_norms, without_gradients
+from ostiary.seeds import scoped
+from ostiary.testing import toys
+from ostiary.training.trainer import Trainer
+
+
+def pyg_victim(kind: Any = GIN, **options: Any) -> Victim:
+    with scoped(1, "init"):
+        net = kind(4, 8, 2, 2, act="tanh", **options)
+    return Victim(net, "graph", forward=lambda m, b: pool(m(b.x, b.edge_index), b)).eval()
+
+
+def graphs(n: int = 6) -> Graphs:
+    inputs: Graphs = toys.splits("graph").test.take(torch.arange(n)).inputs
+    return inputs
+
+
+@pytest.mark.parametrize("modality", toys.MODALITIES)
+def test_odd_forward_trains_predicts_and_gives_features(modality: str) -> None:
+    data, victim = toys.splits(modality), toys.victim(modality, odd=True)
+    logits, features = victim.predict(data.test.inputs, features=True)
+    assert float((logits.argmax(1) == data.test.y).double().mean()) > 0.7
+    assert victim.head == "verdict"
+    assert features.shape == (len(data.test), 16 if modality == "graph" else 96)
+    torch.testing.assert_close(victim.module.verdict(features), logits, atol=1e-5, rtol=1e-5)
+
+
+def test_odd_forward_without_help_is_not_guessed() -> None:
+    victim = Victim(toys.OddGraphNet(4, 2), "graph")
+    with pytest.raises(TypeError):
+        victim(graphs())
+
+
+def test_pyg_model_with_a_pooling_forward() -> None:
+    victim, g = pyg_victim(), graphs()
+    logits, features = victim.predict(g, features=True)
+    assert logits.shape == (6, 2)
+    assert victim.head == "convs.1.nn.lins.1"
+    assert features.shape == (6, 2)  # the last layer of the last convolution, pooled over nodes
+    assert victim.stages(g) == ("convs.0", "convs.1")
+    assert [len(layer) for layer in victim.layers(g)[1]] == [len(g.x), len(g.x)]
+
+
+def test_one_row_per_node_is_told_what_to_do() -> None:
+    data = toys.splits("graph")
+    victim = Victim(GIN(4, 8, 2, 2), "graph")
+    with pytest.raises(InvalidInput, match=r"expected \[\d+, classes\].*one row per node needs forward="):
+        victim.predict(data.test.inputs)
+    with pytest.raises(InvalidInput, match="one row per node needs forward="):
+        Trainer(epochs=1).fit(victim, data.train, 0)
+
+
+@pytest.mark.parametrize("kind", [GIN, GCN, GraphSAGE, GAT])
+def test_edge_masks_reach_pyg_models(kind: Any) -> None:
+    """A mask of zeros stops every message, so that no node hears of another."""
+    victim, g = pyg_victim(kind), graphs()
+    muted = victim(g.with_(edge_mask=torch.zeros(g.edge_index.shape[1])))
+    edgeless = Graphs.build(g.x, g.edge_index[:, :2], g.n_nodes).with_(edge_mask=torch.zeros(2))
+    if kind in (GIN, GraphSAGE):  # the others count masked edges in degrees or attention
+        torch.testing.assert_close(muted, victim(edgeless))
+    assert not torch.equal(muted, victim(g))
+    assert not any(m.explain for m in victim.modules() if hasattr(m, "_edge_mask"))
+
+
+@pytest.mark.parametrize("kind", [GIN, GCN])
+def test_edge_weights_reach_pyg_models_whose_call_leaves_them_out(kind: Any) -> None:
+    """The module names edge_weight, but the user's forward does not pass it on (and GIN would ignore it)."""
+    victim, g = pyg_victim(kind), graphs()
+    weight = (torch.arange(g.edge_index.shape[1]) % 2).float().requires_grad_()
+    out = victim(g.with_(edge_weight=weight))
+    assert not torch.allclose(out, victim(g))
+    assert bool((torch.autograd.grad(out.square().sum(), weight)[0][weight == 0] != 0).any())
+    if kind is GIN:  # sums: exact
+        hard = Graphs.build(g.x, g.edge_index[:, weight > 0], g.n_nodes)
+        torch.testing.assert_close(out, victim(hard), atol=1e-5, rtol=1e-5)
+
+
+def test_edge_weights_a_call_passes_on_are_used_once() -> None:
+    g = graphs()
+    weight = torch.full((g.edge_index.shape[1],), 0.5)
+    plain = pyg_victim(GCN)
+    passing = Victim(plain.module, "graph", forward=lambda m, b: pool(m(b.x, b.edge_index, b.edge_weight), b)).eval()
+    expected = pool(plain.module(g.x, g.edge_index, weight), g)
+    torch.testing.assert_close(passing(g.with_(edge_weight=weight)), expected)
+
+
+def test_a_named_weight_that_the_model_ignores_is_applied_to_its_messages() -> None:
+    """PyG's GIN has edge_weight in its signature and drops it."""
+
+    class Wrapped(GIN):
+        def forward(self, x: Any, edge_index: Any, batch: Any, edge_weight: Any = None) -> Any:
+            rows = super().forward(x, edge_index, edge_weight)
+            return rows.new_zeros(int(batch.max()) + 1, rows.shape[1]).index_add(0, batch, rows)
+
+    with scoped(1, "init"):
+        victim = Victim(Wrapped(4, 8, 2, 2, act="tanh"), "graph").eval()
+    g = graphs()
+    keep = torch.arange(g.edge_index.shape[1]) % 2 == 0
+    hard = Graphs.build(g.x, g.edge_index[:, keep], g.n_nodes)
+    torch.testing.assert_close(victim(g.with_(edge_weight=keep.float())), victim(hard), atol=1e-5, rtol=1e-5)
+
+
+def test_modules_without_messages_cannot_weigh_edges() -> None:
+    class Sums(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(4, 2)
+
+        def forward(self, x: Any, batch: Any) -> Any:
+            return x.new_zeros(int(batch.max()) + 1, 2).index_add(0, batch, self.lin(x))
+
+    g = graphs()
+    with pytest.raises(Unsupported, match="add an edge_weight argument"):
+        Victim(Sums(), "graph")(g.with_(edge_weight=torch.ones(g.edge_index.shape[1])))
+
+
+def test_head_and_stages_by_name() -> None:
+    net = toys.OddImageNet(3, 4)
+    images = toys.splits("image").test.inputs[:2]
+    victim = Victim(net, "image", forward=toys.call_odd, head="verdict", stages=("look",))
+    assert victim.stages(images) == ("look",)
+    with pytest.raises(BadSpec, match="no submodule 'heads'; it has look, .*verdict"):
+        Victim(net, "image", head="heads")
+    with pytest.raises(Unsupported, match="no layer with a 2-D weight"):
+        _ = Victim(nn.Sequential(nn.Conv2d(3, 4, 12), nn.Flatten()), "image").head
+
+
+def test_predict_in_chunks_equals_predict_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    victim, data = toys.victim("graph"), toys.splits("graph").test
+    whole, features = victim.predict(data.inputs, features=True)
+    monkeypatch.setattr(type(data.modality), "chunk", 7)
+    parts, again = victim.predict(data.inputs, features=True)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(again, features, atol=1e-5, rtol=1e-5)
+
+
+def test_predict_evaluates_and_restores_each_module() -> None:
+    victim = toys.victim("graph").train()
+    freeze_norms(victim)
+    modes = [m.training for m in victim.modules()]
+    assert True in modes
+    assert False in modes
+    a, b = (victim.predict(toys.splits("graph").test.inputs)[0] for _ in range(2))
+    assert torch.equal(a, b)
+    assert [m.training for m in victim.modules()] == modes
+
+
+def test_clone_shares_nothing_but_the_forward() -> None:
+    victim = toys.victim("graph", odd=True)
+    other = victim.clone()
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    g = graphs()
+    assert float(other(g).detach().abs().sum()) == 0
+    assert float(victim(g).detach().abs().sum()) > 0
+
+
+def test_contexts_restore_on_error() -> None:
+    victim = toys.victim("graph").train()
+    with pytest.raises(RuntimeError), evaluating(victim), without_gradients(victim):
+        assert not victim.training
+        assert not any(p.requires_grad for p in victim.parameters())
+        raise RuntimeError
+    assert victim.training
+    assert all(p.requires_grad for p in victim.parameters())
+
+
+def test_a_victim_can_be_edited_by_name() -> None:
+    """functional_call with other weights, as pruning and unlearning do, on any module."""
+    victim, g = toys.victim("graph", odd=True), graphs()
+    zeros = {n: torch.zeros_like(p) for n, p in victim.named_parameters() if "verdict" in n}
+    out = torch.func.functional_call(victim, zeros, (g,))
+    assert float(out.detach().abs().sum()) == 0
+
+
+def test_architectures_refuse_other_data() -> None:
+    with pytest.raises(Unsupported, match="victim 'gin' works on graph data, not image"):
+        build("victim", "gin").make(toys.splits("image").train, 0)

@@ -1,0 +1,309 @@
+"""The page as a reader and as a browser get it: complete, offline, safe against what names may hold."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import copy
+import io
+import itertools
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any, NamedTuple
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+import pytest
+
+import ostiary
+from ostiary.errors import InvalidInput, MissingPackage, StoreError
+from ostiary.experiment.record import Record
+from ostiary.experiment.store import Store
+from ostiary.report import figures, html
+from ostiary.report.tables import groups, rows, text
+
+EVIL = "</script><script>alert('x')</script>&\"<b>"
+VOID = {"meta", "link", "br", "img", "hr", "input"}
+CHANGES = ["trainer.epochs=2", "purifiers=[fine-tune]"]
+replace = msgspec.structs.replace
+
+
+class Made(NamedTuple):
+    store: Path
+    graphs: list[Record]
+    images: list[Record]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    store = tmp_path_factory.mktemp("store")
+    graphs = {"dataset": {"name": "toy-graphs", "n": 120}, "victim": "gin", "attack": {"name": "sub-ba", "rate": 0.1}}
+    images = {"dataset": {"name": "toy-images", "n": 80}, "attack": {"name": "badnets", "rate": 0.1}}
+    images |= {"victim": {"name": "preact-resnet", "width": 8}}
+    more = {"detectors": ["spectral"], "seeds": [0, 1]}
+    found = [ostiary.run(plan, changes=CHANGES, store=store) for plan in ({**graphs, **more}, images)]
+    assert [[r.status for r in records] for records in found] == [["done", "done"], ["done"]]
+    return Made(store, *found)
+
+
+class Page(HTMLParser):
+    """Elements with their attributes, the words between them, and whether every element is closed where it should."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.raw = path.read_text(encoding="utf-8")
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.scripts: list[str] = []
+        self.words = ""
+        self.feed(self.raw)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] == "script":
+            self.scripts.append(data)
+        elif not self.open or self.open[-1] != "style":
+            self.words += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+
+def write(records: list[Record], store: Path, folder: Path) -> Page:
+    path = folder / "page.html"
+    assert ostiary.write_report(records, store, path) == path
+    assert [p.name for p in folder.iterdir()] == ["page.html"]
+    return Page(path)
+
+
+@pytest.fixture(scope="module")
+def page(made: Made, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return write([*made.graphs, *made.images], made.store, tmp_path_factory.mktemp("page"))
+
+
+def changed(record: Record, **metrics: Any) -> Record:
+    return replace(record, metrics={**copy.deepcopy(record.metrics), **metrics})
+
+
+def test_everything_is_on_the_page(page: Page, made: Made) -> None:
+    for group in groups([*made.graphs, *made.images]):
+        assert group.name in page.words
+        for row in rows(group):
+            for name, figure in row.figures.items():
+                assert text(name, figure) in page.words
+    for record in (*made.graphs, *made.images):
+        for said in (*record.doubts, *record.versions.values(), record.key[:12], record.git):
+            assert said in page.words
+    heads = ("What happened", "Accuracy and attack success", "Detectors", "Settings and runs")
+    order = [page.words.index(head) for head in heads]
+    assert order == sorted(order)
+    assert all(setting in page.words for setting in ("purifiers[0].epochs", "trainer.epochs", "verdict fine-tune", "AUROC"))
+    # scatter and two each of confusion and features per group, one histogram, six drawn samples of either kind
+    assert len(page.all("figure")) == len(page.all("svg")) == 2 * 5 + 1 + 2 * 6
+
+
+def test_page_is_whole_and_accessible(page: Page) -> None:
+    ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs and not str(attrs["id"]).startswith(("clip", "gradient"))]
+    assert len(ids) == len(set(ids))
+    links = [str(a["href"]) for a in page.all("a")]
+    assert links
+    assert {link.removeprefix("#") for link in links} <= set(ids)
+    charts = [attrs for _, attrs in page.elements if attrs.get("class") == "chart"]
+    assert all(chart["role"] == "img" and chart["aria-label"] for chart in charts)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(b - a <= 1 for a, b in itertools.pairwise(levels))
+
+
+def test_page_fetches_nothing(page: Page) -> None:
+    for tag, attrs in page.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action", "poster"):
+            assert str(attrs.get(name, "#")).startswith(("#", "data:")), (tag, attrs)
+    style = page.raw[page.raw.index("<style>") : page.raw.index("</style>")]
+    assert "@import" not in style
+    assert "url(" not in style
+    kinds = [attrs.get("type") for attrs in page.all("script")]
+    assert kinds.count(None) == 2  # the library once, and what starts it
+    assert kinds.count("application/json") == len(page.all("figure")) - 6  # pictures have nothing to tell under the pointer
+    assert len(page.raw) < 2_000_000
+    for script, attrs in zip(page.scripts, page.all("script"), strict=True):
+        if attrs.get("type") == "application/json":
+            assert json.loads(script)["$schema"]
+
+
+def test_names_cannot_break_out(made: Made, tmp_path: Path) -> None:
+    record = changed(made.graphs[0], data={**made.graphs[0].metrics["data"], "classes": [EVIL, EVIL]})
+    moved = {EVIL: record.metrics["purifiers"].pop("fine-tune")}
+    record.metrics["purifiers"] |= moved
+    record.metrics["detectors"][EVIL] = record.metrics["detectors"].pop("spectral")
+    artefacts = {k.replace("fine-tune", EVIL).replace("spectral", EVIL): v for k, v in record.artefacts.items()}
+    notes = {"title": EVIL, "doubts": [EVIL], "errors": {EVIL: EVIL}, "published": {EVIL: EVIL}, "versions": {EVIL: EVIL}}
+    page = write([replace(record, artefacts=artefacts, passed={EVIL: EVIL}, git=EVIL, **notes)], made.store, tmp_path)
+    assert "<script>alert" not in page.raw
+    assert "<b>" in page.words
+    assert EVIL in page.words
+    assert not any("alert" in script for script, a in zip(page.scripts, page.all("script"), strict=True) if not a)
+    with contextlib.closing(Store(made.store)) as book:
+        drawn = figures.figures(groups([replace(record, artefacts=artefacts)])[0], book)[0]
+    assert not any(set("/<> ") & set(figure.name) for figure in drawn)
+    for figure in drawn[:3]:
+        assert "script" not in {e.tag.rpartition("}")[2] for e in ElementTree.fromstring(figure.svg()).iter()}
+
+
+def test_failures_doubts_and_published_figures(made: Made, tmp_path: Path) -> None:
+    record = made.graphs[0]
+    stages = {**record.stages, "purifier nad": "", "verdict nad": ""}
+    published = {"asr": 99.1, "fine-tune": {"acc": 0.5}, "source": "table 3"}
+    half = replace(record, errors={"purifier nad": "the loss diverged"}, stages=stages, published=published)
+    half = replace(half, doubts=["nothing was learnt"])
+    other = {**record.plan, "attack": {**record.plan["attack"], "size": 9}}
+    failed = replace(record, plan=other, status="failed", metrics={}, seconds={}, artefacts={}, errors={"data": "no such file"})
+    page = write([half, made.graphs[1], failed], made.store, tmp_path)
+    assert "nothing was learnt (seed 0)" in page.words
+    assert "purifier nad: the loss diverged" in page.words
+    assert "not run: verdict nad" in page.words
+    assert "data: no such file" in page.words
+    assert "no result" in page.words
+    assert "99.1" in page.words
+    assert "50.0" in page.words
+    assert "source: table 3" in page.words
+    assert page.words.index("nothing was learnt") < page.words.index("Settings and runs")
+
+
+def test_no_record_has_a_result(made: Made, tmp_path: Path) -> None:
+    page = write([replace(made.images[0], metrics={}, seconds={}, status="failed")], made.store, tmp_path)
+    assert page.all("figure") == page.all("script") == []
+
+
+def test_missing_values_are_dashes(made: Made, tmp_path: Path) -> None:
+    victim = copy.deepcopy(made.images[0].metrics["victim"])
+    victim["natural"] = {"value": None, "low": None, "high": None, "n": 0}
+    victim["ra"] = {"value": float("nan"), "n": 0}
+    page = write([changed(made.images[0], victim=victim)], made.store, tmp_path)
+    assert "nan" not in re.sub(r"\s", "", page.words.lower()).split("settingsandruns")[0]
+
+
+def test_figures_whose_data_are_gone(made: Made, tmp_path: Path) -> None:
+    gone = {stage: dict.fromkeys(held, "0" * 40) for stage, held in made.images[0].artefacts.items()}
+    page = write([replace(made.images[0], artefacts=gone)], made.store, tmp_path)
+    assert "Figures left out" in page.words
+    assert "embeddings: the store" in page.words
+    assert len(page.all("figure")) == 3  # what the record itself holds
+
+
+def test_only_the_first_groups_are_drawn(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(html, "DRAWN", 1)
+    page = write([*made.images, *made.graphs], made.store, tmp_path)
+    assert "Figures are drawn for the first 1 groups" in page.words
+    assert len(page.all("figure")) == 11
+
+
+def test_figures_are_saved_as_svg(made: Made, tmp_path: Path) -> None:
+    with contextlib.closing(Store(made.store)) as book:
+        saved = html.save_figures([*made.graphs, *made.images], book, tmp_path / "a" / "b")
+        assert book.records()  # a store that was given open stays open
+    names = {path.name for path in saved}
+    assert len(names) == len(saved) == 23
+    assert {"1-scatter.svg", "1-scores-spectral.svg", "1-embedding-none.svg", "2-confusion-fine-tune.svg"} <= names
+    for path in saved:
+        assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+        assert "currentColor" not in path.read_text(encoding="utf-8")
+
+
+def test_clear_errors(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InvalidInput, match="no record"):
+        ostiary.write_report([], made.store, tmp_path / "page.html")
+    with pytest.raises(StoreError, match="no store"):
+        ostiary.write_report(made.images, tmp_path / "nowhere", tmp_path / "page.html")
+    (tmp_path / "file").write_text("")
+    failed = [replace(made.images[0], metrics={}, seconds={})]
+    for place in (tmp_path / "file" / "page.html", tmp_path):
+        with pytest.raises(StoreError, match="cannot be written"):
+            ostiary.write_report(failed, made.store, place)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+    monkeypatch.setitem(sys.modules, "altair", None)
+    monkeypatch.delitem(sys.modules, "ostiary.report.figures")
+    monkeypatch.delattr("ostiary.report.figures")
+    with pytest.raises(MissingPackage, match=r"altair: pip install 'ostiary\[report\]'"):
+        ostiary.write_report(made.images, made.store, tmp_path / "page.html")
+
+
+def test_report_needs_no_torch(made: Made, tmp_path: Path) -> None:
+    code = """if True:
+        import sys, ostiary
+        from ostiary.experiment.store import Store
+        from ostiary.report import figures
+        store = Store(sys.argv[1], create=False)
+        figures.bundle = str  # not what this is about, and slow
+        ostiary.write_report(store.records()[:1], store, sys.argv[2])
+        assert "networkx" in sys.modules
+        print({"torch", "torch_geometric"} & set(sys.modules))"""
+    command = [sys.executable, "-c", code, made.store, tmp_path / "page.html"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_large_graphs_are_drawn_around_the_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "NODES", 20)
+    chain = [[i, i + 1] for i in range(300)]
+    sample = {"nodes": [0] * 302, "old_nodes": [0] * 300 + [1], "touched": [2, 7, 9, 301]}
+    sample |= {"edges": [*chain, [7, 301]], "added": [[7, 301]], "removed": [[2, 9]]}
+    spec, note = figures._graph(sample, ["C"])
+    data = [layer["data"]["values"] for layer in spec["layer"]]
+    nodes = next(rows for rows in data if "label" in rows[0])
+    assert note == " 20 of 302 nodes."
+    assert {2, 7, 9, 301} <= {node["node"] for node in nodes}
+    assert {n["node"]: (n["label"], n["trigger"]) for n in nodes}[301] == ("C", "added")
+    assert {line["edge"] for line in next(rows for rows in data if "edge" in rows[0])} == {"kept", "added", "removed"}
+    assert all(abs(n["x"]) <= 1 and abs(n["y"]) <= 1 for n in nodes)
+
+
+def test_separate_pieces_and_single_nodes_have_a_place() -> None:
+    assert len(figures._layout(4, [(0, 1), (2, 3)], [])) == 4
+    assert len(figures._layout(1, [], [])) == 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_keep_their_pixels(channels: int) -> None:
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, channels), dtype=np.uint8)
+    data = figures._png(pixels).removeprefix("data:image/png;base64,")
+    assert (np.asarray(image.open(io.BytesIO(base64.b64decode(data)))).reshape(pixels.shape) == pixels).all()
+
+
+def test_difference_is_magnified() -> None:
+    flat = np.full((4, 4, 1), 100).tolist()
+    brighter = np.full((4, 4, 1), 105).tolist()
+    spec, _ = figures._image({"before": flat, "after": brighter})
+    assert [row["at"] for row in spec["data"]["values"]] == ["original", "triggered", "difference \N{MULTIPLICATION SIGN}51"]
+
+
+def test_principal_axes() -> None:
+    line = np.outer(np.arange(5.0), [3.0, 4.0, 0.0])
+    place, kept = figures._plane(line)
+    assert kept == pytest.approx(1)
+    assert np.abs(place[:, 0]).tolist() == pytest.approx([1, 0.5, 0, 0.5, 1])
+    for odd in (np.zeros((1, 1)), np.full((3, 2), np.nan), np.ones((4, 1, 2))):
+        assert figures._plane(odd)[0].tolist() == [[0, 0]] * len(odd)
+
+
+def test_class_names_are_told_apart(made: Made) -> None:
+    record = changed(made.graphs[0], data={"classes": ["a", "a", "triggered"]})
+    assert figures._names(record, 4) == ["0: a", "1: a", "2: triggered", "3"]
