@@ -69,6 +69,16 @@ ROWS: tuple[Row, ...] = (
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
     Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
+    Row(
+        "purifier",
+        "gcleaner",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        GIN,
+        {"rounds": 3},
+        attack=CLIQUE,
+        small={"rounds": 2, "epochs": 2, "recovery_steps": 5},
+    ),
     # explainers: without what they rank first the backdoored model loses its confidence, without the last it keeps it
     Row(
         "explainer",

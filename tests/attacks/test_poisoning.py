@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import networkx as nx
 import pytest
 import torch
 
@@ -19,6 +20,7 @@ from ostiary.errors import InvalidInput, Unsupported
 from ostiary.seeds import generator
 from ostiary.testing import toys
 from ostiary.triggers.pixels import Blend, Patch
+from ostiary.triggers.subgraph import with_degrees
 
 CTX = Context(0)
 
@@ -125,8 +127,6 @@ def test_random_choice_is_sorted_distinct_eligible_and_seeded() -> None:
 
 
 def test_a_trigger_that_changes_nothing_is_a_doubt() -> None:
-    made = poison(picture="noise", name="blended", alpha=0.0)
-    assert [d.split(" left ")[0] for d in made.doubts] == []
     white = splits()
     pixels = torch.ones_like(white.train.inputs)
     bright = Splits(
@@ -181,7 +181,7 @@ def test_blend_mixes_and_rounds_to_eight_bits(picture: Any) -> None:
     pattern = blend.pattern(3, 6, 6)
     assert 0 <= float(pattern.min()) < float(pattern.max()) <= 1
     after = blend.apply(pixels, ids, seed=0, target=ids)
-    assert torch.equal((after * 255).round(), after * 255) or float(((after * 255).round() - after * 255).abs().max()) < 1e-4
+    assert float(((after * 255).round() - after * 255).abs().max()) < 1e-4
     assert float((after - (0.8 * pixels + 0.2 * pattern)).abs().max()) <= 0.5 / 255 + 1e-6
 
 
@@ -198,8 +198,6 @@ def test_trigger_size_is_a_fifth_of_the_mean_graph() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_subgraphs_are_connected_where_that_is_to_be_expected(seed: int) -> None:
-    import networkx as nx
-
     edges = random_edges(6, 0.5, Context(seed))
     graph = nx.Graph(list(edges))
     assert all(i < j for i, j in edges)
@@ -217,10 +215,6 @@ def test_density_one_is_a_clique_and_densities_are_met_on_average() -> None:
 def test_sub_ba_counts_degrees_again_only_where_features_are_degrees() -> None:
     data = toys.splits("graph")
     assert SubBA(size=3).poison(data, CTX).trigger.degree_features is False
-    g = data.train.inputs
-    from ostiary.triggers.subgraph import with_degrees
-
     parts = [part.put(torch.arange(len(part)), with_degrees(part.inputs)) for part in (data.train, data.test, data.clean)]
     made = SubBA(size=3).poison(Splits(*parts), CTX)
     assert made.trigger.degree_features is True
-    assert g.x.shape == made.splits.train.inputs.x.shape

@@ -276,8 +276,14 @@ def test_large_graphs_are_drawn_around_the_trigger(monkeypatch: pytest.MonkeyPat
 
 
 def test_separate_pieces_and_single_nodes_have_a_place() -> None:
-    assert len(figures._layout(4, [(0, 1), (2, 3)], [])) == 4
-    assert len(figures._layout(1, [], [])) == 1
+    assert len(figures._layout(4, [(0, 1), (2, 3)], [], [])) == 4
+    assert len(figures._layout(1, [], [], [])) == 1
+
+
+def test_added_edges_do_not_hide_behind_a_chain() -> None:
+    chain = [(0, 1), (1, 2), (2, 3)]
+    place = np.array([figures._layout(4, [*chain, (0, 3)], [(0, 3)], [0, 3])[i] for i in range(4)])
+    assert np.linalg.matrix_rank(place - place.mean(0), tol=0.1) == 2
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ostiary.attacks.base import Attack
-from ostiary.component import Component, Json, build, hints, lookup, suggest
+from ostiary.component import Component, Json, build, hints, lookup, plain, suggest
 from ostiary.data.source import DataSource
 from ostiary.detectors.base import Detector
-from ostiary.errors import BadSpec, InvalidInput, UnknownName
+from ostiary.errors import BadSpec, InvalidInput, OstiaryError, UnknownName
+from ostiary.experiment.plan_file import read_file, read_value
+from ostiary.experiment.record import canonical
 from ostiary.models.base import Architecture
 from ostiary.purifiers.base import Purifier
 from ostiary.training.trainer import Trainer
@@ -47,43 +48,113 @@ class Plan(Component, name="plan"):
         return trainer
 
     def cells(self) -> list[Cell]:
-        """Every combination of `vary` with every seed, in order."""
-        base = {k: v for k, v in self.spec().items() if k != "vary"}
-        found = []
-        paths = list(self.vary)
-        for path in paths:
-            if not isinstance(self.vary[path], list) or not self.vary[path]:
-                raise BadSpec(f"vary: {path} needs a list of values, got {self.vary[path]!r}")
-        for values in itertools.product(*(self.vary[p] for p in paths)):
-            spec = base
-            for path, value in zip(paths, values, strict=True):
-                spec = put(spec, path, value)
-            plan = Plan(**{k: v for k, v in spec.items() if k != "name"})
-            plan.training()
-            found += [Cell(plan.replace(seeds=(seed,), vary={}), seed) for seed in plan.seeds]
+        """Every combination of `vary` with every seed, in order. Raises BadSpec or UnknownName for what does not fit."""
+        base = {k: v for k, v in self.spec().items() if k not in ("name", "vary")}
+        for path, values in self.vary.items():
+            _check_vary(path, values)
+        found: list[Cell] = []
+        known: set[bytes] = set()
+        marks: dict[bytes, str] = {}
+        for values in itertools.product(*self.vary.values()):
+            chosen = dict(zip(self.vary, values, strict=True))
+            plan = _combined(base, chosen)
+            files = (_mark(plan.dataset, marks), _mark(plan.victim, marks))
+            for seed in plan.seeds:
+                cell = Cell(plan.replace(seeds=(seed,), vary={}), seed, files)
+                spec = canonical(cell.spec())
+                if spec in known:
+                    raise BadSpec(f"vary gives one cell twice ({_settings(chosen)}seed {seed}); name each combination once")
+                known.add(spec)
+                found.append(cell)
         return found
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One combination and one seed: what a record is about."""
+    """One combination and one seed: what a record is about.
+
+    files: marks of the user's files behind data and victim when the run began. keys: of the stages that all parts share.
+    """
 
     plan: Plan
     seed: int
+    files: tuple[str, str]
+    keys: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def spec(self) -> dict[str, Json]:
         hidden = ("name", "seeds", "vary", "title", "notes", "published")
         return {**{k: v for k, v in self.plan.spec().items() if k not in hidden}, "seed": self.seed}
 
+    def check_files(self) -> None:
+        """Raises InvalidInput if files changed since the run began: what was made of them would carry a wrong key."""
+        if self.files != (_mark(self.plan.dataset, {}), _mark(self.plan.victim, {})):
+            raise InvalidInput("the files of the data set or the model changed during the run; run the same command again")
+
+
+def _combined(base: dict[str, Any], chosen: dict[str, Any]) -> Plan:
+    """The plan with the chosen values of `vary` in place."""
+    spec = base
+    for path, value in chosen.items():
+        spec = put(spec, path, value)
+    try:
+        plan = Plan(**spec)
+        plan.training()
+        _check_lists(plan)
+    except (BadSpec, UnknownName) as error:
+        raise type(error)(f"vary, with {_settings(chosen)[:-2]}: {error}" if chosen else str(error)) from error
+    return plan
+
+
+def _settings(chosen: Mapping[str, Any]) -> str:
+    return "".join(f"{path}={plain(value)}, " for path, value in chosen.items())
+
+
+def _check_vary(path: str, values: Any) -> None:
+    known = [name for name in hints(Plan) if name != "vary"]
+    head = path.partition(".")[0]
+    if head not in known:
+        raise UnknownName(f"vary: {path} is no option of a plan{suggest(head, known)}")
+    if not isinstance(values, list | tuple) or not values:
+        raise BadSpec(f"vary: {path} needs a list of values, got {values!r}")
+
+
+def _check_lists(plan: Plan) -> None:
+    """Seeds and parts once each: a seed counted twice would narrow the intervals."""
+    if not plan.seeds:
+        raise BadSpec("seeds is empty; give at least one, like seeds=[0]")
+    for seed in plan.seeds:
+        if abs(seed) >= 2**63:
+            raise BadSpec(f"the seed {seed} is too large; give one of at most 18 digits")
+    for name in ("seeds", "detectors", "purifiers"):
+        given = [part.label() if isinstance(part, Component) else str(part) for part in getattr(plan, name)]
+        twice = [g for g, n in Counter(given).items() if n > 1]
+        if twice:
+            raise BadSpec(f"{name} lists {twice[0]} twice; name each once")
+
+
+def _mark(part: DataSource | Architecture, known: dict[bytes, str]) -> str:
+    """The mark of a part's files; `known` spares looking at them once per cell."""
+    spec = canonical(part.spec())
+    if spec not in known:
+        try:
+            known[spec] = part.content()
+        except OstiaryError:
+            raise
+        except OSError as error:
+            raise InvalidInput(f"the files of {part.kind} '{part.name}' cannot be read: {error}") from error
+    return known[spec]
+
 
 def put(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     """A copy of a nested mapping with `value` at a dotted path; a name on the way becomes a mapping with that name."""
-    head, _, rest = path.partition(".")
+    head, dot, rest = path.partition(".")
+    if not head or (dot and not rest):
+        raise BadSpec(f"'{path}' is no path to an option; write it like attack.rate")
     other = dict(spec)
-    if not rest:
+    if not dot:
         other[head] = value
         return other
-    inner = other.get(head, {})
+    inner = plain(other.get(head, {}))
     if isinstance(inner, str):
         inner = {"name": inner}
     if not isinstance(inner, Mapping):
@@ -94,14 +165,12 @@ def put(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[str] = ()) -> tuple[Plan, dict[str, Json]]:
     """(plan, what was passed) from a YAML file, a mapping or a Plan, with `path=value` changes on top."""
-    if isinstance(source, Plan):
-        source = {k: v for k, v in source.spec().items() if k != "name"}
-    passed = dict(source) if isinstance(source, Mapping) else _read_yaml(Path(source))
-    for change in changes:
-        path, sign, text = change.partition("=")
+    passed = _as_passed(source)
+    for change in [changes] if isinstance(changes, str) else changes:
+        path, sign, text = str(change).partition("=")
         if not sign:
             raise BadSpec(f"'{change}' is no setting; write option=value, like attack.rate=0.1")
-        passed = put(passed, path.strip(), _value(text, change))
+        passed = put(passed, path.strip(), read_value(text, change))
     known = hints(Plan)
     for name in passed:
         if name not in known:
@@ -109,37 +178,38 @@ def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[s
     for name in ("dataset", "victim", "attack"):
         if name not in passed:
             raise BadSpec(f"the plan names no {name}; add {name}=..., for instance {name}={_example(name)}")
-    passed = {k: v for k, v in passed.items() if k != "name"}
     plan = Plan(**passed)
-    if not plan.seeds:
-        raise BadSpec("seeds is empty; give at least one, like seeds=[0]")
+    _check_lists(plan)
+    try:
+        canonical([passed, plan.spec()])
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadSpec(f"the plan holds a value that is no JSON ({error}); give plain numbers and text") from error
     return plan, passed
+
+
+def _as_passed(source: Any) -> dict[str, Json]:
+    """A plan's settings as plain values, whatever they were given as."""
+    if isinstance(source, str | Path):
+        source = read_file(Path(source))
+    elif isinstance(source, Plan):
+        source = source.spec()
+    if not isinstance(source, Mapping):
+        raise BadSpec(f"a plan is a YAML file, a mapping or a Plan; got {source!r}")
+    found: dict[str, Json] = plain({k: _named(v) for k, v in source.items()})
+    if found.get("name") == Plan.name:  # as in `Plan.spec()`
+        del found["name"]
+    return found
+
+
+def _named(value: Any) -> Any:
+    """Classes of parts, which `build` takes too, as their names."""
+    if isinstance(value, list | tuple):
+        return [_named(v) for v in value]
+    return value.name if isinstance(value, type) and issubclass(value, Component) else value
 
 
 def _example(kind: str) -> str:
     return {"dataset": "solubility", "victim": "gin", "attack": "sub-ba"}[kind]
-
-
-def _value(text: str, change: str) -> Any:
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise BadSpec(f"the value of '{change}' cannot be read ({problem}); check its brackets and quotes") from error
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise InvalidInput(f"{path} is a folder; give one plan file in it")
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InvalidInput(f"there is no plan file {path}; give a YAML file or options with --set") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInput(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(found, dict):
-        raise InvalidInput(f"{path} holds no settings; expected lines like 'dataset: solubility'")
-    return {str(k): v for k, v in found.items()}
 
 
 def options_of(kind: str, name: str) -> type[Component]:

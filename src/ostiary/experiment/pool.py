@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import os
+import pickle
 import signal
 import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 from ostiary.console import listening
+from ostiary.errors import OstiaryError
 
 Work = Callable[[Any], Any]
 TRIES = 2
@@ -26,12 +29,15 @@ class _Worker:
     task: Any = None
 
 
-class Lost(Exception):
+class Lost(OstiaryError):
     """A worker died on this task, twice."""
 
 
 class Pool:
-    """`make` builds the worker's function inside the worker; tasks and results must be picklable."""
+    """`make` builds the worker's function inside the worker; tasks (hashable) and results must be picklable.
+
+    Workers end with their parent, however it ends.
+    """
 
     def __init__(self, n: int, make: Callable[..., Work], args: tuple[Any, ...], preload: Iterable[str] = ()) -> None:
         self._context = multiprocessing.get_context("forkserver")
@@ -39,28 +45,43 @@ class Pool:
         self._make, self._args = make, args
         self._queue: deque[Any] = deque()
         self._lost: dict[Any, int] = {}
-        with _interrupts_ignored():  # inherited: an interrupt is for the parent, who then ends the workers
-            self._workers = [self._start() for _ in range(n)]
+        self._workers: list[_Worker] = []
+        try:
+            for _ in range(n):
+                self._workers.append(self._start())
+        except BaseException:
+            self.close()
+            raise
 
     def _start(self) -> _Worker:
         here, there = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(there, self._make, self._args), daemon=True)
-        process.start()
+        with _interrupts_ignored():  # inherited: an interrupt is for the parent, who then ends the workers
+            process.start()
         there.close()
         return _Worker(process, here)
+
+    @property
+    def free(self) -> int:
+        """How many tasks could start at once."""
+        return sum(w.task is None for w in self._workers) - len(self._queue)
 
     def submit(self, task: Any) -> None:
         self._queue.append(task)
         self._hand_out()
 
     def _hand_out(self) -> None:
-        for worker in self._workers:
+        for i, worker in enumerate(self._workers):
             if worker.task is None and self._queue:
+                if not worker.process.is_alive():  # it died idle: no task is to blame
+                    worker.pipe.close()
+                    self._workers[i] = worker = self._start()
                 worker.task = self._queue.popleft()
-                worker.pipe.send(worker.task)
+                with contextlib.suppress(OSError):  # it dies just now: `events` sees the end of its pipe
+                    worker.pipe.send(worker.task)
 
     def events(self) -> Iterator[tuple[str, Any, Any]]:
-        """("progress", task, (what, share)), ("done", task, result) or ("failed", task, error), until all is done."""
+        """("progress", task, (what, share)), ("done", task, result) or ("failed", task, (error, trace)), until all is done."""
         while self._queue or any(w.task is not None for w in self._workers):
             busy = {w.pipe: w for w in self._workers if w.task is not None}
             for pipe in wait(list(busy)):
@@ -79,6 +100,7 @@ class Pool:
     def _replace(self, worker: _Worker) -> Iterator[tuple[str, Any, Any]]:
         """A new process for a dead one; its task goes to the front of the queue, or is given up."""
         task = worker.task
+        worker.pipe.close()
         worker.process.join()
         code = worker.process.exitcode
         self._workers[self._workers.index(worker)] = self._start()
@@ -94,9 +116,13 @@ class Pool:
             worker.process.terminate()
         for worker in self._workers:
             worker.process.join(5)
+            if worker.process.is_alive():  # a user's code may catch the signal
+                worker.process.kill()
+                worker.process.join()
+            worker.pipe.close()
 
 
-@contextmanager
+@contextlib.contextmanager
 def _interrupts_ignored() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -110,6 +136,7 @@ def _interrupts_ignored() -> Iterator[None]:
 
 def _serve(pipe: Connection, make: Callable[..., Work], args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         work = make(*args)
     except Exception as error:  # noqa: BLE001 - reported to the parent, which raises it
@@ -118,22 +145,36 @@ def _serve(pipe: Connection, make: Callable[..., Work], args: tuple[Any, ...]) -
         def work(task: Any) -> Any:
             raise failure[0]
 
-    with listening(lambda what, done: pipe.send(("progress", (what, done)))):
+    with listening(lambda what, done: _tell(pipe, "progress", (what, done))):
         while True:
             try:
                 task = pipe.recv()
             except (EOFError, OSError):
                 return
             try:
-                pipe.send(("done", work(task)))
+                answer = ("done", work(task))
             except Exception as error:  # noqa: BLE001 - reported to the parent, which records it
-                pipe.send(("failed", (_portable(error), traceback.format_exc())))
+                answer = ("failed", (_portable(error), traceback.format_exc()))
+            _tell(pipe, *answer)
+
+
+def _tell(pipe: Connection, kind: str, value: Any) -> None:
+    try:
+        pipe.send((kind, value))
+    except OSError:
+        os._exit(1)  # nobody listens any more; raised here, it would look like a failure of the task
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed cannot end its workers; a worker inside a long task would not notice for hours."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _portable(error: Exception) -> Exception:
     """The error itself where it can cross a pipe, else its words."""
-    import pickle
-
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:  # noqa: BLE001 - any failure to pickle means the words must do

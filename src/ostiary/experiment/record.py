@@ -16,6 +16,7 @@ import msgspec
 from ostiary.errors import StoreError
 
 SCHEMA = 1
+SKIPPED = "not tried because "  # how the reason of a stage begins that waited for a failed one
 
 
 class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
@@ -38,7 +39,8 @@ class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
 
 class Record(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """plan: every resolved setting and the seed. passed: what the caller gave. metrics: "victim", then "purifiers"
-    and "detectors" by label. stages: stage name -> key. status: done, failed (some stage) or running."""
+    and "detectors" by label. stages: stage name -> key. status: done or failed (some stage). errors: stage name -> why
+    it failed, or SKIPPED and the stage it waited for."""
 
     key: str
     plan: dict[str, Any]
@@ -67,9 +69,12 @@ def encode(value: Any) -> bytes:
 def decode_record(data: bytes | str, where: str) -> Record:
     """Raises StoreError for a corrupt, truncated or foreign record."""
     try:
-        return msgspec.json.decode(data, type=Record)
+        found = msgspec.json.decode(data, type=Record)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise StoreError(f"the record {where} is corrupt or from another version ({error}); remove it and run again") from error
+        raise StoreError(f"the record {where} is corrupt or from another version ({error}); run its plan again") from error
+    if found.schema != SCHEMA:
+        raise StoreError(f"the record {where} is of version {found.schema}, this program reads {SCHEMA}; run its plan again")
+    return found
 
 
 def canonical(value: Any) -> bytes:
@@ -102,7 +107,7 @@ def versions() -> dict[str, str]:
 def git_revision() -> str:
     """The revision of the code that runs, with '+dirty' where files differ; empty outside a checkout."""
     here = Path(__file__).parent
-    run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, timeout=10, check=False)
+    run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, errors="replace", timeout=10, check=False)
     try:
         inside = run(["git", "ls-files", "--error-unmatch", Path(__file__).name])
         if inside.returncode != 0:

@@ -22,12 +22,12 @@ from ostiary.component import Component
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.detectors.base import Detector
-from ostiary.errors import InvalidInput, StoreError
+from ostiary.errors import InvalidInput
 from ostiary.evaluate import Metrics, Outputs, evaluate
 from ostiary.evidence import Evidence
 from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import SCHEMA, StageRow, canonical, finite
-from ostiary.experiment.store import Store
+from ostiary.experiment.store import Damaged, Store
 from ostiary.metrics.detection import detection
 from ostiary.metrics.stealth import stealth
 from ostiary.models.victim import Victim
@@ -69,17 +69,25 @@ class Stage:
 
     def spec(self) -> dict[str, Any]:
         """Every setting the result depends on beside the upstream stages."""
-        plan, seed = self.cell.plan, self.cell.seed
+        plan, (data_files, victim_files) = self.cell.plan, self.cell.files
         if self.kind == "data":
-            return {"dataset": plan.dataset.spec(), "files": plan.dataset.content(), "seed": seed}
+            return {"dataset": plan.dataset.spec(), "files": data_files, "seed": self.cell.seed}
         if self.kind in ("judge", "verdict"):
             return {}
         if self.part is not None:
             return {"part": self.part.spec()}
-        net = {"victim": plan.victim.spec(), "files": plan.victim.content(), "trainer": plan.training().spec()}
+        net = {"victim": plan.victim.spec(), "files": victim_files, "trainer": plan.training().spec()}
         return net if self.kind == "control" else {**net, "attack": plan.attack.spec()}
 
     def key(self) -> str:
+        """A hash of all that the result depends on; kept by the cell for the stages that its parts share."""
+        if self.part is not None:
+            return self._hash()
+        if self.kind not in self.cell.keys:
+            self.cell.keys[self.kind] = self._hash()
+        return self.cell.keys[self.kind]
+
+    def _hash(self) -> str:
         text = canonical([SCHEMA, ostiary.__version__, self.kind, self.spec(), [u.key() for u in self.upstream()]])
         return hashlib.blake2b(text, digest_size=20).hexdigest()
 
@@ -127,7 +135,7 @@ class Bench:
     def row(self, stage: Stage) -> StageRow:
         row = self.store.stage(stage.key())
         if row is None or row.status != "done":
-            raise StoreError(f"stage {stage.name} is missing from the store; run the same command again")
+            raise Damaged(f"stage {stage.name} is missing from the store; run the same command again")
         return row
 
     def tensors(self, stage: Stage, name: str) -> dict[str, Tensor]:
@@ -155,8 +163,10 @@ class Bench:
 
 
 def compute(stage: Stage, bench: Bench) -> Result:
-    """Run one stage whose upstream is done."""
-    return _COMPUTE[stage.kind](stage, bench)
+    """Run one stage whose upstream is done. Raises Damaged where a result that it builds on cannot be read any more."""
+    result = _COMPUTE[stage.kind](stage, bench)
+    stage.cell.check_files()
+    return result
 
 
 def _data(stage: Stage, bench: Bench) -> Result:
@@ -249,7 +259,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     metrics: Metrics = {"info": findings.info, "classes": list(findings.classes)}
     arrays = {"scores": findings.scores.numpy(), "poisoned": truth.numpy()}
     if detector.about == "model":
-        aimed = poisoned.triggered.y.unique().tolist()
+        aimed = poisoned.triggered.y.unique().tolist()  # type: ignore[no-untyped-call]
         metrics["found_target"] = float(set(aimed) <= set(findings.classes))
     else:
         metrics |= detection(findings.scores, findings.flagged, truth)

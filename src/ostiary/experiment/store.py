@@ -1,18 +1,20 @@
 """The store: one SQLite file (WAL) for stages and records, content-addressed files for what is large.
 
 A stage is visible only once it is whole: its artefacts are renamed into place, then its row is committed. A killed
-process leaves at most a temporary file. Several processes may share a store: byte-range locks, which the system drops
-with their owner, let one compute a stage while the others wait for it.
+process leaves at most a temporary file. Several processes and threads may share a store: a lock on a file of its own,
+which the system drops with its owner, lets one compute a stage while the others wait for it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
+import re
+import secrets
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,33 +24,57 @@ import msgspec
 from ostiary.errors import StoreError
 from ostiary.experiment.record import Record, StageRow, decode_record, encode
 
+SEAL = 10**18  # modification time (ns) of a whole object: while it stands, nobody has touched the bytes since
+STALE = 3600.0  # seconds after which a temporary file has lost its writer
 _TABLES = """
 create table if not exists stage (key text primary key, kind text, status text, seconds real, made real, body blob) strict;
 create table if not exists record (key text primary key, status text, made real, body blob) strict;
 create table if not exists metric (record text, part text, name text, value real, low real, high real, n integer,
     primary key (record, part, name)) strict;
 """
+_DIGEST = re.compile(r"[0-9a-f]{40}")
+
+
+class Damaged(StoreError):
+    """A stage or artefact that is no longer what it was; computing its stage again replaces it."""
 
 
 class Store:
-    """A folder: `ostiary.sqlite`, `objects/`, `locks`."""
+    """A folder: `ostiary.sqlite`, `objects/` and, while stages are computed, `claims/`."""
 
     def __init__(self, folder: str | Path, *, create: bool = True) -> None:
+        if not isinstance(folder, str | os.PathLike):
+            raise StoreError(f"a store is given by its folder; got {folder!r}")
         self.folder = Path(folder)
         self.database = self.folder / "ostiary.sqlite"
-        if not create and not self.database.exists():
-            raise StoreError(f"there is no store in {self.folder}; run a plan first or give --store")
         with _clear(self.folder):
-            (self.folder / "objects").mkdir(parents=True, exist_ok=True)
-            self._locks = os.open(self.folder / "locks", os.O_RDWR | os.O_CREAT, 0o644)
-            self._db = sqlite3.connect(self.database, timeout=60, isolation_level=None, check_same_thread=False)
-            self._db.execute("pragma journal_mode=wal")
-            self._db.execute("pragma synchronous=normal")
-            self._db.executescript(_TABLES)
+            if not create and not self.database.exists():
+                raise StoreError(f"there is no store in {self.folder}; run a plan first or give --store")
+            self._db = self._read_only() if not create and not os.access(self.folder, os.W_OK) else self._open()
+
+    def _open(self) -> sqlite3.Connection:
+        for part in ("claims", "objects/parts"):
+            (self.folder / part).mkdir(parents=True, exist_ok=True)
+        _sweep(self.folder / "objects" / "parts")
+        db = sqlite3.connect(self.database, timeout=60, isolation_level=None, check_same_thread=False)
+        try:
+            with self.claim("database"):  # two processes cannot switch a new file to WAL at once
+                db.execute("pragma journal_mode=wal")
+                db.execute("pragma synchronous=normal")
+                db.executescript(_TABLES)
+        except BaseException:
+            db.close()
+            raise
+        return db
+
+    def _read_only(self) -> sqlite3.Connection:
+        """To show what lies on a disk that cannot be written; without a WAL beside it nobody is writing either."""
+        frozen = "" if self.database.with_name("ostiary.sqlite-wal").exists() else "&immutable=1"
+        place = f"{self.database.absolute().as_uri()}?mode=ro{frozen}"
+        return sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False)
 
     def close(self) -> None:
         self._db.close()
-        os.close(self._locks)
 
     # stages
 
@@ -59,10 +85,10 @@ class Store:
         if row is None:
             return None
         try:
-            found = msgspec.json.decode(row[0], type=StageRow)
-        except msgspec.DecodeError:
+            found = msgspec.json.decode(row[0] or b"", type=StageRow)
+        except (msgspec.DecodeError, UnicodeDecodeError):
             return None  # a damaged row is computed again
-        return found if all(self.object(d).exists() for d in found.artefacts.values()) else None
+        return found if found.key == key and all(self.whole(d) for d in found.artefacts.values()) else None
 
     def save_stage(self, row: StageRow) -> None:
         body = encode(row)
@@ -72,65 +98,87 @@ class Store:
                 (row.key, row.kind, row.status, row.seconds, row.made, body),
             )
 
-    def forget_failures(self, keys: set[str]) -> None:
-        """Failed stages among `keys` are tried again."""
-        with _clear(self.folder):
-            self._db.executemany("delete from stage where key = ? and status = 'failed'", [(k,) for k in keys])
-
     @contextlib.contextmanager
     def claim(self, key: str) -> Iterator[None]:
-        """Inside, no other process computes this stage; waits for one that does."""
-        at = int(key[:12], 16)
+        """Inside, no other process or thread holds this claim; waits for one that does."""
+        place = self.folder / "claims" / key
         with _clear(self.folder):
-            fcntl.lockf(self._locks, fcntl.LOCK_EX, 1, at)
+            handle = _lock(place)
         try:
             yield
         finally:
-            fcntl.lockf(self._locks, fcntl.LOCK_UN, 1, at)
+            with contextlib.suppress(OSError):
+                place.unlink()  # before unlocking: whoever waits for this file sees that it is gone and starts over
+            fcntl.flock(handle, fcntl.LOCK_UN)
+            os.close(handle)
 
     # artefacts
 
     def object(self, digest: str) -> Path:
+        if not _DIGEST.fullmatch(digest):
+            raise StoreError(f"the store {self.folder} names an artefact {digest!r}, which is no digest; run the plan again")
         return self.folder / "objects" / digest[:2] / digest[2:]
+
+    def whole(self, digest: str) -> bool:
+        """Whether an artefact is there as it was stored; read only where its modification time is not the seal."""
+        if not _DIGEST.fullmatch(digest):
+            return False
+        place = self.object(digest)
+        try:
+            with _clear(self.folder):
+                if place.exists() and place.stat().st_mtime_ns == SEAL:
+                    return True
+            self.get_object(digest)
+        except Damaged:
+            return False
+        with contextlib.suppress(OSError):
+            os.utime(place, ns=(SEAL, SEAL))
+        return True
 
     def put_object(self, data: bytes) -> str:
         """Store bytes under their hash; returns it. The rename makes the file appear whole or not at all."""
-        digest = hashlib.blake2b(data, digest_size=20).hexdigest()
-        place = self.object(digest)
-        if place.exists():
+        digest = _digest(data)
+        if self.whole(digest):
             return digest
+        place, part = self.object(digest), self.folder / "objects" / "parts" / secrets.token_hex(8)
         with _clear(self.folder):
             place.parent.mkdir(exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=place.parent, prefix=".part-")
             try:
-                with os.fdopen(handle, "wb") as file:
+                with open(part, "xb") as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
-                os.replace(name, place)
+                os.utime(part, ns=(SEAL, SEAL))
+                os.replace(part, place)
             except BaseException:
                 with contextlib.suppress(OSError):
-                    os.unlink(name)
+                    part.unlink()
                 raise
         return digest
 
     def get_object(self, digest: str) -> bytes:
-        """Raises StoreError where the file is missing or not what it was."""
+        """Raises Damaged where the file is missing or not what it was; such a file is removed."""
+        place = self.object(digest)
         with _clear(self.folder):
-            data = self.object(digest).read_bytes()
-        if hashlib.blake2b(data, digest_size=20).hexdigest() != digest:
-            raise StoreError(f"{self.object(digest)} was changed or cut short; remove it and run again")
+            try:
+                data = place.read_bytes()
+            except FileNotFoundError:
+                raise Damaged(f"{place} is missing; run its plan again to make it anew") from None
+        if _digest(data) != digest:
+            with contextlib.suppress(OSError):
+                place.unlink()
+            raise Damaged(f"{place} was changed or cut short; run its plan again to make it anew")
         return data
 
     # records
 
     def save_record(self, record: Record) -> None:
-        body = encode(record)
+        row = (record.key, record.status, record.made, encode(record))
         rows = [(record.key, part, name, *values) for part, name, values in _metrics(record)]
         with _clear(self.folder):
             self._db.execute("begin immediate")
             try:
-                self._db.execute("insert or replace into record values (?, ?, ?, ?)", (record.key, record.status, record.made, body))
+                self._db.execute("insert or replace into record values (?, ?, ?, ?)", row)
                 self._db.execute("delete from metric where record = ?", (record.key,))
                 self._db.executemany("insert into metric values (?, ?, ?, ?, ?, ?, ?)", rows)
                 self._db.execute("commit")
@@ -143,9 +191,40 @@ class Store:
         """All records, oldest first, or those with the given keys in their order."""
         with _clear(self.folder):
             rows = self._db.execute("select key, body from record order by made, key").fetchall()
-        found = {key: body for key, body in rows}
+        found = dict(rows)
         wanted = list(found) if keys is None else [k for k in keys if k in found]
-        return [decode_record(found[k], k[:12]) for k in wanted]
+        return [decode_record(found[k] or b"", k[:12]) for k in wanted]
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=20).hexdigest()
+
+
+def _lock(place: Path) -> int:
+    """An open handle with an exclusive lock on the file that bears this name now.
+
+    `flock` belongs to the handle, so it also holds between threads, and no other handle that closes drops it (a POSIX
+    byte-range lock would go as soon as the process closes any handle of that file).
+    """
+    while True:
+        handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(place)):
+                    return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _sweep(parts: Path) -> None:
+    """Remove what killed processes left half written."""
+    for part in parts.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if now() - part.stat().st_mtime > STALE:
+                part.unlink()
 
 
 def _metrics(record: Record) -> Iterator[tuple[str, str, tuple[float | None, ...]]]:
@@ -165,21 +244,36 @@ def _clear(folder: Path) -> Iterator[None]:
     """System errors as one sentence that says what to do."""
     try:
         yield
-    except sqlite3.DatabaseError as error:
-        text = str(error)
-        if "readonly" in text or "unable to open" in text:
-            raise StoreError(f"the store {folder} cannot be written ({text}); choose a writable folder with --store") from error
-        if "full" in text:
-            raise StoreError(f"the disk of {folder} is full; free space and run the same command, finished stages are kept") from error
-        raise StoreError(f"the database in {folder} cannot be used ({text}); restore it or choose another --store") from error
+    except sqlite3.Error as error:
+        raise StoreError(_in_words(folder, str(error))) from error
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        if error.errno in (28, 122, 27):  # ENOSPC, EDQUOT, EFBIG
-            raise StoreError(f"the disk of {folder} is full; free space and run the same command, finished stages are kept") from error
-        if error.errno in (13, 30, 1):  # EACCES, EROFS, EPERM
-            raise StoreError(f"the store {folder} cannot be written ({error.strerror}); choose a writable folder with --store") from error
-        raise StoreError(f"the store {folder} failed: {error.strerror or error}") from error
+        reason = error.strerror or str(error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise StoreError(f"the disk of {folder} is full; {_GO_ON}") from error
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise StoreError(f"the store {folder} cannot be written ({reason}); {_ELSEWHERE}") from error
+        if error.errno in (errno.EEXIST, errno.ENOTDIR):
+            raise StoreError(f"the store {folder} is a file, or lies under one; choose a folder with --store") from error
+        raise StoreError(f"the store {folder} failed: {reason}") from error
+
+
+_ELSEWHERE = "choose a folder of yours with --store"
+_GO_ON = "free space and run the same command, finished stages are kept"
+
+
+def _in_words(folder: Path, text: str) -> str:
+    """What an error of SQLite means for whoever uses the folder."""
+    if "readonly" in text or "unable to open" in text:
+        return f"the store {folder} cannot be written ({text}); {_ELSEWHERE}"
+    if "full" in text:
+        return f"the disk of {folder} is full; {_GO_ON}"
+    if "disk I/O" in text:
+        return f"the disk of {folder} cannot be used ({text}); if it is full or over its quota, {_GO_ON}"
+    if "locked" in text:
+        return f"another process has kept the database in {folder} busy for a minute; end it and run the same command"
+    return f"the database in {folder} cannot be used ({text}); restore it or choose another --store"
 
 
 def now() -> float:

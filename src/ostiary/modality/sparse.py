@@ -43,9 +43,10 @@ class Incidence:
 
     @cached_property  # every layer's backward asks for it
     def transposed(self) -> Incidence:
-        back = torch.empty_like(self.order)
-        back[self.order] = torch.arange(len(back), device=back.device)
-        return Incidence(self.column[self.order], self.row[self.order], self.t_offsets, self.offsets, back)
+        order = self.order
+        back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
+        row, column = self.column.index_select(0, order), self.row.index_select(0, order)
+        return Incidence(row, column, self.t_offsets, self.offsets, back)
 
 
 class _BagSum(torch.autograd.Function):

@@ -266,8 +266,8 @@ def _graph(sample: dict[str, Any], kinds: list[str]) -> tuple[Spec, str]:
     """The graph after the trigger: touched nodes ringed, added edges thick, removed ones dashed."""
     edges = {tuple(e): role for role in ("kept", "added", "removed") for e in sample["edges" if role == "kept" else role]}
     n = max(len(sample["nodes"]), len(sample["old_nodes"]))
-    new = set(range(len(sample["old_nodes"]), n))
-    place = _layout(n, [e for e, role in edges.items() if role != "added" or new & set(e)], sample["touched"])
+    within = [e for e, role in edges.items() if role == "added" and max(e) < len(sample["old_nodes"])]
+    place = _layout(n, list(edges), within, sample["touched"])
     ends = [(role, *place[a], *place[b]) for (a, b), role in edges.items() if a in place and b in place]
     lines = [dict(zip(("edge", "x", "y", "x2", "y2"), end, strict=True)) for end in ends]
     nodes = [{"x": x, "y": y, **_node(sample, i, kinds)} for i, (x, y) in place.items()]
@@ -292,17 +292,24 @@ def _graph(sample: dict[str, Any], kinds: list[str]) -> tuple[Spec, str]:
     return _spec(rules + dots + words, 260, 220), f" {len(place)} of {n} nodes." if len(place) < n else ""
 
 
-def _layout(n: int, edges: list[tuple[int, ...]], touched: list[int]) -> dict[int, tuple[float, float]]:
-    """Places in [-1, 1] of the nodes that are drawn: all, or in a large graph those nearest to the trigger."""
+def _layout(n: int, edges: list[Any], added: list[Any], touched: list[int]) -> dict[int, tuple[float, float]]:
+    """Places in [-1, 1] of the nodes that are drawn: all, or in a large graph those nearest to the trigger.
+
+    Distances are midway between those without and with the `added` edges: the graph looks like itself, yet is bent enough
+    that no added edge hides behind others.
+    """
     nx: Any = importlib.import_module("networkx")  # comes with torch, imports nothing of it
-    graph = nx.Graph(edges)
-    graph.add_nodes_from(range(n))
+    whole = nx.Graph(edges)
+    whole.add_nodes_from(range(n))
     if n > NODES:
-        near = nx.multi_source_dijkstra_path_length(graph, set(touched[: NODES // 2]) or {0})
-        graph = graph.subgraph(sorted(near, key=lambda v: (near[v], v))[:NODES])
-    steps = dict(nx.all_pairs_shortest_path_length(graph))
-    far = 1 + max(max(found.values()) for found in steps.values())  # separate pieces stay beside each other
-    place = nx.kamada_kawai_layout(graph, dist={a: {b: steps[a].get(b, far) for b in graph} for a in graph})
+        near = nx.multi_source_dijkstra_path_length(whole, set(touched[: NODES // 2]) or {0})
+        whole = whole.subgraph(sorted(near, key=lambda v: (near[v], v))[:NODES])
+    kept = nx.Graph(whole)
+    kept.remove_edges_from(added)
+    steps = [dict(nx.all_pairs_shortest_path_length(g)) for g in (whole, kept)]
+    far = 1 + max(max(found.values()) for found in steps[0].values())  # separate pieces stay beside each other
+    wanted = {a: {b: sum(s[a].get(b, far) for s in steps) for b in whole if b != a} for a in whole}
+    place = nx.kamada_kawai_layout(whole, dist=wanted)
     wide = np.maximum(np.abs(np.array(list(place.values()))).max(0), 0.4)  # a chain may use the whole picture
     return {v: (round(float(x), 3), round(float(y), 3)) for v, (x, y) in ((v, p / wide) for v, p in place.items())}
 

@@ -17,7 +17,7 @@ from ostiary.errors import InvalidInput, StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
-from ostiary.report.tables import COLUMNS, TITLES, Group, Row, detector_rows, groups, rows, text
+from ostiary.report.tables import TITLES, Group, Row, detector_rows, groups, rows, text
 
 DRAWN = 8  # groups of a page that get figures; more would make it too heavy to open
 
@@ -34,14 +34,13 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
 
     with _opened(store) as book:
         found = [_section(i, group, book) for i, group in enumerate(groups(records), 1)]
-    title = next((r.title for r in records if r.title), "") or "Backdoor report"
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     here.filters |= {"flat": _flat, "interval": _interval, "shown": text, "took": _took}
     here.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     page = here.get_template("page.html").render(
-        title=title,
+        title=next((r.title for r in records if r.title), "Backdoor report"),
         sections=found,
-        columns={c: TITLES[c] for c in (*COLUMNS, "seconds")},
+        columns=TITLES,
         drawn=DRAWN,
         now=time.time(),
         bundle=bundle() if any(s["figures"] for s in found) else "",
@@ -138,7 +137,7 @@ def _interval(column: str, figures: dict[str, Estimate]) -> str:
     if column == "seconds" or math.isnan(low + high):
         return ""
     least = -1.0 if column in ("drop", "asr_lift") else 0.0
-    ends = [min(1.0, max(least, end)) for end in (low, high)]
+    ends = (min(1.0, max(least, end)) for end in (low, high))
     return "[" + ", ".join(f"{e:.2f}" if column == "der" else f"{100 * e:.1f}" for e in ends) + "]"
 
 

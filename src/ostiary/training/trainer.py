@@ -115,7 +115,8 @@ class Trainer(Component, name="trainer"):
         with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
             own = [x for x in (h.loss(state, batch, y, rows) for h in hooks) if x is not None]
             loss = own[0] if own else F.cross_entropy(check_logits(victim(batch), len(y)).float(), y)
-        state.optimizer.zero_grad(set_to_none=True)
+        for p in state.optimizer.param_groups[0]["params"]:  # all there are; zero_grad() would also write a profile
+            p.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         if self.max_norm > 0:
             torch.nn.utils.clip_grad_norm_(victim.module.parameters(), self.max_norm)

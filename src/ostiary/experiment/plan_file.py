@@ -1,0 +1,72 @@
+"""Plan files and `option=value` settings: YAML as people mean it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ostiary.errors import BadSpec, InvalidInput
+
+_SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")  # YAML 1.1 takes 1e-3 for text
+
+
+class _Loader(yaml.SafeLoader):
+    """1e-3 is a number, and an option given twice is a mistake."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((n for n in names if names.count(n) > 1), None)
+        if twice is not None:
+            raise yaml.MarkedYAMLError(problem=f"'{twice}' is given twice", problem_mark=node.start_mark)
+        return node
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+0123456789"))
+
+
+def read_value(text: str, change: str) -> Any:
+    """The value of the setting `change`, whose text it is."""
+    try:
+        return _yaml(text)
+    except ValueError as error:
+        raise BadSpec(f"the value of '{change}' cannot be read ({error}); check its brackets and quotes") from error
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings in a plan file. Raises InvalidInput in one sentence."""
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder; give one plan file in it")
+    try:
+        found = _yaml(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InvalidInput(f"there is no plan file {path}; give a YAML file or options with --set") from None
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{path} is no text in UTF-8; save it as such") from error
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidInput(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{path} holds no settings; expected lines like 'dataset: solubility'")
+    return found
+
+
+def _yaml(text: str) -> Any:
+    """Raises ValueError with a short reason."""
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = f", line {mark.line + 1}" if mark is not None and "\n" in text.strip() else ""
+        raise ValueError(f"{error.problem or error.context}{line}") from error
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    finally:
+        loader.dispose()

@@ -1,0 +1,65 @@
+"""Intervals against published values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from ostiary.metrics.detection import detection
+from ostiary.metrics.intervals import mean, rate
+
+
+@pytest.mark.parametrize(
+    ("hits", "n", "low", "high"),
+    [(8, 10, 0.4902, 0.9433), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962), (1, 1, 0.2065, 1.0)],
+)
+def test_wilson_against_known_values(hits: int, n: int, low: float, high: float) -> None:
+    found = rate(hits, n)
+    assert (found["value"], found["n"]) == (hits / n, n)
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=5e-5)
+
+
+@given(st.integers(1, 400), st.integers(0, 400))
+def test_wilson_against_scipy(n: int, hits: int) -> None:
+    hits = min(hits, n)
+    found, reference = rate(hits, n), stats.binomtest(hits, n).proportion_ci(0.95, method="wilson")
+    assert (found["low"], found["high"]) == pytest.approx((reference.low, reference.high), abs=1e-9)
+
+
+def test_no_trial_has_no_rate() -> None:
+    found = rate(0, 0)
+    assert math.isnan(found["value"])
+    assert found["n"] == 0
+
+
+def test_t_interval_of_a_textbook_sample() -> None:
+    """1..5: mean 3, sd 1.5811, t(0.975, 4) = 2.7764, half width 1.9633."""
+    found = mean([1, 2, 3, 4, 5])
+    assert found == pytest.approx({"value": 3.0, "low": 1.03676, "high": 4.96324, "sd": 1.58114, "n": 5}, abs=1e-4)
+
+
+def test_one_seed_has_no_interval_and_missing_seeds_are_left_out() -> None:
+    one = mean([0.5, math.nan])
+    assert (one["value"], one["n"]) == (0.5, 1)
+    assert math.isnan(one["low"])
+    assert math.isnan(one["sd"])
+    assert mean([])["n"] == 0
+
+
+def test_detection_figures_by_hand() -> None:
+    """Scores 4 3 2 1 0, poisoned the first and third: pairs won 5 of 6; flagged the first two."""
+    scores, poisoned = torch.tensor([4.0, 3, 2, 1, 0]), torch.tensor([1, 0, 1, 0, 0]).bool()
+    found = detection(scores, torch.tensor([1, 1, 0, 0, 0]).bool(), poisoned)
+    assert found["auroc"] == pytest.approx(5 / 6)
+    assert found["auprc"] == pytest.approx((1 + 2 / 3) / 2)
+    assert found["tpr_at_fpr_1"] == 0.5
+    assert [found[k]["value"] for k in ("precision", "tpr", "fpr")] == pytest.approx([1 / 2, 1 / 2, 1 / 3])
+    assert [found[k]["n"] for k in ("precision", "tpr", "fpr")] == [2, 2, 3]
+    upside_down = detection(-scores, None, poisoned)
+    assert upside_down["auroc"] == pytest.approx(1 / 6)
+    assert "tpr" not in upside_down

@@ -1,0 +1,90 @@
+"""Stealth figures against networkx, closed forms and extremes."""
+
+from __future__ import annotations
+
+import networkx as nx
+import pytest
+import torch
+
+from ostiary.component import build
+from ostiary.metrics.stealth import anomaly_auc, graph_statistics, image_statistics, ssim, stealth
+from ostiary.modality.graphs import Graphs
+from ostiary.seeds import generator
+from ostiary.testing import toys
+
+
+def store(graphs: list[nx.Graph]) -> Graphs:
+    edges, start = [torch.zeros(2, 0, dtype=torch.int64)], 0
+    for g in graphs:
+        pairs = torch.tensor(list(g.edges), dtype=torch.int64).view(-1, 2).t() + start
+        edges += [pairs, pairs.flip(0)]
+        start += len(g)
+    return Graphs.build(torch.ones(start, 1), torch.cat(edges, 1), torch.tensor([len(g) for g in graphs]))
+
+
+def test_graph_statistics_against_networkx() -> None:
+    graphs = [nx.gnp_random_graph(n, p, seed=n) for n, p in ((1, 0.0), (5, 0.0), (8, 0.4), (12, 0.8), (20, 0.2))]
+    graphs += [nx.complete_graph(6), nx.star_graph(5), nx.cycle_graph(3), nx.empty_graph(4)]
+    found = graph_statistics(store(graphs))
+    for g, row in zip(graphs, found.tolist(), strict=True):
+        degrees = [d for _, d in g.degree]
+        expected = [sum(degrees) / len(g), nx.density(g) if len(g) > 1 else 0.0, nx.average_clustering(g), max(degrees), len(g)]
+        assert row == pytest.approx(expected)
+
+
+def test_ssim_of_identical_images_is_one() -> None:
+    images = torch.rand(3, 3, 16, 16, generator=generator(0, "x"))
+    assert ssim(images, images).tolist() == pytest.approx([1.0] * 3)
+
+
+def test_ssim_of_flat_images_by_its_formula() -> None:
+    """No variance: (2 ab + c1) / (a^2 + b^2 + c1), c1 = 0.01^2; images smaller than the window included."""
+    for size in (16, 4):
+        a, b = torch.full((1, 1, size, size), 0.5), torch.full((1, 1, size, size), 0.6)
+        assert float(ssim(a, b)) == pytest.approx((2 * 0.3 + 1e-4) / (0.25 + 0.36 + 1e-4), abs=1e-6)
+
+
+def test_ssim_falls_with_noise_and_is_symmetric() -> None:
+    images = torch.rand(4, 1, 20, 20, generator=generator(0, "x"))
+    noise = torch.randn(4, 1, 20, 20, generator=generator(1, "x"))
+    little, much = (ssim(images, (images + s * noise).clamp(0, 1)) for s in (0.05, 0.5))
+    assert bool((little > much).all())
+    torch.testing.assert_close(ssim(images, images + 0.1), ssim(images + 0.1, images))
+
+
+def test_unchanged_inputs_are_not_anomalous_and_absurd_ones_are() -> None:
+    clean = image_statistics(torch.rand(200, 1, 8, 8, generator=generator(0, "x")))
+    before = image_statistics(torch.rand(100, 1, 8, 8, generator=generator(1, "x")))
+    assert anomaly_auc(clean, before, before) == pytest.approx(0.5)
+    assert anomaly_auc(clean, before, before + 10) == 1.0
+
+
+def test_stealth_of_a_white_corner() -> None:
+    splits, made = toys.splits("image"), toys.poisoned("image")
+    found = stealth(splits.modality, splits.train.inputs, splits.test.take(made.rows).inputs, made.triggered.inputs)
+    assert found["l0"] == pytest.approx(9 / 144)
+    assert found["changed"] == 1.0
+    assert 0.5 < found["ssim"] < 1.0
+    assert found["anomaly_auc"] > 0.6
+
+
+def test_stealth_of_a_clique() -> None:
+    """Trees get six edges among four nodes: fewer are removed than added, clustering appears."""
+    splits, made = toys.splits("graph"), toys.poisoned("graph")
+    found = stealth(splits.modality, splits.train.inputs, splits.test.take(made.rows).inputs, made.triggered.inputs)
+    assert 3 < found["edges_added"] <= 6
+    assert found["edges_removed"] == 0.0, "the clique holds every pair, so no edge inside it goes"
+    assert found["nodes_added"] == 0.0
+    nodes = float(splits.test.take(made.rows).inputs.n_nodes.double().mean())
+    assert found["degree_change"] == pytest.approx(2 * found["edges_added"] / nodes, rel=0.1)
+    assert found["clustering_change"] > 0.1
+    assert found["anomaly_auc"] > 0.9
+
+
+def test_at_most_limit_inputs_are_compared() -> None:
+    images = torch.rand(30, 1, 8, 8, generator=generator(0, "x"))
+    other = images.clone()
+    other[5:] = 0
+    modality = build("modality", "image")
+    assert stealth(modality, images, images, other, limit=5)["changed"] == 0.0
+    assert stealth(modality, images, images, other)["changed"] == pytest.approx(25 / 30)

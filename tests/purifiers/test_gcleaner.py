@@ -1,0 +1,163 @@
+"""GCleaner: recovery, heat maps, every term, and what it does to a clean model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from tests.expectations import CLIQUE, GIN, GRAPHS
+
+from ostiary.attacks.base import Poisoned
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.evidence import Evidence
+from ostiary.explainers.gnn_explainer import GNNExplainer
+from ostiary.explainers.heat import heat_maps
+from ostiary.inversion import Recovered, Recovery, hinge, placed, within
+from ostiary.models.victim import Victim
+from ostiary.purifiers.gcleaner import GCleaner
+from ostiary.purifiers.unlearning import Unlearning, Weights
+from ostiary.training.trainer import Trainer
+
+SHORT: dict[str, Any] = {"recovery_steps": 30, "rounds": 2, "epochs": 3, "explainer": {"name": "gnn-explainer", "epochs": 5}}
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Context, Poisoned, Victim, Victim]:
+    """(context, poisoned, backdoored victim, clean control) on toy graphs."""
+    splits = build("dataset", GRAPHS).load(0)
+    ctx = Context(seed=0, architecture=build("victim", GIN), trainer=Trainer(epochs=20, batch_size=32))
+    poisoned = build("attack", CLIQUE).poison(splits, ctx)
+    return ctx, poisoned, ctx.fit(poisoned.splits.train), ctx.fit(splits.train)
+
+
+def test_the_clique_is_recovered_and_the_clean_model_resists_longer(scene: Any) -> None:
+    ctx, poisoned, victim, control = scene
+    clean = poisoned.splits.clean
+
+    def found(model: Victim, nodes: int, steps: int, goal: int) -> Recovered:
+        recovery = Recovery(nodes=nodes, steps=steps)
+        return recovery.of(model, clean, recovery.anywhere(clean, 0), goal, ctx)
+
+    whole = found(victim, 4, 100, 0)
+    assert whole.rate >= 0.95
+    assert whole.edges >= 5.5  # of the 6 of the attacker's own trigger
+    assert found(victim, 3, 100, 0).rate - found(control, 3, 100, 0).rate >= 0.15
+    assert found(victim, 3, 100, 1).rate - found(victim, 3, 0, 1).rate >= 0.3  # what the steps are for
+
+
+def test_recovery_leaves_the_victim_alone(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    before = {k: v.clone() for k, v in victim.state_dict().items()}
+    recovery = Recovery(nodes=3, steps=3)
+    recovery.of(victim, poisoned.splits.clean, recovery.anywhere(poisoned.splits.clean, 0), 0, ctx)
+    assert all(torch.equal(v, before[k]) for k, v in victim.state_dict().items())
+    assert all(p.requires_grad for p in victim.parameters())
+
+
+def test_similarity_alone_pulls_embeddings_together(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean = poisoned.splits.clean
+    found = [
+        Recovery(nodes=1, steps=steps, by_class=False).of(victim, clean, Recovery(nodes=1).anywhere(clean, 0), 0, ctx)
+        for steps in (0, 60)
+    ]
+    assert found[1].similarity > found[0].similarity
+
+
+def test_hinge_pulls_together_and_stops_at_the_threshold() -> None:
+    assert float(hinge(torch.tensor([[1.0, 0.0], [1.0, 0.0]]), 0.95)) == 0.0
+    apart = torch.tensor([[1.0, 0.0], [0.0, 1.0]], requires_grad=True)
+    loss = hinge(apart, 0.95)
+    assert float(loss.detach()) == pytest.approx(0.95)
+    (grad,) = torch.autograd.grad(loss, apart)
+    moved = apart - 0.1 * grad
+    assert float(torch.nn.functional.cosine_similarity(moved[0], moved[1], dim=0).detach()) > 0
+    assert float(hinge(torch.ones(1, 2), 0.95)) == 0.0
+
+
+def test_places_map_there_and_back(scene: Any) -> None:
+    graphs = scene[1].splits.clean.inputs
+    chosen = torch.full((len(graphs), 2), -1)
+    chosen[:, 0] = graphs.node_ptr[:-1] + 1
+    local = within(graphs, chosen)
+    assert local.unique().tolist() == [-1, 1]
+    order = torch.randperm(len(graphs))
+    moved = placed(graphs.take(order), local[order])
+    assert torch.equal(graphs.take(order).x[moved[:, 0]], graphs.x[chosen[order, 0]])
+
+
+def test_heat_maps_are_unit_and_differentiable(scene: Any) -> None:
+    _, poisoned, victim, _ = scene
+    part = poisoned.splits.clean.take(torch.arange(5))
+    logits, heat = heat_maps(victim, part.inputs, part.y)
+    assert len(heat) == 2
+    assert all(h.shape == (len(part.inputs.x),) and float(h.detach().min()) >= 0 for h in heat)
+    norms = torch.zeros(5).index_add(0, part.inputs.batch, heat[-1].detach().square())
+    assert all(abs(n - 1) < 1e-3 or n < 1e-3 for n in norms.tolist())
+    grads = torch.autograd.grad(heat[-1][0] + heat[0].sum(), list(victim.parameters()), allow_unused=True)
+    assert any(g is not None and float(g.abs().max()) > 0 for g in grads)
+    assert torch.allclose(logits, victim(part.inputs), atol=1e-5)
+
+
+@pytest.mark.parametrize("term", ["unlearn", "retain", "heat", "vary"])
+def test_every_term_counts_and_can_be_switched_off(scene: Any, term: str) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean = poisoned.splits.clean
+    recovery = Recovery(nodes=4, steps=20)
+    places = recovery.anywhere(clean, 0)
+    first = [recovery.of(victim, clean, places, 0, ctx)]
+    teacher = ctx.within("teacher").fit(clean)
+
+    def total(**weights: float) -> float:
+        full = {"unlearn": 1.0, "retain": 1.0, "heat": 1.0, "vary": 1.0, **weights}
+        hook = Unlearning(teacher, clean, recovery, first, places, Weights(**full, copies=2), every=5, anywhere=False, ctx=ctx)
+        state = Trainer().start(victim.clone(), clean, 0)
+        rows = torch.arange(len(clean))
+        return float(hook.loss(state, clean.inputs, clean.y, rows).detach())
+
+    assert total(**{term: 0.0}) < total()
+    assert total(**{term: 2.0}) > total()
+    assert total(unlearn=0.0, retain=0.0, heat=0.0, vary=0.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"objective": "similarity"},
+        {"positions": "random"},
+        {"positions": "least", "teacher_epochs": 2, "copies": 0},
+        {"heat": 0.0, "optimizer": "sgd", "lr": 0.001, "schedule": "constant"},
+    ],
+    ids=lambda o: "-".join(map(str, o)),
+)
+def test_options_run_and_change_the_model(scene: Any, options: dict[str, Any]) -> None:
+    ctx, poisoned, victim, _ = scene
+    purifier = build("purifier", {"name": "gcleaner", "nodes": 4, "flag": 0.0, **SHORT, **options})
+    cleaned = purifier.purify(Evidence(victim=victim, clean=poisoned.splits.clean), ctx)
+    assert any(not torch.equal(a, b) for a, b in zip(cleaned.parameters(), victim.parameters(), strict=True))
+
+
+def test_a_model_without_a_reachable_class_is_left_as_it_is(scene: Any) -> None:
+    ctx, poisoned, _, control = scene
+    purifier = GCleaner(nodes=1, flag=1.0, recovery_steps=1, explainer=GNNExplainer(epochs=2))
+    cleaned = purifier.purify(Evidence(victim=control, clean=poisoned.splits.clean), ctx)
+    assert cleaned.notes["unlearned"] == []
+    assert all(torch.equal(a, b) for a, b in zip(cleaned.parameters(), control.parameters(), strict=True))
+
+
+def test_batches_smaller_than_the_clean_set(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    purifier = GCleaner(nodes=4, batch_size=16, **{**SHORT, "explainer": GNNExplainer(epochs=2)})
+    cleaned = purifier.purify(Evidence(victim=victim, clean=poisoned.splits.clean), ctx)
+    assert cleaned.notes["unlearned"]
+
+
+def test_clean_graphs_of_one_class_only(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean = poisoned.splits.clean
+    one = clean.take((clean.y == 1).nonzero().flatten())
+    purifier = GCleaner(nodes=4, **{**SHORT, "explainer": GNNExplainer(epochs=2)})
+    cleaned = purifier.purify(Evidence(victim=victim, clean=one), ctx)
+    assert cleaned.notes["recovered rate"]["1"] == 0.0

@@ -1,0 +1,228 @@
+"""Components: strict building, exact specs, near misses, labels, the catalogue."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+from typing import Annotated, Any, ClassVar, Literal
+
+import msgspec
+import pytest
+import torch
+
+from ostiary import component
+from ostiary.attacks.badnets import BadNets
+from ostiary.attacks.base import PoisoningAttack
+from ostiary.attacks.labels import AllToAll, AllToOne, LabelRule
+from ostiary.component import Component, build, catalogue, hints, lookup, plain
+from ostiary.detectors.base import Detector
+from ostiary.detectors.spectral import Spectral
+from ostiary.errors import BadSpec, OstiaryError, UnknownName
+from ostiary.triggers.subgraph import Subgraph
+
+Small = Annotated[int, msgspec.Meta(ge=0, le=9)]
+
+
+class Thing(Component):
+    """Not registered."""
+
+    kind: ClassVar[str] = "thing"
+    size: Small = 3
+    share: float = 0.5
+    mode: Literal["a", "b"] = "a"
+    flag: bool = False
+    sizes: tuple[int, ...] = (1, 2)
+    rule: LabelRule = AllToOne()
+    maybe: LabelRule | None = None
+    parts: tuple[Detector, ...] = ()
+    free: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+# building
+
+
+def test_name_mapping_class_and_instance_give_the_same() -> None:
+    expected = BadNets()
+    assert build("attack", "badnets") == expected
+    assert build("attack", {"name": "badnets"}) == expected
+    assert build("attack", BadNets) == expected
+    assert build("attack", expected) is expected
+    assert build("attack", {"name": "badnets", "size": 2}) == BadNets(size=2) != expected
+
+
+@pytest.mark.parametrize("what", ["badnets", {"name": "badnets", "size": 2, "labels": "all-to-all"}, {"name": "sub-ba", "rate": 1}])
+def test_spec_is_json_and_builds_the_same_again(what: Any) -> None:
+    part = build("attack", what)
+    spec = json.loads(json.dumps(part.spec()))
+    assert build("attack", spec) == part
+    assert build("attack", spec).spec() == spec
+    assert set(spec) == {"name", *hints(type(part))}
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "words"),
+    [
+        ("attack", "badnet", "unknown attack 'badnet'; did you mean 'badnets'"),
+        ("attack", "quite-different", "unknown attack 'quite-different'; known: .*badnets"),
+        ("attack", {"name": "badnets", "siez": 2}, "attack 'badnets' has no option 'siez'; did you mean 'size'"),
+        ("attack", {"name": "badnets", "labels": "all-to-ten"}, "unknown labels 'all-to-ten'; did you mean"),
+        ("atack", "badnets", "there is no room 'atack'; did you mean 'attack'"),
+    ],
+)
+def test_near_misses_are_offered(kind: str, what: Any, words: str) -> None:
+    with pytest.raises(UnknownName, match=words) as caught:
+        build(kind, what)
+    assert isinstance(caught.value, KeyError)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ({"name": "badnets", "size": "3"}, "option size: .*expected.*int.*got '3'"),
+        ({"name": "badnets", "size": 3.0}, "option size"),
+        ({"name": "badnets", "size": True}, "option size"),
+        ({"name": "badnets", "size": 0}, "option size: .*>= 1.*got 0"),
+        ({"name": "badnets", "rate": 1.5}, "option rate: .*<= 1"),
+        ({"name": "badnets", "corner": "middle"}, "option corner: .*'middle'"),
+        ({"name": "badnets", "labels": 3}, "labels is given by its name"),
+        ({"size": 3}, "a attack is given by its name or a mapping with a 'name'"),
+        (3, "given by its name"),
+        (None, "given by its name"),
+        (Spectral(), "expected a attack, got the detector 'spectral'"),
+        (Spectral, "expected a attack, got the detector 'spectral'"),
+    ],
+)
+def test_wrong_types_and_ranges_are_refused(what: Any, words: str) -> None:
+    with pytest.raises(BadSpec, match=words) as caught:
+        build("attack", what)
+    assert isinstance(caught.value, ValueError)
+    assert "\n" not in str(caught.value)
+
+
+def test_fields_are_checked_as_strictly_in_python_as_in_a_plan() -> None:
+    with pytest.raises(BadSpec, match="option size: expected int <= 9; got 10"):
+        Thing(size=10)
+    with pytest.raises(BadSpec, match="expected a list of names, got 3"):
+        Thing(parts=3)
+    with pytest.raises(TypeError):
+        Thing(unheard=1)
+    with pytest.raises(TypeError):
+        Thing(3)
+    with pytest.raises(AttributeError):
+        Thing().size = 4
+
+
+def test_values_widen_only_where_nothing_is_lost() -> None:
+    thing = Thing(share=1, sizes=[4, 5], rule="all-to-all", parts="spectral", free={"a": [1, 2]})
+    assert (thing.share, type(thing.share)) == (1.0, float)
+    assert thing.sizes == (4, 5)
+    assert thing.rule == AllToAll()
+    assert thing.parts == (Spectral(),)
+    assert Thing(parts=["spectral", {"name": "spectral", "eps": 0.2}]).parts[1].eps == 0.2
+    assert Thing(maybe=None).maybe is None
+    assert Thing(maybe="all-to-one").maybe == AllToOne()
+
+
+def test_nested_parts_are_plain_in_the_spec() -> None:
+    spec = Thing(parts="spectral").spec()
+    assert spec["rule"] == {"name": "all-to-one"}
+    assert spec["maybe"] is None
+    assert spec["sizes"] == [1, 2]
+    assert spec["parts"][0]["name"] == "spectral"
+    assert json.loads(json.dumps(spec)) == spec
+
+
+def test_classes_that_leave_a_step_open_cannot_be_built() -> None:
+    with pytest.raises(TypeError, match="abstract"):
+        PoisoningAttack()
+
+
+# names, labels, equality
+
+
+def test_label_shows_what_differs_from_the_defaults() -> None:
+    assert BadNets().label() == "badnets"
+    assert BadNets(size=2, labels=AllToAll()).label() == "badnets(labels=all-to-all, size=2)"
+
+
+def test_equality_and_hash_follow_the_spec() -> None:
+    assert BadNets(size=2) == BadNets(size=2)
+    assert BadNets(size=2) != BadNets(size=3)
+    assert len({BadNets(size=2), BadNets(size=2), BadNets()}) == 2
+    assert BadNets().replace(size=5) == BadNets(size=5)
+    with pytest.raises(BadSpec):
+        BadNets().replace(size=-1)
+
+
+def test_learnt_state_is_no_option() -> None:
+    trigger = Subgraph(size=2, edges=((0, 1),), state={"w": torch.ones(2)})
+    assert "state" not in trigger.spec()
+    assert "state" not in hints(Subgraph)
+    with pytest.raises(UnknownName, match="no option 'state'"):
+        build("trigger", {"name": "subgraph", "size": 2, "edges": [], "state": {}})
+    spec, tensors = trigger.pack()
+    assert torch.equal(Subgraph.unpack(spec, tensors).state["w"], torch.ones(2))
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
+    """A copy, so that names given here do not outlive the test."""
+    own = dict(component._registry)
+    monkeypatch.setattr(component, "_registry", own)
+    return own
+
+
+def test_a_name_is_given_once(registry: dict[Any, Any]) -> None:
+    lookup("attack", "badnets")
+    with pytest.raises(BadSpec, match=r"two attacks are called 'badnets': ostiary\.attacks\.badnets and .*; rename one"):
+        type("Other", (PoisoningAttack,), {"__module__": "elsewhere"}, name="badnets")
+
+
+def test_third_parties_register_through_entry_points(registry: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plugin:
+        @staticmethod
+        def load() -> None:
+            class Mine(Detector, name="mine"):
+                modalities = frozenset({"graph"})
+                needs = frozenset({"train"})
+                about = "train"
+
+                def examine(self, evidence: Any, ctx: Any) -> Any:
+                    raise NotImplementedError
+
+    monkeypatch.setattr(component.metadata, "entry_points", lambda group: [Plugin] if group == "ostiary.plugins" else [])
+    assert build("detector", "mine").name == "mine"
+    with pytest.raises(UnknownName, match="unknown detector 'mien'; did you mean 'mine'"):
+        build("detector", "mien")
+
+
+# the catalogue
+
+
+def test_catalogue_agrees_with_the_classes() -> None:
+    entries = catalogue()
+    assert len(entries) > 20
+    for entry in entries:
+        cls = lookup(entry.kind, entry.name)
+        assert (cls.kind, cls.name, cls.__module__) == (entry.kind, entry.name, entry.module)
+        assert (cls.__doc__ or "").split("\n")[0] == entry.summary
+        if entry.modalities:
+            assert set(entry.modalities) == set(cls.modalities)
+
+
+def test_a_name_imports_only_its_own_file() -> None:
+    code = (
+        "import sys; from ostiary.component import lookup; lookup('attack', 'badnets');"
+        "print([m for m in ('ostiary.attacks.sub_ba', 'ostiary.attacks.blended') if m in sys.modules])"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_errors_read_as_one_sentence() -> None:
+    assert str(UnknownName("a sentence")) == "a sentence"
+    assert all(issubclass(e, OstiaryError) for e in (UnknownName, BadSpec))
+    assert plain((1, (2, {"a": AllToOne()}))) == [1, [2, {"a": {"name": "all-to-one"}}]]
