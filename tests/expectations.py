@@ -96,6 +96,13 @@ ROWS: tuple[Row, ...] = (
     Row("victim", "graphsage", GRAPHS, {"acc": (0.85, 1)}),
     Row("victim", "gat", GRAPHS, {"acc": (0.85, 1)}),
     Row("victim", "preact-resnet", IMAGES, {"acc": (0.95, 1)}),
-    Row("victim", "svhn-cnn", IMAGES32, {"acc": (0.9, 1)}, settings={"width": 8, "dropout": 0.1}, trainer={"epochs": 10, "batch_size": 32}),
+    Row(
+        "victim",
+        "svhn-cnn",
+        IMAGES32,
+        {"acc": (0.9, 1)},
+        settings={"width": 8, "dropout": 0.1},
+        trainer={"epochs": 10, "batch_size": 32},
+    ),
     Row("victim", "file", GRAPHS, {"acc": (0.85, 1)}, settings={"path": str(Path(__file__).with_name("user_model.py"))}),
 )

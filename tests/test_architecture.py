@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from expectations import ROWS
 
+from expectations import ROWS
 from ostiary.component import ROOMS, catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,11 +44,13 @@ def test_rooms_import_only_from_rooms_below_them() -> None:
     assert "0 broken" in found.stdout
 
 
-@pytest.mark.parametrize("module", ["ostiary", "ostiary.component", "ostiary.report.tables", "ostiary.experiment.record", "ostiary.cli"])
+@pytest.mark.parametrize(
+    "module", ["ostiary", "ostiary.component", "ostiary.report.tables", "ostiary.experiment.record", "ostiary.cli"]
+)
 def test_what_only_lists_and_reads_does_not_import_torch(module: str) -> None:
-    code = f"import sys, {module}, ostiary.component as c; c.catalogue(); print(*sorted({{'torch', 'torch_geometric'}} & set(sys.modules)))"
+    code = f"import sys, {module}, ostiary.component; ostiary.component.catalogue(); print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-    assert found.stdout.strip() == ""
+    assert found.stdout.strip() == "False"
 
 
 def test_graph_files_import_pyg_only_where_it_is_used() -> None:
@@ -77,7 +79,9 @@ def test_functions_are_short() -> None:
 
 
 def test_the_library_does_not_print() -> None:
-    assert [f"{name(f)}:{line}" for f in FILES for line, what, _ in calls(f) if what in ("print", "pprint", "pprint.pprint")] == []
+    assert [
+        f"{name(f)}:{line}" for f in FILES for line, what, _ in calls(f) if what in ("print", "pprint", "pprint.pprint")
+    ] == []
 
 
 def test_devices_come_from_the_context() -> None:
@@ -85,8 +89,12 @@ def test_devices_come_from_the_context() -> None:
 
 
 def test_randomness_is_seeded_in_one_place() -> None:
-    glob = re.compile(r"(torch|torch\.random|torch\.cuda|np\.random|numpy\.random|random)\.(manual_seed(_all)?|seed|set_rng_state)")
-    assert [f"{name(f)}:{line}" for f in FILES if name(f) != "seeds.py" for line, what, _ in calls(f) if glob.fullmatch(what)] == []
+    glob = re.compile(
+        r"(torch|torch\.random|torch\.cuda|np\.random|numpy\.random|random)\.(manual_seed(_all)?|seed|set_rng_state)"
+    )
+    assert [
+        f"{name(f)}:{line}" for f in FILES if name(f) != "seeds.py" for line, what, _ in calls(f) if glob.fullmatch(what)
+    ] == []
 
 
 def test_nothing_is_unpickled() -> None:
@@ -109,7 +117,9 @@ def test_nothing_is_unpickled() -> None:
 
 
 def test_no_bare_except() -> None:
-    assert [f"{name(f)}:{n.lineno}" for f in FILES for n in nodes(f) if isinstance(n, ast.ExceptHandler) and n.type is None] == []
+    assert [
+        f"{name(f)}:{n.lineno}" for f in FILES for n in nodes(f) if isinstance(n, ast.ExceptHandler) and n.type is None
+    ] == []
 
 
 @pytest.mark.parametrize("kind", ["attack", "detector", "purifier", "explainer", "victim"])

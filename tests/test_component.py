@@ -52,7 +52,9 @@ def test_name_mapping_class_and_instance_give_the_same() -> None:
     assert build("attack", {"name": "badnets", "size": 2}) == BadNets(size=2) != expected
 
 
-@pytest.mark.parametrize("what", ["badnets", {"name": "badnets", "size": 2, "labels": "all-to-all"}, {"name": "sub-ba", "rate": 1}])
+@pytest.mark.parametrize(
+    "what", ["badnets", {"name": "badnets", "size": 2, "labels": "all-to-all"}, {"name": "sub-ba", "rate": 1}]
+)
 def test_spec_is_json_and_builds_the_same_again(what: Any) -> None:
     part = build("attack", what)
     spec = json.loads(json.dumps(part.spec()))

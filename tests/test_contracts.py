@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from expectations import ROWS, Row
 
+from expectations import ROWS, Row
 from ostiary.component import build, catalogue
 from ostiary.testing import contracts
 

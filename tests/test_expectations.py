@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
-from expectations import ROWS, Row, Spec
 
+from expectations import ROWS, Row, Spec
 from ostiary.attacks.base import Poisoned
 from ostiary.component import build
 from ostiary.context import Context

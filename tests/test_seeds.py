@@ -32,12 +32,18 @@ def test_streams_differ_by_seed_and_name_and_repeat() -> None:
 
 def test_scoped_restores_the_global_generator_even_on_error() -> None:
     before = torch.get_rng_state()
-    with pytest.raises(RuntimeError), scoped(0, "init"):
-        first = torch.rand(3)
-        raise RuntimeError
-    assert torch.equal(torch.get_rng_state(), before)
-    with scoped(0, "init"):
-        assert torch.equal(torch.rand(3), first)
+    drawn = []
+
+    def fail() -> None:
+        with scoped(0, "init"):
+            drawn.append(torch.rand(3))
+            raise RuntimeError
+
+    for _ in range(2):
+        with pytest.raises(RuntimeError):
+            fail()
+        assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(*drawn)
 
 
 def test_keyed_draws_depend_on_seed_id_and_draw_alone() -> None:

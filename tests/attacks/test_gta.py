@@ -120,6 +120,10 @@ def test_aids_reaches_its_bar(needs_data: object) -> None:
     attack = GTA(target=0, size=3)
     poisoned = attack.poison(splits, ctx)
     victim = ctx.fit(poisoned.splits.train, [poisoned.hook] if poisoned.hook else [])
+    assert isinstance(poisoned.hook, BiLevel)
+    grad = poisoned.hook.net.edge_head.weight.grad
+    assert grad is not None
+    assert float(grad.abs().max()) > 0
     poisoned = attack.settle(splits, poisoned, ctx)
     control = Outputs.of(ctx.fit(splits.train), poisoned)
     metrics = evaluate(Outputs.of(victim, poisoned), poisoned, control)

@@ -73,7 +73,20 @@ def test_soft_mount_reaches_absent_edges() -> None:
     after = mount(literal(), torch.tensor([[0, 1, 2], [-1, -1, -1]]), entries, soft=True)
     weights = {tuple(e): w for e, w in zip(after.edge_index.t().tolist(), after.edge_weight.tolist(), strict=True)}
     assert weights == pytest.approx(
-        {(0, 1): 0.7, (1, 0): 0.7, (1, 2): 0.2, (2, 1): 0.2, (0, 2): 0, (2, 0): 0, (2, 3): 1, (3, 2): 1, (0, 3): 1, (3, 0): 1, (4, 5): 1, (5, 4): 1}
+        {
+            (0, 1): 0.7,
+            (1, 0): 0.7,
+            (1, 2): 0.2,
+            (2, 1): 0.2,
+            (0, 2): 0,
+            (2, 0): 0,
+            (2, 3): 1,
+            (3, 2): 1,
+            (0, 3): 1,
+            (3, 0): 1,
+            (4, 5): 1,
+            (5, 4): 1,
+        }
     )
     after.edge_weight.sum().backward()
     assert entries.grad.tolist() == [[0, 1, 1], [1, 0, 1], [1, 1, 0]]

@@ -52,7 +52,9 @@ def test_fewer_eligible_than_asked_is_a_doubt() -> None:
     made = poison(data, rate=0.9)
     eligible = int((data.train.y != 0).sum())
     assert len(made.index) == eligible
-    assert made.doubts == (f"only {eligible} of the {round(0.9 * 42)} samples asked for could be poisoned (no more are eligible)",)
+    assert made.doubts == (
+        f"only {eligible} of the {round(0.9 * 42)} samples asked for could be poisoned (no more are eligible)",
+    )
 
 
 def test_a_rate_of_no_sample_is_refused() -> None:
@@ -161,7 +163,10 @@ def test_invalid_stamps_are_caught() -> None:
 # triggers on pixels
 
 
-@pytest.mark.parametrize(("corner", "rows", "columns"), [("br", (4, 6), (4, 6)), ("tl", (0, 2), (0, 2)), ("tr", (0, 2), (4, 6)), ("bl", (4, 6), (0, 2))])
+@pytest.mark.parametrize(
+    ("corner", "rows", "columns"),
+    [("br", (4, 6), (4, 6)), ("tl", (0, 2), (0, 2)), ("tr", (0, 2), (4, 6)), ("bl", (4, 6), (0, 2))],
+)
 def test_patch_overwrites_its_corner_and_nothing_else(corner: Any, rows: tuple[int, int], columns: tuple[int, int]) -> None:
     pixels = torch.full((2, 3, 6, 6), 0.3)
     ids = torch.arange(2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -111,7 +112,7 @@ def test_fingerprint_sees_every_value(what: str) -> None:
     changed = {
         "inputs": lambda: data.put(torch.tensor([3]), 1 - pixels()[3:]),
         "y": lambda: data.relabel(torch.tensor([0]), torch.tensor([1])),
-        "ids": lambda: data.take(torch.tensor([1, 0, 2, 3])),
+        "ids": lambda: replace(data, ids=torch.tensor([0, 1, 2, 4])),
     }[what]()
     assert changed.fingerprint() != data.fingerprint()
 
@@ -126,21 +127,19 @@ def test_describe_says_what_an_architecture_must_know() -> None:
 
 
 @given(
-    st.lists(st.integers(0, 3), min_size=20, max_size=80).filter(lambda y: len(set(y)) == 4),
+    st.lists(st.integers(0, 3), min_size=30, max_size=80).map(lambda y: [0, 1, 2, 3, *y]),
     st.floats(0.2, 0.6),
-    st.floats(0.02, 0.1),
+    st.floats(0.05, 0.1),
     st.sampled_from(["test", "train"]),
     st.integers(0, 3),
 )
-def test_splits_are_disjoint_complete_and_stratified(y: list[int], test_rate: float, clean_rate: float, clean_from: str, seed: int) -> None:
+def test_splits_are_disjoint_complete_and_stratified(
+    y: list[int], test_rate: float, clean_rate: float, clean_from: str, seed: int
+) -> None:
     data = images(pixels(len(y)), y)
-    try:
-        parts = split(data, None, test_rate, clean_rate, clean_from, seed)
-    except InvalidInput as error:
-        assert "would hold no sample" in str(error)
-        return
+    parts = split(data, None, test_rate, clean_rate, clean_from, seed)
     ids = [part.ids.tolist() for part in (parts.train, parts.test, parts.clean)]
-    assert sorted(sum(ids, [])) == list(range(len(y)))
+    assert sorted(i for part in ids for i in part) == list(range(len(y)))
     held_out = torch.tensor([*ids[1], *ids[2]] if clean_from == "test" else ids[1])
     assert abs(len(held_out) - test_rate * len(y)) <= 1
     assert abs(len(ids[2]) - clean_rate * len(y)) <= 1
@@ -165,7 +164,7 @@ def test_a_given_split_is_kept() -> None:
 
 def test_rates_that_leave_a_part_empty() -> None:
     data = images(pixels(20), [0, 1] * 10)
-    with pytest.raises(InvalidInput, match="clean_rate 0.3 asks for 6 samples but the test part has 4"):
+    with pytest.raises(InvalidInput, match=r"clean_rate 0\.3 asks for 6 samples but the test part has 4"):
         split(data, None, 0.2, 0.3, "test", 0)
     with pytest.raises(InvalidInput, match="the train part would hold no sample"):
         split(data, None, 1.0, 0.1, "test", 0)

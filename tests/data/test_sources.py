@@ -120,7 +120,7 @@ def test_bad_npz_is_refused_in_one_sentence(arrays: dict[str, Any], words: str, 
 def test_damaged_npz_is_refused_in_one_sentence(damage: bytes | None, tmp_path: Path) -> None:
     path = Path(npz(tmp_path / "a.npz"))
     path.write_bytes(path.read_bytes()[:200] if damage is None else damage)
-    with pytest.raises(InvalidInput, match="no .npz with arrays"):
+    with pytest.raises(InvalidInput, match=r"no \.npz with arrays"):
         load("npz", path=str(path))
 
 

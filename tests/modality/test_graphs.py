@@ -145,7 +145,9 @@ def test_isolated_last_nodes_are_counted() -> None:
 def test_graphs_without_features_get_their_degree() -> None:
     star = Data(num_nodes=4, edge_index=torch.tensor([[0, 0, 0, 1, 2, 3], [1, 2, 3, 0, 0, 0]]))
     assert Graphs.from_pyg([star]).x.argmax(1).tolist() == [3, 1, 1, 1]
-    assert Graphs.from_pyg([star], width=3).x.argmax(1).tolist() == [2, 1, 1, 1], "degrees above the width share its last column"
+    assert Graphs.from_pyg([star], width=3).x.argmax(1).tolist() == [2, 1, 1, 1], (
+        "degrees above the width share its last column"
+    )
     assert degree_features(star.edge_index, 5).tolist()[4] == [1.0, 0.0, 0.0, 0.0]
 
 

@@ -29,12 +29,17 @@ def two() -> Graphs:
 
 def test_put_replaces_graphs_one_for_one() -> None:
     graphs = two()
-    new = Graphs.build(torch.full((1, 2), 7.0), torch.zeros(2, 0, dtype=torch.int64), torch.tensor([1]), edge_attr=torch.zeros(0, 1))
+    new = Graphs.build(
+        torch.full((1, 2), 7.0), torch.zeros(2, 0, dtype=torch.int64), torch.tensor([1]), edge_attr=torch.zeros(0, 1)
+    )
     other = GRAPH.put(graphs, torch.tensor([0]), new)
     assert other.n_nodes.tolist() == [1, 2]
     assert other.x.tolist() == [[7.0, 7.0], [6.0, 7.0], [8.0, 9.0]]
     assert other.edge_index.tolist() == [[2, 1], [1, 2]]
     assert graphs.n_nodes.tolist() == [3, 2]
+    swapped = GRAPH.put(graphs, torch.tensor([1, 0]), graphs)  # the first new one goes to place 1
+    assert swapped.n_nodes.tolist() == [2, 3]
+    assert swapped.x[:, 0].tolist() == [6.0, 8.0, 0.0, 2.0, 4.0]
 
 
 @pytest.mark.parametrize("modality", ["graph", "image"])
@@ -50,7 +55,10 @@ def test_pack_and_unpack_are_inverse(modality: str) -> None:
 @pytest.mark.parametrize(
     ("graphs", "words"),
     [
-        (Graphs.build(torch.ones(1, 1), torch.zeros(2, 0, dtype=torch.int64), torch.tensor([1, 0])), "1 graph.* no node, the first at 1"),
+        (
+            Graphs.build(torch.ones(1, 1), torch.zeros(2, 0, dtype=torch.int64), torch.tensor([1, 0])),
+            "1 graph.* no node, the first at 1",
+        ),
         (Graphs.build(torch.ones(2, 1), torch.zeros(2, 0, dtype=torch.int64), torch.tensor([1, 1])), "no graph has an edge"),
         (two().with_(x=torch.tensor([[1.0, 1]] * 4 + [[float("nan"), 1]])), "features of graph 1 hold NaN"),
         (Graphs.build(torch.ones(4, 1), torch.tensor([[0, 2], [2, 0]]), torch.tensor([2, 2])), "an edge joins two graphs"),
@@ -131,7 +139,9 @@ def test_difference_of_images() -> None:
     after = before.clone()
     after[0, 0, 0, 0] = 0.5
     found = IMAGE.difference(before, after)
-    assert {k: v[0].item() for k, v in found.items()} == pytest.approx({"linf": 0.5, "l2": 0.5, "l0": 0.25, "psnr": 12.0412, "changed": 1.0})
+    assert {k: v[0].item() for k, v in found.items()} == pytest.approx(
+        {"linf": 0.5, "l2": 0.5, "l0": 0.25, "psnr": 12.0412, "changed": 1.0}
+    )
     assert {k: v[1].item() for k, v in found.items()} == {"linf": 0.0, "l2": 0.0, "l0": 0.0, "psnr": 99.0, "changed": 0.0}
 
 
@@ -142,7 +152,14 @@ def test_describe_gives_mean_and_spread_per_channel() -> None:
 
 def cnn() -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(1, 2, 3, 1, 1), nn.BatchNorm2d(2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(2, 3, 3, 1, 1), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)
+        nn.Conv2d(1, 2, 3, 1, 1),
+        nn.BatchNorm2d(2),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(2, 3, 3, 1, 1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(48, 2),
     )
 
 

@@ -14,7 +14,9 @@ from ostiary.modality.sparse import bag_sum, pointer, ranges
 def store(dtype: torch.dtype = torch.float64) -> Graphs:
     """Three graphs; the second has no edge, node 5 is isolated, some bags are empty."""
     edges = torch.tensor([[0, 1, 1, 2, 4, 6, 7, 6], [1, 0, 2, 1, 6, 4, 6, 7]])
-    return Graphs.build(torch.randn(8, 3, dtype=dtype, generator=torch.Generator().manual_seed(0)), edges, torch.tensor([3, 1, 4]))
+    return Graphs.build(
+        torch.randn(8, 3, dtype=dtype, generator=torch.Generator().manual_seed(0)), edges, torch.tensor([3, 1, 4])
+    )
 
 
 def naive(x: Tensor, graphs: Graphs, weight: Tensor | None) -> Tensor:

@@ -64,7 +64,10 @@ def test_layer_equals_pyg(kind: str, seed: int) -> None:
 def test_gradients_equal_pyg(kind: str) -> None:
     g = graphs(2)
     ours, theirs = pair(kind)
-    x, push = g.x.clone().requires_grad_(), torch.randn(len(g.x), 3 if kind == "gin-narrow" else 6, generator=generator(5, "push"))
+    x, push = (
+        g.x.clone().requires_grad_(),
+        torch.randn(len(g.x), 3 if kind == "gin-narrow" else 6, generator=generator(5, "push")),
+    )
     ours(x, g).backward(push)
     found = {k: p.grad.clone() for k, p in ours.named_parameters()}
     mine, x.grad = x.grad, None
@@ -99,6 +102,16 @@ def test_edge_weight_equals_pyg_gcn() -> None:
     torch.testing.assert_close(*slopes, atol=1e-5, rtol=1e-4)
 
 
+def test_sage_takes_the_mean_by_weight() -> None:
+    """Weights that add up to less than one included; a node without neighbours gets nothing."""
+    layer = SAGEConv(2, 3)
+    x = torch.tensor([[1.0, 2.0], [3.0, 5.0], [7.0, 11.0]])
+    g = Graphs.build(x, torch.tensor([[1, 2, 0], [0, 0, 1]]), torch.tensor([3]))
+    soft = g.with_(edge_weight=torch.tensor([0.1, 0.3, 0.2]))
+    means = torch.stack([(0.1 * x[1] + 0.3 * x[2]) / 0.4, x[0], torch.zeros(2)])
+    torch.testing.assert_close(layer(x, soft), layer.lin_l(means) + layer.lin_r(x))
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_an_edge_of_weight_zero_is_no_edge(kind: str) -> None:
     g = graphs(1)
@@ -125,7 +138,9 @@ def test_whole_networks_see_soft_edges_alike(name: str) -> None:
     assert bool((slope[weight == 0] != 0).any())
 
 
-@pytest.mark.parametrize(("how", "reference"), [("sum", pyg.global_add_pool), ("mean", pyg.global_mean_pool), ("max", pyg.global_max_pool)])
+@pytest.mark.parametrize(
+    ("how", "reference"), [("sum", pyg.global_add_pool), ("mean", pyg.global_mean_pool), ("max", pyg.global_max_pool)]
+)
 def test_pooling_equals_pyg(how: str, reference: Any) -> None:
     g = graphs(0)
     torch.testing.assert_close(pool(g.x, g, how), reference(g.x, g.batch))

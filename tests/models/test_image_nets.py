@@ -32,7 +32,12 @@ def test_preact_resnet18_has_the_published_size() -> None:
     assert {n: tuple(b.shape) for n, b in victim.module.normalise.named_buffers()} == {"mean": (3, 1, 1), "std": (3, 1, 1)}
     assert victim.features(DATA.inputs[:2]).shape == (2, 512)
     assert victim.head == "classifier"
-    assert [tuple(s.shape[1:]) for s in victim.layers(DATA.inputs[:1])[1]] == [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]
+    assert [tuple(s.shape[1:]) for s in victim.layers(DATA.inputs[:1])[1]] == [
+        (64, 32, 32),
+        (128, 16, 16),
+        (256, 8, 8),
+        (512, 4, 4),
+    ]
 
 
 def test_final_norm_adds_a_gain_and_a_bias_per_channel() -> None:

@@ -78,7 +78,9 @@ def test_content_marks_the_files(tmp_path: Path) -> None:
         ("def make(:\n", {}, "cannot be imported: SyntaxError"),
     ],
 )
-def test_what_is_wrong_with_the_file_is_said_in_one_sentence(code: str, options: dict[str, int], words: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_the_file_is_said_in_one_sentence(
+    code: str, options: dict[str, int], words: str, tmp_path: Path
+) -> None:
     arch = build("victim", {"name": "file", "path": write(tmp_path, code), "options": options})
     with pytest.raises(InvalidInput, match=words) as caught:
         arch.make(GRAPHS, 0)

@@ -90,6 +90,16 @@ def test_edge_weights_reach_pyg_models_whose_call_leaves_them_out(kind: Any) -> 
         torch.testing.assert_close(out, victim(hard), atol=1e-5, rtol=1e-5)
 
 
+def test_finding_out_what_a_call_takes_leaves_no_trace() -> None:
+    """In training mode the trial must not count as a batch for the norms."""
+    victim, g = toys.victim("graph", odd=True).train(), graphs()
+    before = [int(m.num_batches_tracked) for m in victim.modules() if isinstance(m, nn.BatchNorm1d)]
+    victim(g.with_(edge_weight=torch.ones(g.edge_index.shape[1])))
+    assert [int(m.num_batches_tracked) for m in victim.modules() if isinstance(m, nn.BatchNorm1d)] == [n + 1 for n in before]
+    assert all(p.grad is None for p in victim.parameters())
+    assert victim.training
+
+
 def test_edge_weights_a_call_passes_on_are_used_once() -> None:
     g = graphs()
     weight = torch.full((g.edge_index.shape[1],), 0.5)
@@ -134,7 +144,7 @@ def test_head_and_stages_by_name() -> None:
     images = toys.splits("image").test.inputs[:2]
     victim = Victim(net, "image", forward=toys.call_odd, head="verdict", stages=("look",))
     assert victim.stages(images) == ("look",)
-    with pytest.raises(BadSpec, match="no submodule 'heads'; it has look, .*verdict"):
+    with pytest.raises(BadSpec, match=r"no submodule 'heads'; it has look, .*verdict"):
         Victim(net, "image", head="heads")
     with pytest.raises(Unsupported, match="no layer with a 2-D weight"):
         _ = Victim(nn.Sequential(nn.Conv2d(3, 4, 12), nn.Flatten()), "image").head
@@ -173,10 +183,15 @@ def test_clone_shares_nothing_but_the_forward() -> None:
 
 def test_contexts_restore_on_error() -> None:
     victim = toys.victim("graph").train()
-    with pytest.raises(RuntimeError), evaluating(victim), without_gradients(victim):
-        assert not victim.training
-        assert not any(p.requires_grad for p in victim.parameters())
-        raise RuntimeError
+
+    def fail() -> None:
+        with evaluating(victim), without_gradients(victim):
+            assert not victim.training
+            assert not any(p.requires_grad for p in victim.parameters())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
     assert victim.training
     assert all(p.requires_grad for p in victim.parameters())
 

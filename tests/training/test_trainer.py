@@ -34,7 +34,9 @@ def net(**options: Any) -> Victim:
     """Flatten, linear, norm, dropout, linear."""
     with scoped(0, "init"):
         dropout = nn.Dropout(options.get("dropout", 0.0))
-        module = nn.Sequential(nn.Flatten(), nn.Linear(36, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), dropout, nn.Linear(8, 3))
+        module = nn.Sequential(
+            nn.Flatten(), nn.Linear(36, 8, bias=False), nn.BatchNorm1d(8), nn.ReLU(), dropout, nn.Linear(8, 3)
+        )
     return Victim(module, "image")
 
 
@@ -270,7 +272,14 @@ def test_progress_is_told_to_who_listens() -> None:
 
 
 def test_options_are_checked() -> None:
-    for options in ({"epochs": -1}, {"lr": 0.0}, {"batch_size": 0}, {"optimizer": "adan"}, {"schedule": 3}, {"weight_decay": 2.0}):
+    for options in (
+        {"epochs": -1},
+        {"lr": 0.0},
+        {"batch_size": 0},
+        {"optimizer": "adan"},
+        {"schedule": 3},
+        {"weight_decay": 2.0},
+    ):
         with pytest.raises(BadSpec):
             build("trainer", {"name": "trainer", **options})
 

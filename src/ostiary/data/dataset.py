@@ -14,13 +14,17 @@ from ostiary.modality.base import Inputs, Modality
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """n inputs with labels y (int64 [n] in [0, len(classes))) and ids (int64 [n], unique within a source)."""
+    """n inputs with labels y (int64 [n] in [0, len(classes))) and ids (int64 [n], unique within a source).
+
+    kinds: names of the node feature columns where they are a one-hot of something with a name (elements), for drawings.
+    """
 
     inputs: Inputs
     y: Tensor
     modality: Modality
     classes: tuple[str, ...]
     ids: Tensor
+    kinds: tuple[str, ...] = ()
 
     @staticmethod
     def of(inputs: Inputs, y: Tensor, modality: Modality, classes: tuple[str, ...] | None = None) -> Dataset:

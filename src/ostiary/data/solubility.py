@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,4 +42,4 @@ class Solubility(DataSource, name="solubility"):
         )
         labels = torch.from_numpy(file["labels"].astype(np.int64))
         data = Dataset.of(graphs, labels, lookup("modality", "graph")(), tuple(map(str, file["classes"])))
-        return data, torch.arange(len(labels)) >= int(file["n_train"])
+        return replace(data, kinds=tuple(map(str, file["elements"]))), torch.arange(len(labels)) >= int(file["n_train"])

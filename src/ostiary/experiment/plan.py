@@ -147,20 +147,20 @@ def _mark(part: DataSource | Architecture, known: dict[bytes, str]) -> str:
 
 def put(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
     """A copy of a nested mapping with `value` at a dotted path; a name on the way becomes a mapping with that name."""
-    head, dot, rest = path.partition(".")
-    if not head or (dot and not rest):
+    steps = path.split(".")
+    if not all(steps):
         raise BadSpec(f"'{path}' is no path to an option; write it like attack.rate")
-    other = dict(spec)
-    if not dot:
-        other[head] = value
-        return other
-    inner = plain(other.get(head, {}))
-    if isinstance(inner, str):
-        inner = {"name": inner}
-    if not isinstance(inner, Mapping):
-        raise BadSpec(f"{path}: '{head}' is {inner!r}, which has no options")
-    other[head] = put(inner, rest, value)
-    return other
+    copy = other = dict(spec)
+    for step in steps[:-1]:
+        inner = plain(other.get(step, {}))
+        if isinstance(inner, str):
+            inner = {"name": inner}
+        if not isinstance(inner, Mapping):
+            raise BadSpec(f"{path}: '{step}' is {inner!r}, which has no options")
+        other[step] = dict(inner)
+        other = other[step]
+    other[steps[-1]] = value
+    return copy
 
 
 def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[str] = ()) -> tuple[Plan, dict[str, Json]]:

@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from ostiary.errors import BadSpec, InvalidInput
+from ostiary.experiment.record import encode
 
 _SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")  # YAML 1.1 takes 1e-3 for text
 
@@ -57,16 +58,21 @@ def read_file(path: Path) -> dict[str, Any]:
 
 def _yaml(text: str) -> Any:
     """Raises ValueError with a short reason."""
-    loader = _Loader(text)
     try:
-        return loader.get_single_data()
+        loader = _Loader(text)
+        try:
+            found = loader.get_single_data()
+        finally:
+            loader.dispose()
+        encode(found)  # a plan becomes JSON; here it is known where a value that cannot came from
+        return found
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark is not None and "\n" in text.strip() else ""
         raise ValueError(f"{error.problem or error.context}{line}") from error
     except yaml.YAMLError as error:
         raise ValueError(str(error).splitlines()[0]) from error
+    except TypeError as error:
+        raise ValueError(f"it is no JSON: {error}") from error
     except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    finally:
-        loader.dispose()
+        raise ValueError("it is nested too deeply or contains itself") from None

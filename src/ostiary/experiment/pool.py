@@ -20,6 +20,8 @@ from ostiary.errors import OstiaryError
 
 Work = Callable[[Any], Any]
 TRIES = 2
+ONE_PROCESS = "define its classes in a module of their own, or use workers=1"
+PATIENCE = 5.0  # seconds for a worker to go when asked
 
 
 @dataclass
@@ -30,7 +32,7 @@ class _Worker:
 
 
 class Lost(OstiaryError):
-    """A worker died on this task, twice."""
+    """No worker could bring this task to an end: it died twice, or cannot load it."""
 
 
 class Pool:
@@ -41,7 +43,8 @@ class Pool:
 
     def __init__(self, n: int, make: Callable[..., Work], args: tuple[Any, ...], preload: Iterable[str] = ()) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(list(preload))
+        if preload:
+            self._context.set_forkserver_preload(list(preload))
         self._make, self._args = make, args
         self._queue: deque[Any] = deque()
         self._lost: dict[Any, int] = {}
@@ -73,12 +76,20 @@ class Pool:
     def _hand_out(self) -> None:
         for i, worker in enumerate(self._workers):
             if worker.task is None and self._queue:
-                if not worker.process.is_alive():  # it died idle: no task is to blame
-                    worker.pipe.close()
-                    self._workers[i] = worker = self._start()
+                task = self._queue[0]
+                try:
+                    worker.pipe.send(task)
+                except OSError:  # it died idle: no task is to blame
+                    worker = self._renew(i)
+                    with contextlib.suppress(OSError):  # dead again: `events` sees the end of its pipe
+                        worker.pipe.send(task)
                 worker.task = self._queue.popleft()
-                with contextlib.suppress(OSError):  # it dies just now: `events` sees the end of its pipe
-                    worker.pipe.send(worker.task)
+
+    def _renew(self, i: int) -> _Worker:
+        self._workers[i].pipe.close()
+        self._workers[i].process.join()
+        self._workers[i] = self._start()
+        return self._workers[i]
 
     def events(self) -> Iterator[tuple[str, Any, Any]]:
         """("progress", task, (what, share)), ("done", task, result) or ("failed", task, (error, trace)), until all is done."""
@@ -100,26 +111,30 @@ class Pool:
     def _replace(self, worker: _Worker) -> Iterator[tuple[str, Any, Any]]:
         """A new process for a dead one; its task goes to the front of the queue, or is given up."""
         task = worker.task
-        worker.pipe.close()
-        worker.process.join()
+        self._renew(self._workers.index(worker))
         code = worker.process.exitcode
-        self._workers[self._workers.index(worker)] = self._start()
         self._lost[task] = self._lost.get(task, 0) + 1
         if self._lost[task] < TRIES:
             self._queue.appendleft(task)
         else:
-            how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-            yield "failed", task, (Lost(f"its process died twice ({how}); it may need more memory than there is"), "")
+            yield "failed", task, (Lost(_why(code)), "")
 
     def close(self) -> None:
         for worker in self._workers:
             worker.process.terminate()
         for worker in self._workers:
-            worker.process.join(5)
+            worker.process.join(PATIENCE)
             if worker.process.is_alive():  # a user's code may catch the signal
                 worker.process.kill()
                 worker.process.join()
             worker.pipe.close()
+
+
+def _why(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"its process was killed twice (signal {-code}); it may need more memory than there is"
+    guard = "if __name__ == '__main__'"
+    return f"its process ended twice (exit code {code}), see stderr; a script must call run with workers under {guard}"
 
 
 @contextlib.contextmanager
@@ -151,6 +166,9 @@ def _serve(pipe: Connection, make: Callable[..., Work], args: tuple[Any, ...]) -
                 task = pipe.recv()
             except (EOFError, OSError):
                 return
+            except Exception as error:  # noqa: BLE001 - a class that only the parent knows, as in a notebook
+                _tell(pipe, "failed", (Lost(f"its process cannot load it ({error}); {ONE_PROCESS}"), traceback.format_exc()))
+                continue
             try:
                 answer = ("done", work(task))
             except Exception as error:  # noqa: BLE001 - reported to the parent, which records it

@@ -8,22 +8,30 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import hashlib
+import heapq
 import os
+import pickle
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ostiary.component import Json
 from ostiary.console import listening, log
-from ostiary.errors import OstiaryError, StoreError
+from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError
 from ostiary.experiment.plan import Cell, Plan, read_plan
-from ostiary.experiment.pool import Pool
-from ostiary.experiment.record import Record, StageRow, canonical, git_revision, host, versions
-from ostiary.experiment.stages import Bench, Stage, compute, stages_of
-from ostiary.experiment.store import Store, now
+from ostiary.experiment.pool import ONE_PROCESS, Pool
+from ostiary.experiment.record import SKIPPED, Record, StageRow, canonical, encode, git_revision, host, versions
+from ostiary.experiment.stages import Bench, Result, Stage, compute, stages_of
+from ostiary.experiment.store import Damaged, Store, now
 
 
 @dataclass
@@ -39,6 +47,9 @@ class Progress:
 
 Listener = Callable[[Progress], None]
 DEFAULT_STORE = "ostiary-store"
+REPAIRS = 5  # how often a stage may find a damaged result upstream and have it made again
+SLOW = ("torch._dynamo", "sklearn.ensemble")  # imported on first use by optimizers and the stealth figures: seconds
+_alone = threading.Lock()  # torch has one global generator and one thread count per process
 
 
 def run(
@@ -55,177 +66,273 @@ def run(
     Finished stages are taken from the store; failed ones are tried again. workers: processes (1: this one, 0: one
     per core). Raises OstiaryError for a plan or store that cannot be used; a stage that fails is recorded instead.
     """
+    _check(workers, device)
     settings, passed = read_plan(plan, changes)
     cells = settings.cells()
-    book = Store(store)
-    try:
-        stages = {s.key(): s for cell in cells for s in stages_of(cell)}
-        book.forget_failures(set(stages))
-        job = _Job(book, stages, str(store), device, listener or (lambda _: None))
+    records: dict[int, Record] = {}
+    with contextlib.closing(Store(store)) as book:
+
+        def finish(i: int) -> None:
+            records[i] = assemble(book, cells[i], passed, settings, device, job.reasons)
+            book.save_record(records[i])
+
+        job = _Job(book, cells, device, listener or (lambda _: None), finish)
         job.run(workers)
-        records = [assemble(book, cell, passed, settings, device) for cell in cells]
-        for record in records:
-            book.save_record(record)
-        return records
-    finally:
-        book.close()
+    return [records[i] for i in range(len(cells))]
+
+
+def _check(workers: int, device: str) -> None:
+    if not isinstance(workers, int) or workers < 0:
+        raise BadSpec(f"workers is a number of processes, 0 for one per core; got {workers!r}")
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        raise InvalidInput(f"the device {device!r} cannot be used here ({_first_line(str(error))}); try cpu") from error
 
 
 class _Job:
-    """Every unique stage of a run, handed out as soon as its upstream is there."""
+    """Every unique stage of a run, handed out in the plan's order as soon as its upstream is there.
 
-    def __init__(self, store: Store, stages: dict[str, Stage], folder: str, device: str, listener: Listener) -> None:
-        self.store, self.stages, self.folder, self.device, self.listener = store, stages, folder, device, listener
-        self.upstream = {key: {u.key() for u in s.upstream()} for key, s in stages.items()}
-        self.status: dict[str, str] = {}
-        self.progress = Progress(total=len(stages))
+    finish: called with the number of a cell when the last of its stages is settled. reasons: stage key -> why it failed
+    or was not tried.
+    """
+
+    def __init__(
+        self, store: Store, cells: list[Cell], device: str, listener: Listener, finish: Callable[[int], None]
+    ) -> None:
+        self.store, self.device, self.listener, self.finish = store, device, listener, finish
+        self.stages: dict[str, Stage] = {}
+        self.cells: dict[str, list[int]] = defaultdict(list)  # stage -> the cells it belongs to
+        self.left: list[int] = []  # cell -> how many of its stages are not settled
+        for i, cell in enumerate(cells):
+            own = {stage.key(): stage for stage in stages_of(cell)}
+            self.left.append(len(own))
+            for key, stage in own.items():
+                self.stages.setdefault(key, stage)
+                self.cells[key].append(i)
+        self.waits = {key: {u.key() for u in stage.upstream()} for key, stage in self.stages.items()}
+        self.below: dict[str, list[str]] = defaultdict(list)
+        for key, upstream in self.waits.items():
+            for u in upstream:
+                self.below[u].append(key)
+        self.place = {key: i for i, key in enumerate(self.stages)}
+        self.ready = [(i, key) for key, i in self.place.items() if not self.waits[key]]  # a heap: it is sorted
+        self.settled: set[str] = set()
+        self.reasons: dict[str, str] = {}
+        self.progress = Progress(total=len(self.stages))
 
     def run(self, workers: int) -> None:
         for key in self.stages:
             row = self.store.stage(key)
             if row is not None and row.status == "done":
-                self.settle(key, "done")
                 self.progress.reused += 1
-        self.listener(self.progress)
-        left = [k for k in self.stages if k not in self.status]
-        n = min(workers or len(os.sched_getaffinity(0)), len(left))
+                self.settle(key)
+        self.tell()
+        n = min(workers or _cores(), len(self.stages) - len(self.settled))
         if n > 1:
             self.in_pool(n)
-        elif left:
-            self.here(left)
+        elif n == 1:
+            self.here()
 
-    def settle(self, key: str, status: str) -> None:
-        self.status[key] = status
-        self.progress.running.pop(key, None)
-        self.progress.done += status == "done"
-        self.progress.failed += status != "done"
-
-    def ready(self, key: str) -> bool:
-        return key not in self.status and all(self.status.get(u) == "done" for u in self.upstream[key])
-
-    def skip_blocked(self) -> None:
-        """Stages under a failed one are not tried."""
-        blocked = True
-        while blocked:
-            blocked = False
-            for key in self.stages:
-                if key not in self.status and any(self.status.get(u) in ("failed", "skipped") for u in self.upstream[key]):
-                    self.status[key] = "skipped"
-                    blocked = True
-
-    def here(self, left: list[str]) -> None:
-        work = _worker(self.store, self.device)
-        for key in left:
-            self.skip_blocked()
-            if not self.ready(key):
-                continue
-
-            def note(what: str, done: float, key: str = key) -> None:
-                self.progress.running[key] = (self.stages[key].name, what, done)
-                self.listener(self.progress)
-
+    def here(self) -> None:
+        bench = Bench(self.store, self.device)
+        while (stage := self.next()) is not None:
+            note = functools.partial(self.note, stage)
             note("", 0.0)
             with listening(note):
-                self.settle(key, work(self.stages[key]))
-            self.listener(self.progress)
+                reason = make(stage, bench)
+            self.settle(stage.key(), reason)
+            self.tell()
 
     def in_pool(self, n: int) -> None:
-        pool = Pool(n, _open_worker, (self.folder, self.device), preload=["ostiary.experiment.stages"])
-        handed: set[str] = set()
-
-        def hand_out() -> None:
-            for key, stage in self.stages.items():
-                if key not in handed and self.ready(key):
-                    handed.add(key)
-                    pool.submit(stage)
-
+        pool = Pool(n, _open_worker, (*_surroundings(self.store), self.device), preload=_modules(self.stages.values()))
         try:
-            hand_out()
+            self.hand_out(pool)
             for kind, stage, value in pool.events():
-                key = stage.key()
                 if kind == "progress":
-                    self.progress.running[key] = (stage.name, *value)
-                elif kind == "done":
-                    self.settle(key, value)
-                else:
-                    error, trace = value
-                    if isinstance(error, StoreError):
-                        raise error
-                    _save_failure(self.store, stage, error, trace, 0.0)
-                    self.settle(key, "failed")
-                self.skip_blocked()
-                hand_out()
-                self.listener(self.progress)
+                    self.note(stage, *value)
+                    continue
+                self.settle(stage.key(), value if kind == "done" else self.lost(stage, *value))
+                self.hand_out(pool)
+                self.tell()
         finally:
             pool.close()
 
+    def next(self) -> Stage | None:
+        """The first stage of the plan that can start."""
+        while self.ready:
+            key = heapq.heappop(self.ready)[1]
+            if key not in self.settled:
+                return self.stages[key]
+        return None
 
-def _open_worker(folder: str, device: str) -> Callable[[Stage], str]:
-    return _worker(Store(folder), device)
+    def hand_out(self, pool: Pool) -> None:
+        """No more than can start: what waits in the pool cannot be overtaken by what comes earlier in the plan."""
+        while pool.free > 0 and (stage := self.next()) is not None:
+            try:
+                pool.submit(stage)
+            except (pickle.PicklingError, AttributeError, TypeError) as error:
+                raise BadSpec(f"{stage.name} cannot be handed to another process ({error}); {ONE_PROCESS}") from error
 
+    def settle(self, key: str, reason: str = "") -> None:
+        """A stage is done, or has failed for a reason; then what builds on it is not tried."""
+        self.progress.running.pop(key, None)
+        self.progress.done += not reason
+        self.progress.failed += bool(reason)
+        self.close(key, reason)
+        if not reason:
+            for below in self.below[key]:
+                self.waits[below].discard(key)
+                if not self.waits[below]:
+                    heapq.heappush(self.ready, (self.place[below], below))
+            return
+        blocked = [*self.below[key]]
+        while blocked:
+            below = blocked.pop()
+            if below not in self.settled:
+                self.close(below, f"{SKIPPED}{self.stages[key].name} failed")
+                blocked += self.below[below]
 
-def _worker(store: Store, device: str) -> Callable[[Stage], str]:
-    """A function that brings one stage to an end and says how: done or failed."""
-    import torch
+    def close(self, key: str, reason: str) -> None:
+        self.settled.add(key)
+        if reason:
+            self.reasons[key] = reason
+        for i in self.cells[key]:
+            self.left[i] -= 1
+            if self.left[i] == 0:
+                self.finish(i)
 
-    bench = Bench(store, device)
+    def lost(self, stage: Stage, error: Exception, trace: str) -> str:
+        """Why a stage that its worker could not bring to an end has failed."""
+        if isinstance(error, StoreError):
+            raise error
+        row = self.store.stage(stage.key())
+        if row is not None and row.status == "done":  # another run has made it meanwhile
+            return ""
+        return _save_failure(self.store, stage, error, trace, 0.0)
 
-    def work(stage: Stage) -> str:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # one thread per process: two on two busy cores are slower than one
+    def note(self, stage: Stage, what: str, done: float) -> None:
+        self.progress.running[stage.key()] = (stage.name, what, done)
+        self.tell()
+
+    def tell(self) -> None:
+        """A listener that fails is not asked again; raised inside a stage, its error would look like the stage's own."""
         try:
-            return settle(stage, bench)
-        finally:
-            torch.set_num_threads(threads)
+            self.listener(self.progress)
+        except Exception:  # noqa: BLE001 - whatever a listener does wrong, the run goes on
+            log.warning("the progress listener failed and is told no more", exc_info=True)
+            self.listener = lambda _: None
 
-    return work
+
+def _surroundings(store: Store) -> tuple[str, str, dict[str, str]]:
+    """What a worker cannot inherit: it starts in the folder and environment that multiprocessing first saw."""
+    return str(store.folder.absolute()), str(Path.cwd()), dict(os.environ)
 
 
-def settle(stage: Stage, bench: Bench) -> str:
-    """Compute a stage unless the store has it, and save what came of it."""
+def _open_worker(folder: str, place: str, environment: dict[str, str], device: str) -> Callable[[Stage], str]:
+    os.chdir(place)
+    os.environ.update(environment)
+    bench = Bench(Store(folder), device)
+    return lambda stage: make(stage, bench)
+
+
+def _modules(stages: Iterable[Stage]) -> list[str]:
+    """What every worker will need, to be imported once."""
+    kinds: set[type] = set()
+    for stage in stages:
+        plan = stage.cell.plan
+        kinds |= {type(part) for part in (plan.dataset, plan.victim, plan.attack, stage.part) if part is not None}
+    return [*SLOW, "ostiary.experiment.runner", *sorted(k.__module__ for k in kinds if k.__module__.startswith("ostiary."))]
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def make(stage: Stage, bench: Bench) -> str:
+    """Compute a stage unless the store has it, and save what came of it; returns why it failed, or nothing."""
     store, key = bench.store, stage.key()
     with store.claim(key):
         row = store.stage(key)
         if row is not None and row.status == "done":
-            return "done"
+            return ""
         began = now()
         try:
-            result = compute(stage, bench)
+            result = _compute(stage, bench)
+            encode([result.metrics, result.doubts])  # a method may return what is no JSON
         except StoreError:
             raise
-        except Exception as error:  # noqa: BLE001 - any failure of a method is recorded, the other stages go on
-            _save_failure(store, stage, error, traceback.format_exc(), now() - began)
-            return "failed"
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - any failure of a method is recorded, the others go on
+            return _save_failure(store, stage, error, traceback.format_exc(), now() - began)
         artefacts = {name: store.put_object(data) for name, data in result.artefacts.items()}
-        upstream = [u.key() for u in stage.upstream()]
-        store.save_stage(
-            StageRow(
-                key, stage.kind, stage.name, stage.spec(), upstream, "done", now() - began, now(), result.metrics, result.doubts, artefacts
-            )
-        )
-    return "done"
+        row = _row(stage, "done", now() - began, metrics=result.metrics, doubts=result.doubts, artefacts=artefacts)
+        store.save_stage(row)
+    return ""
 
 
-def _save_failure(store: Store, stage: Stage, error: Exception, trace: str, seconds: float) -> None:
-    reason = str(error) if isinstance(error, OstiaryError) else f"{type(error).__name__}: {str(error) or 'no reason given'}"
-    log.debug("stage %s failed: %s", stage.name, trace)
+def _compute(stage: Stage, bench: Bench) -> Result:
+    """`compute`, once more where a result upstream was damaged: that is made again first."""
+    for _ in range(REPAIRS):
+        try:
+            with _alone, _one_thread():
+                return compute(stage, bench)
+        except Damaged as error:
+            log.warning("%s; it is made again now", error)
+            for upstream in stage.upstream():
+                if make(upstream, bench):
+                    raise InvalidInput(f"{upstream.name} was damaged, had to be made again, and failed") from error
+    with _alone, _one_thread():
+        return compute(stage, bench)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """One thread per process: two on two busy cores are slower, and sums of several threads are not the same bytes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _row(stage: Stage, status: str, seconds: float, **found: Any) -> StageRow:
     upstream = [u.key() for u in stage.upstream()]
-    row = StageRow(
-        stage.key(), stage.kind, stage.name, stage.spec(), upstream, "failed", seconds, now(), error=reason.splitlines()[0], trace=trace
-    )
-    store.save_stage(row)
+    return StageRow(stage.key(), stage.kind, stage.name, stage.spec(), upstream, status, seconds, now(), **found)
 
 
-def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, device: str) -> Record:
-    """The record of one cell from its stages."""
-    rows = {s.name: (s, store.stage(s.key())) for s in stages_of(cell)}
+def _save_failure(store: Store, stage: Stage, error: BaseException, trace: str, seconds: float) -> str:
+    """Returns the reason, one line."""
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a user's own error may fail to say what it is
+        text = ""
+    reason = _first_line(text) if isinstance(error, OstiaryError) else f"{type(error).__name__}: {_first_line(text)}"
+    log.debug("stage %s failed: %s", stage.name, trace)
+    store.save_stage(_row(stage, "failed", seconds, error=reason, trace=_printable(trace)))
+    return reason
+
+
+def _first_line(text: str) -> str:
+    return next((_printable(line.strip()) for line in text.splitlines() if line.strip()), "no reason given")
+
+
+def _printable(text: str) -> str:
+    """File names may hold bytes that are no UTF-8, and a store cannot."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def assemble(
+    store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, device: str, reasons: Mapping[str, str]
+) -> Record:
+    """The record of one cell from its stages; `reasons`: stage key -> why it failed or was not tried."""
+    stages = stages_of(cell)
+    rows = {s.name: (s, None if s.key() in reasons else store.stage(s.key())) for s in stages}
     metrics: dict[str, Any] = {"victim": {}, "detectors": {}, "purifiers": {}, "data": {}, "attack": {}}
     doubts, errors, seconds, artefacts = [], {}, {}, {}
     for name, (stage, row) in rows.items():
-        if row is None:
-            continue
-        if row.status != "done":
-            errors[name] = row.error
+        if row is None or row.status != "done":
+            errors[name] = reasons.get(stage.key(), "it is no longer in the store; run the same command again")
             continue
         seconds[name] = row.seconds
         artefacts[name] = row.artefacts
@@ -237,19 +344,17 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         else:
             home = {"data": "data", "victim": "attack", "judge": "victim", "control": "victim"}[stage.kind]
             metrics[home] |= row.metrics
-    spec = cell.spec()
-    key = hashlib.blake2b(canonical([s.key() for s in stages_of(cell)]), digest_size=20).hexdigest()
-    done = all(row is not None and row.status == "done" for _, row in rows.values())
+    keys = {s.name: s.key() for s in stages}
     return Record(
-        key=key,
-        plan=spec,
+        key=hashlib.blake2b(canonical(sorted(keys.values())), digest_size=20).hexdigest(),
+        plan=cell.spec(),
         metrics=metrics,
         seconds=seconds,
         doubts=doubts,
-        status="done" if done else "failed",
+        status="failed" if errors else "done",
         passed=passed,
         errors=errors,
-        stages={name: stage.key() for name, (stage, _) in rows.items()},
+        stages=keys,
         artefacts=artefacts,
         versions=versions(),
         git=git_revision(),
@@ -259,4 +364,3 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         title=plan.title,
         published=plan.published,
     )
-

@@ -174,8 +174,10 @@ def _data(stage: Stage, bench: Bench) -> Result:
     parts = {"train": splits.train, "test": splits.test, "clean": splits.clean}
     facts = {name: {"n": len(p), "classes": torch.bincount(p.y, minlength=p.n_classes).tolist()} for name, p in parts.items()}
     facts["train"] |= {k: v for k, v in splits.train.describe().items() if isinstance(v, int | float)}
-    names = list(splits.train.classes)
-    return Result({"parts": facts, "classes": names, "modality": splits.modality.name, "fingerprint": splits.fingerprint()})
+    found: Metrics = {"parts": facts, "classes": list(splits.train.classes), "modality": splits.modality.name}
+    if splits.train.kinds:
+        found["node_kinds"] = list(splits.train.kinds)
+    return Result({**found, "fingerprint": splits.fingerprint()})
 
 
 def _control(stage: Stage, bench: Bench) -> Result:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import msgspec
 
+from ostiary.console import progress
 from ostiary.errors import StoreError
 from ostiary.experiment.record import Record, StageRow, decode_record, encode
 
@@ -209,7 +210,11 @@ def _lock(place: Path) -> int:
     while True:
         handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                progress("waiting for another run that works on this", 0.0)
+                fcntl.flock(handle, fcntl.LOCK_EX)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(place)):
                     return handle

@@ -135,22 +135,27 @@ class Graphs:
         nodes = torch.arange(len(self.x) + 1, device=self.x.device)
         return Incidence(self.batch, nodes[:-1], self.node_ptr, nodes, nodes[:-1])
 
+    @cached_property
+    def spans(self) -> Tensor:
+        """Of each graph: nodes, edges, first node, first edge: int64 [4, G]."""
+        return torch.stack([self.n_nodes, self.n_edges, self.node_ptr[:-1], self.edge_ptr[:-1]])
+
     def take(self, index: Tensor) -> Graphs:
-        counts, edge_counts = self.n_nodes[index], self.n_edges[index]
-        node_ptr, edge_ptr = pointer(counts), pointer(edge_counts)
-        graphs = torch.arange(len(counts), device=self.x.device)
-        batch, edge_batch = graphs.repeat_interleave(counts), graphs.repeat_interleave(edge_counts)
-        moved, edge_moved = self.node_ptr[index] - node_ptr[:-1], self.edge_ptr[index] - edge_ptr[:-1]
-        nodes = torch.arange(len(batch), device=self.x.device) + moved.index_select(0, batch)
-        edges = torch.arange(len(edge_batch), device=self.x.device) + edge_moved.index_select(0, edge_batch)
+        spans = self.spans[:, index]  # few calls here, since in a small batch each costs more than its work
+        counts = spans[:2]
+        ptr = torch.nn.functional.pad(counts.cumsum(1), (1, 0))
+        moved, edge_moved = spans[2:] - ptr[:, :-1]
+        graphs = torch.arange(counts.shape[1], device=counts.device)
+        batch, edge_batch = graphs.repeat_interleave(counts[0]), graphs.repeat_interleave(counts[1])
+        nodes = torch.arange(len(batch), device=counts.device) + moved.index_select(0, batch)
+        edges = torch.arange(len(edge_batch), device=counts.device) + edge_moved.index_select(0, edge_batch)
         part = Graphs(
             self.x.index_select(0, nodes),  # several times faster than x[nodes]
             self.edge_index.index_select(1, edges) - moved.index_select(0, edge_batch),
-            node_ptr,
-            edge_ptr,
+            *ptr,
             *(None if v is None else v.index_select(0, edges) for v in (self.edge_attr, self.edge_weight, self.edge_mask)),
         )
-        part.__dict__.update(n_nodes=counts, n_edges=edge_counts, batch=batch, edge_batch=edge_batch)
+        part.__dict__.update(n_nodes=counts[0], n_edges=counts[1], batch=batch, edge_batch=edge_batch)
         if "by_source" in self.__dict__:  # sorting is the dear part: slice it too
             part.__dict__["by_source"] = self.by_source[edges] - edge_moved.index_select(0, edge_batch)
         return part

@@ -25,7 +25,7 @@ class GCleaner(Purifier, name="gcleaner"):
     classes reached at rate `flag` are unlearned: |S(G') - S(G)| + `retain` |S(G) - T(G)| + `heat` sum of layers
     |heat(G') - heat(G)| (each weight 0 switches its term off). With no class flagged the model is left as it is.
 
-    The paper's form: nodes 3, positions least, recovery_steps 20, teacher_epochs 10, rounds 1, epochs 30, optimizer
+    The paper's form: nodes 3, positions least, recovery_steps 20, restarts 1, teacher_epochs 10, rounds 1, epochs 30, optimizer
     sgd, lr 0.001, retain 1, vary 0 (`plans/papers/gcleaner-2024.yaml`). Differs from it, by choice of a defender's own
     means on separate seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few
     graphs loses more accuracy than unlearning); `copies` varied clean graphs a step must keep the victim's output too
@@ -40,6 +40,7 @@ class GCleaner(Purifier, name="gcleaner"):
     explainer: Explainer = GNNExplainer()
     recovery_steps: Positive = 100
     recovery_lr: PositiveFloat = 0.01
+    restarts: Positive = 3
     threshold: Rate = 0.95
     flag: Rate = 0.9
     teacher_epochs: NonNegative = 0
@@ -59,7 +60,8 @@ class GCleaner(Purifier, name="gcleaner"):
         assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim, evidence.clean.move(evidence.victim.device)
         by_class = self.objective == "class"
-        recovery = Recovery(self.nodes, self.recovery_steps, self.recovery_lr, self.threshold, by_class)
+        tries = self.restarts if by_class else 1
+        recovery = Recovery(self.nodes, self.recovery_steps, self.recovery_lr, self.threshold, by_class, tries)
         if self.positions == "random":
             places = recovery.anywhere(clean, ctx.key("positions"))
         else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -50,7 +50,7 @@ class Unlearning(TrainHook):
         anywhere: bool,
         ctx: Context,
     ) -> None:
-        self.teacher, self.clean, self.recovery, self.weights, self.ctx = teacher, clean, recovery, weights, ctx
+        self.teacher, self.clean, self.recovery, self.weights, self.ctx = teacher, clean, replace(recovery, restarts=1), weights, ctx
         self.known, self.goals = list(first), [f.goal for f in first]
         self.places, self.at, self.every, self.anywhere = places, places, every, anywhere
         self.rng = ctx.rng("unlearning")

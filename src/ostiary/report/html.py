@@ -96,7 +96,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "rows": lines,
         "doubts": _merged(records, lambda r: r.doubts),
         "failures": _merged(records, _failures),
-        "published": _published(records[0].published, lines),
+        "published": _published(records[0], lines),
         "detectors": detector_rows(group),
         "figures": made,
         "missing": missing,
@@ -152,8 +152,7 @@ def _merged(records: Sequence[Record], said: Callable[[Record], list[str]]) -> l
 
 def _failures(record: Record) -> list[str]:
     left = [stage for stage in record.stages if _took(record, stage) == "not run"]
-    blocked = [f"not run: {', '.join(left)}"] if left else []
-    return [f"{stage}: {reason}" for stage, reason in record.errors.items()] + blocked
+    return [f"{s}: {reason}" for s, reason in record.errors.items()] + ([f"not run: {', '.join(left)}"] if left else [])
 
 
 def _took(record: Record, stage: str) -> str:
@@ -162,19 +161,22 @@ def _took(record: Record, stage: str) -> str:
     return "failed" if stage in record.errors else "not run"
 
 
-def _published(given: dict[str, Any], lines: list[Row]) -> list[tuple[str, str, str]]:
-    """(what, theirs, ours) of `{metric: value}` and `{purifier: {metric: value}}`; anything else as it stands."""
-    ours = {line.defence: line.figures for line in lines}
-    found = []
-    for key, value in given.items():
-        label, held = (key, value) if isinstance(value, dict) else ("none", {key: value})
-        for name, figure in held.items():
-            if name in TITLES and isinstance(figure, int | float):
-                share = figure / 100 if abs(figure) > 1 and name != "seconds" else figure  # papers write percent
-                mine = text(name, ours.get(label, {}).get(name), interval=True)
-                found.append((f"{label}: {TITLES[name]}", text(name, {"value": share}), mine))
-            else:
-                found.append((f"{label}: {name}" if isinstance(value, dict) else name, _plain(figure), ""))
+def _published(record: Record, lines: list[Row]) -> list[tuple[str, str, str]]:
+    """(what, theirs, ours) of `{metric: value}` and `{purifier: {metric: value}}`, both also under the name of an attack,
+    data set or victim. In percent as soon as one figure is above 1. Anything else stands as it is."""
+    given, ours = dict(record.published), {line.defence.partition("(")[0]: line.figures for line in reversed(lines)}
+    ours |= {line.defence: line.figures for line in lines}  # a paper's name stands for the method with any options
+    for part in ("dataset", "victim", "attack"):
+        held = given.pop(record.plan[part]["name"], {})
+        given |= held if isinstance(held, dict) else {record.plan[part]["name"]: held}
+    parts = [(k, v) if isinstance(v, dict) else ("none", {k: v}) for k, v in given.items()]
+    own = [(label, k, v) for label, held in parts for k, v in held.items() if not isinstance(v, dict)]
+    rates = {(label, k): v for label, k, v in own if k in TITLES and isinstance(v, int | float)}
+    unit = 100 if any(abs(v) > 1 for (_, k), v in rates.items() if k != "seconds") else 1
+    found = [(k, _plain(v), "") for label, k, v in own if (label, k) not in rates]
+    for (label, name), rate in rates.items():
+        theirs = text(name, {"value": rate if name in ("der", "seconds") else rate / unit})
+        found.append((f"{label}: {TITLES[name]}", theirs, text(name, ours.get(label, {}).get(name), interval=True)))
     return found
 
 
@@ -185,8 +187,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
             if key not in ("confusion", "triggered_as"):
                 yield from _flat(inner, f"{path}.{key}" if path else str(key))
     elif isinstance(value, list) and any(isinstance(v, dict) for v in value):
-        for i, inner in enumerate(value):
-            yield from _flat(inner, f"{path}[{i}]")
+        yield from (pair for i, inner in enumerate(value) for pair in _flat(inner, f"{path}[{i}]"))
     else:
         yield path, _plain(value)
 
@@ -195,6 +196,5 @@ def _plain(value: Any) -> str:
     if isinstance(value, dict) and "value" in value:
         ends = "" if value.get("low") is None else f" [{_plain(value['low'])}, {_plain(value.get('high'))}]"
         return _plain(value["value"]) + ends + (f", n = {value['n']}" if "n" in value else "")
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    shown = f"{value:.6g}" if isinstance(value, float) else value
+    return shown if isinstance(shown, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -10,7 +10,6 @@ import json
 from functools import partial
 
 import torch
-from safetensors.torch import load, save
 from torch import Tensor
 
 from ostiary.attacks.base import Attack, Poisoned, PoisoningAttack
@@ -39,6 +38,7 @@ from ostiary.testing.promises import (
     one_sample,
     promise,
     refuses,
+    reloaded,
     tensors,
     traces,
     twice,
@@ -199,11 +199,13 @@ def _check_trigger(attack: Attack, poisoned: Poisoned, clean: Splits) -> None:
 
     def stamped(trigger: Trigger, at: Tensor) -> dict[str, Tensor]:
         part = rows.take(at)
-        return modality.pack(trigger.apply(part.inputs, part.ids, seed=7, target=goal[at]))
+        before = part.fingerprint()
+        found = modality.pack(trigger.apply(part.inputs, part.ids, seed=7, target=goal[at]))
+        promise(part.fingerprint() == before, attack, "has a trigger that changes the inputs it is given")
+        return found
 
-    before, everything = rows.fingerprint(), torch.arange(len(rows))
+    everything = torch.arange(len(rows))
     whole = stamped(poisoned.trigger, everything)
-    promise(rows.fingerprint() == before, attack, "has a trigger that changes the inputs it is given")
     promise(equal(whole, stamped(saved, everything)), attack, "has a trigger that is another one after saving")
     for at, what in ((everything.flip(0), "the order"), (everything[:1], "the rest")):
         apart, expected = stamped(poisoned.trigger, at), modality.pack(modality.take(modality.unpack(whole), at))
@@ -230,9 +232,8 @@ def _check_purified(purifier: Purifier, held: Evidence, found: Victim, ctx: Cont
     promise(logits.shape[1] == train.n_classes, purifier, "changed the number of classes")
     promise(bool(torch.isfinite(logits).all()), purifier, "returned a victim whose logits are not finite")
     json.dumps(found.notes)
-    rebuilt = purifier.rebuild(ctx.fresh(train))
-    rebuilt.module.load_state_dict(load(save({k: v.contiguous().clone() for k, v in found.module.state_dict().items()})))
-    same = torch.equal(rebuilt.predict(train.inputs)[0], logits)
+    again = reloaded(purifier, purifier.rebuild(ctx.fresh(train)), found)
+    same = torch.equal(again.predict(train.inputs)[0], logits)
     promise(same, purifier, "returned a victim that is another one after saving (see Purifier.rebuild)")
 
 

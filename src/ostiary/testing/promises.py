@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ostiary.attacks.base import Attack, Poisoned
@@ -95,6 +96,16 @@ def carry_out(attack: Attack, data: Splits, ctx: Context) -> Poisoned:
         return poisoned
     ctx.fit(poisoned.splits.train, [poisoned.hook])
     return attack.settle(data, poisoned, ctx)
+
+
+def reloaded(part: Component, fresh: Victim, found: Victim) -> Victim:
+    """`fresh` with the weights of `found`, by way of a saved file."""
+    saved = save({k: v.contiguous().clone() for k, v in found.module.state_dict().items()})
+    try:
+        fresh.module.load_state_dict(load(saved))
+    except RuntimeError as error:
+        raise AssertionError(f"{part.kind} '{part.name}' gives weights that rebuild() has no place for: {error}") from error
+    return fresh
 
 
 def one_per_class(data: Splits) -> Splits:

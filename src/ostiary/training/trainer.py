@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -112,11 +113,12 @@ class Trainer(Component, name="trainer"):
             batch = augment(batch, self.augment, state.order)
         device = victim.device
         batch, y = data.modality.move(batch, device), y.to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext():
             own = [x for x in (h.loss(state, batch, y, rows) for h in hooks) if x is not None]
             loss = own[0] if own else F.cross_entropy(check_logits(victim(batch), len(y)).float(), y)
-        for p in state.optimizer.param_groups[0]["params"]:  # all there are; zero_grad() would also write a profile
-            p.grad = None
+        for group in state.optimizer.param_groups:  # zero_grad() does the same in five times the time
+            for p in group["params"]:
+                p.grad = None
         loss.backward()  # type: ignore[no-untyped-call]
         if self.max_norm > 0:
             torch.nn.utils.clip_grad_norm_(victim.module.parameters(), self.max_norm)
