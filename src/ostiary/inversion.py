@@ -18,7 +18,7 @@ from ostiary.explainers.base import Explainer
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.seeds import scoped
-from ostiary.triggers.generated import feature_kind
+from ostiary.triggers.generator import bias_to_best, feature_kind
 from ostiary.triggers.mount import mount, random_score, top_nodes
 from ostiary.triggers.subgraph import with_degrees
 
@@ -131,22 +131,16 @@ class Recovery:
 
 @torch.no_grad()
 def start_uniform(found: Recovered, victim: Victim, graphs: Graphs, chosen: Tensor, goals: Tensor) -> None:
-    """Bias a fresh generator to the one kind of node, and to a clique or no edge, with the least loss as they are.
-
-    Gradients through a rounded one-hot rarely cross from one kind to a far one; trying all kinds costs few forward passes.
-    """
+    """Bias a fresh generator to the kind of node, and to a clique or no edge, with the least loss as they are."""
     net, tried = found.net, []
-    features, edges = net.features.bias.clone(), net.edges.bias.clone()
-    for kind in range(len(features)):
-        for sign in (-1.0, 1.0):
-            net.features.bias.copy_(features)
-            net.features.bias[kind] += 2.0
-            net.edges.bias.fill_(sign)
-            loss = float(F.cross_entropy(victim(found.stamp(graphs, chosen)), goals))
-            tried.append((loss, kind, sign))
-    _, kind, sign = min(tried)
-    net.features.bias.copy_(features)
-    net.features.bias[kind] += 2.0
+    kept, edges = net.features.bias.clone(), net.edges.bias.clone()
+    for sign in (-1.0, 1.0):
+        net.features.bias.copy_(kept)
+        net.edges.bias.fill_(sign)
+        loss = bias_to_best(net.features.bias, lambda: F.cross_entropy(victim(found.stamp(graphs, chosen)), goals))
+        tried.append((loss, sign, net.features.bias.clone()))
+    _, sign, best = min(tried, key=lambda t: t[0])
+    net.features.bias.copy_(best)
     net.edges.bias.copy_(edges + 0.5 * sign)
 
 

@@ -21,7 +21,7 @@ def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_tr
     if metrics["control_acc"]["value"] <= floor + 0.01:
         doubts.append(f"the clean control model is no better than the largest class ({floor:.1%}): nothing was learnt")
     if natural > 0.3:
-        doubts.append(f"a clean model already sends {natural:.0%} of triggered inputs to the target: read the lift, not the ASR")
+        doubts.append(f"a clean model already sends {natural:.0%} of triggered inputs to the target: read the lift")
     if metrics["asr_lift"]["value"] < 0.3:
         doubts.append("the attack hardly works (lift under 30 points): figures of defences against it say little")
     learnt = float((said_train == poisoned.splits.train.y[poisoned.index]).double().mean())
@@ -30,7 +30,8 @@ def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_tr
     if looks_like_probabilities(outputs.clean):
         doubts.append("the victim's outputs look like probabilities, not logits: losses computed from them are too flat")
     if len(poisoned.triggered) < 50:
-        doubts.append(f"only {len(poisoned.triggered)} triggered test inputs: one of them is {1 / len(poisoned.triggered):.0%} of ASR")
+        n = len(poisoned.triggered)
+        doubts.append(f"only {n} triggered test inputs: one of them is {1 / n:.0%} of ASR")
     return doubts
 
 

@@ -8,13 +8,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ostiary.attacks.gta import GTA, BiLevel
+from ostiary.attacks.bilevel import BiLevel
+from ostiary.attacks.gta import GTA
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.models.victim import Victim
 from ostiary.training.trainer import Trainer
-from ostiary.triggers.generated import GeneratedSubgraph, Generator
+from ostiary.triggers.generated import GeneratedSubgraph
+from ostiary.triggers.generator import Generator
 from ostiary.triggers.subgraph import are_degrees, with_degrees
 
 
@@ -97,7 +99,10 @@ def test_model_mode_trains_on_the_last_trigger(splits: Splits) -> None:
     settled = attack.settle(splits, poisoned, ctx)
     assert settled.trigger is poisoned.hook.trigger
     again = settled.trigger.apply(
-        splits.train.take(settled.index).inputs, splits.train.ids[settled.index], seed=ctx.key("stamp-train"), target=settled.index * 0
+        splits.train.take(settled.index).inputs,
+        splits.train.ids[settled.index],
+        seed=ctx.key("stamp-train"),
+        target=settled.index * 0,
     )
     assert torch.equal(again.x, settled.splits.train.take(settled.index).inputs.x)
 

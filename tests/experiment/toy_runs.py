@@ -232,12 +232,13 @@ def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 def alive(pid: int) -> bool:
-    """Whether a process runs; one that waits to be reaped does not."""
+    """Whether any thread of a process runs; one that waits to be reaped does not."""
+    place = Path(f"/proc/{pid}")
     try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        state = (place / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        return state not in "ZX" or len(list((place / "task").iterdir())) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return state not in "ZX"
 
 
 LINUX = sys.platform == "linux"

@@ -44,7 +44,18 @@ def test_the_clique_is_recovered_and_the_clean_model_resists_longer(scene: Any) 
     assert whole.rate >= 0.95
     assert whole.edges >= 5.5  # of the 6 of the attacker's own trigger
     assert found(victim, 3, 100, 0).rate - found(control, 3, 100, 0).rate >= 0.15
-    assert found(victim, 3, 100, 1).rate - found(victim, 3, 0, 1).rate >= 0.3  # what the steps are for
+
+
+def test_steps_find_more_than_the_best_uniform_start(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean = poisoned.splits.clean
+    places = Recovery(nodes=3).anywhere(clean, 0)
+    blind, best, found = (
+        Recovery(nodes=3, steps=steps).once(victim, clean, places, 1, ctx, coarse=coarse)
+        for steps, coarse in ((0, False), (0, True), (100, False))
+    )
+    assert best.rate - blind.rate >= 0.3
+    assert found.rate - blind.rate >= 0.3
 
 
 def test_recovery_leaves_the_victim_alone(scene: Any) -> None:

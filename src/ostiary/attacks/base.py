@@ -6,7 +6,6 @@ from abc import abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar, final
 
-import torch
 from torch import Tensor
 
 from ostiary.attacks.labels import AllToOne, LabelRule
@@ -140,4 +139,3 @@ class PoisoningAttack(Attack):
             if same:
                 doubts.append(f"the trigger left {same} of {len(before)} {name} inputs as they were")
         return Poisoned(done, index, trigger, triggered, rows, doubts=tuple(doubts))
-

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.component import NonNegative, Positive, Rate, lookup
+from ostiary.component import NonNegative, Positive, Rate, build
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource, cache_folder, file_mark, find_file
 from ostiary.errors import InvalidInput, MissingPackage
@@ -124,7 +124,7 @@ class Torchvision(DataSource, name="torchvision"):
 
 
 def _images(images: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> Dataset:
-    return Dataset.of(images, y, lookup("modality", "image")(), classes or None)
+    return Dataset.of(images, y, build("modality", "image"), classes or None)
 
 
 def _read_npz(path: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ostiary.component import lookup
+from ostiary.component import build
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource
 from ostiary.modality.graphs import Graphs
@@ -41,5 +41,5 @@ class Solubility(DataSource, name="solubility"):
             edge_attr=torch.nn.functional.one_hot(bonds[:, 2] - 1, 3).float().repeat(2, 1),
         )
         labels = torch.from_numpy(file["labels"].astype(np.int64))
-        data = Dataset.of(graphs, labels, lookup("modality", "graph")(), tuple(map(str, file["classes"])))
+        data = Dataset.of(graphs, labels, build("modality", "graph"), tuple(map(str, file["classes"])))
         return replace(data, kinds=tuple(map(str, file["elements"]))), torch.arange(len(labels)) >= int(file["n_train"])

@@ -40,9 +40,7 @@ class DataSource(Component):
         return split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed)
 
 
-def split(
-    data: Dataset, given: Tensor | None, test_rate: float, clean_rate: float, clean_from: str, seed: int
-) -> Splits:
+def split(data: Dataset, given: Tensor | None, test_rate: float, clean_rate: float, clean_from: str, seed: int) -> Splits:
     """`clean` takes `clean_rate` of *all* samples, class by class, from the test or the training part."""
     rng = generator(seed, "split")
     test = stratified(data.y, test_rate, rng) if given is None else given

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ostiary.component import NonNegative, Positive, Rate, lookup
+from ostiary.component import NonNegative, Positive, Rate, build
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource
 from ostiary.modality.graphs import Graphs
@@ -36,7 +36,7 @@ class ToyGraphs(DataSource, name="toy-graphs"):
         x = torch.nn.functional.one_hot(torch.cat(kinds), self.n_classes + 2).float()
         pairs = torch.cat(edges, 1)
         graphs = Graphs.build(x, torch.cat([pairs, pairs.flip(0)], 1), n_nodes)
-        return Dataset.of(graphs, y, lookup("modality", "graph")()), None
+        return Dataset.of(graphs, y, build("modality", "graph")), None
 
 
 class ToyImages(DataSource, name="toy-images"):
@@ -56,4 +56,4 @@ class ToyImages(DataSource, name="toy-images"):
         images = 0.3 * torch.rand(self.n, self.channels, self.size, self.size, generator=rng)
         rows = 1 + y * max(1, (self.size - 3) // self.n_classes)
         images[torch.arange(self.n), :, rows, 1:-4] += 0.6
-        return Dataset.of(images, y, lookup("modality", "image")()), None
+        return Dataset.of(images, y, build("modality", "image")), None

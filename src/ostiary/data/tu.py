@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ostiary.component import Positive, lookup
+from ostiary.component import Positive, build
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource, cache_folder, data_folder
 from ostiary.errors import InvalidInput
@@ -55,7 +55,7 @@ class TU(DataSource, name="tu"):
             raise InvalidInput(f"{self.set} has no graph of the classes {list(self.classes)}; it has {y.unique().tolist()}")
         rows = keep.nonzero().flatten()
         names, labels = y[rows].unique(return_inverse=True)
-        graph = lookup("modality", "graph")()
+        graph = build("modality", "graph")
         return Dataset.of(graphs.take(rows), labels, graph, tuple(map(str, names.tolist()))), None
 
 

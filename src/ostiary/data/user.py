@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ostiary.component import lookup
+from ostiary.component import build
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.data.source import split
 from ostiary.errors import InvalidInput
@@ -27,12 +27,12 @@ def graphs(data: Iterable[Data], y: Sequence[int] | Tensor | None = None, classe
         if any(getattr(d, "y", None) is None for d in items):
             raise InvalidInput("some graphs have no label y; set it or pass y=")
         y = torch.cat([torch.as_tensor(d.y).flatten()[:1] for d in items])
-    return Dataset.of(Graphs.from_pyg(items), torch.as_tensor(y), lookup("modality", "graph")(), classes or None)
+    return Dataset.of(Graphs.from_pyg(items), torch.as_tensor(y), build("modality", "graph"), classes or None)
 
 
 def images(pixels: Tensor, y: Sequence[int] | Tensor, classes: tuple[str, ...] = ()) -> Dataset:
     """Images [n, c, h, w] in [0, 1] as a Dataset. Raises InvalidInput in one sentence."""
-    return Dataset.of(pixels, torch.as_tensor(y), lookup("modality", "image")(), classes or None)
+    return Dataset.of(pixels, torch.as_tensor(y), build("modality", "image"), classes or None)
 
 
 def split_data(data: Dataset, *, test_rate: float = 0.2, clean_rate: float = 0.03, seed: int = 0) -> Splits:

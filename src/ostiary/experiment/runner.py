@@ -1,9 +1,9 @@
 """The pipeline: expand a plan into stages, compute each once, resume, and assemble records.
 
-    data -+-> control (clean victim) ----------+-------------------------------+
-          +-> victim (attack, training) -+-----+-> judge                       |
-                                         +-> detector                          |
-                                         +-> purifier ------> verdict <--------+
+data -+-> control (clean victim) ----------+-------------------------------+
+      +-> victim (attack, training) -+-----+-> judge                       |
+                                     +-> detector                          |
+                                     +-> purifier ------> verdict <--------+
 """
 
 from __future__ import annotations
@@ -47,7 +47,6 @@ class Progress:
 
 Listener = Callable[[Progress], None]
 DEFAULT_STORE = "ostiary-store"
-REPAIRS = 5  # how often a stage may find a damaged result upstream and have it made again
 SLOW = ("torch._dynamo", "sklearn.ensemble")  # imported on first use by optimizers and the stealth figures: seconds
 _alone = threading.Lock()  # torch has one global generator and one thread count per process
 
@@ -66,11 +65,12 @@ def run(
     Finished stages are taken from the store; failed ones are tried again. workers: processes (1: this one, 0: one
     per core). Raises OstiaryError for a plan or store that cannot be used; a stage that fails is recorded instead.
     """
+    device = str(device)
     _check(workers, device)
     settings, passed = read_plan(plan, changes)
     cells = settings.cells()
     records: dict[int, Record] = {}
-    with contextlib.closing(Store(store)) as book:
+    with Store(store) as book:
 
         def finish(i: int) -> None:
             records[i] = assemble(book, cells[i], passed, settings, device, job.reasons)
@@ -86,8 +86,8 @@ def _check(workers: int, device: str) -> None:
         raise BadSpec(f"workers is a number of processes, 0 for one per core; got {workers!r}")
     try:
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
-        raise InvalidInput(f"the device {device!r} cannot be used here ({_first_line(str(error))}); try cpu") from error
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InvalidInput(f"the device '{device}' cannot be used here ({_first_line(str(error))}); try cpu") from error
 
 
 class _Job:
@@ -97,9 +97,7 @@ class _Job:
     or was not tried.
     """
 
-    def __init__(
-        self, store: Store, cells: list[Cell], device: str, listener: Listener, finish: Callable[[int], None]
-    ) -> None:
+    def __init__(self, store: Store, cells: list[Cell], device: str, listener: Listener, finish: Callable[[int], None]) -> None:
         self.store, self.device, self.listener, self.finish = store, device, listener, finish
         self.stages: dict[str, Stage] = {}
         self.cells: dict[str, list[int]] = defaultdict(list)  # stage -> the cells it belongs to
@@ -271,16 +269,16 @@ def make(stage: Stage, bench: Bench) -> str:
 
 
 def _compute(stage: Stage, bench: Bench) -> Result:
-    """`compute`, once more where a result upstream was damaged: that is made again first."""
-    for _ in range(REPAIRS):
-        try:
-            with _alone, _one_thread():
-                return compute(stage, bench)
-        except Damaged as error:
-            log.warning("%s; it is made again now", error)
-            for upstream in stage.upstream():
-                if make(upstream, bench):
-                    raise InvalidInput(f"{upstream.name} was damaged, had to be made again, and failed") from error
+    """`compute`; results upstream that turn out to be damaged are made again first."""
+    try:
+        with _alone, _one_thread():
+            return compute(stage, bench)
+    except Damaged as error:
+        log.warning("%s; it is made again now", error)
+    for upstream in stage.upstream():
+        bench.store.check(upstream.key())
+        if make(upstream, bench):
+            raise InvalidInput(f"{upstream.name} was damaged, had to be made again, and failed")
     with _alone, _one_thread():
         return compute(stage, bench)
 
@@ -322,9 +320,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def assemble(
-    store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, device: str, reasons: Mapping[str, str]
-) -> Record:
+def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, device: str, reasons: Mapping[str, str]) -> Record:
     """The record of one cell from its stages; `reasons`: stage key -> why it failed or was not tried."""
     stages = stages_of(cell)
     rows = {s.name: (s, None if s.key() in reasons else store.stage(s.key())) for s in stages}

@@ -18,6 +18,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import msgspec
 
@@ -77,19 +78,34 @@ class Store:
     def close(self) -> None:
         self._db.close()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     # stages
 
     def stage(self, key: str) -> StageRow | None:
         """The stage with this key, done or failed, if it is there whole."""
+        row = self._row(key)
+        return row if row is not None and all(self.whole(d) for d in row.artefacts.values()) else None
+
+    def _row(self, key: str) -> StageRow | None:
         with _clear(self.folder):
             row = self._db.execute("select body from stage where key = ?", (key,)).fetchone()
-        if row is None:
-            return None
         try:
-            found = msgspec.json.decode(row[0] or b"", type=StageRow)
+            found = msgspec.json.decode(row[0] or b"", type=StageRow) if row else None
         except (msgspec.DecodeError, UnicodeDecodeError):
             return None  # a damaged row is computed again
-        return found if found.key == key and all(self.whole(d) for d in found.artefacts.values()) else None
+        return found if found is not None and found.key == key else None
+
+    def check(self, key: str) -> None:
+        """Read every artefact of a stage; damaged ones are removed, so that the stage is no longer there."""
+        row = self._row(key)
+        for digest in row.artefacts.values() if row else ():
+            with contextlib.suppress(StoreError):
+                self.get_object(digest)
 
     def save_stage(self, row: StageRow) -> None:
         body = encode(row)

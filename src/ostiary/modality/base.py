@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from torch import Generator, Tensor, device, nn
 
@@ -92,10 +92,10 @@ class Modality(Component):
         parameters = _parameters(module)
         named = {n: offered[n] for n in parameters if n in offered and offered[n] is not None}
         if named:
-            return module(**named)
+            return cast(Tensor, module(**named))
         required = [p for p in parameters.values() if p.default is p.empty and p.kind <= p.POSITIONAL_OR_KEYWORD]
         given = [v for v in offered.values() if v is not None]
-        return module(*given[: max(1, len(required))])
+        return cast(Tensor, module(*given[: max(1, len(required))]))
 
     def stamp(self, splits: Splits, part: str, at: Tensor, trigger: Trigger, *, seed: int, target: Tensor) -> Splits:
         """The splits with `trigger` on the inputs at `at` of `part`. (Node tasks share one graph, hence whole splits.)"""

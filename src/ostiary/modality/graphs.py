@@ -163,7 +163,7 @@ class Graphs:
     def with_(self, **changes: Any) -> Graphs:
         """A copy with other x, edge_weight or edge_mask; the edges stay, so what was derived from them does too."""
         other = dataclass_replace(self, **changes)
-        for name in ("n_nodes", "n_edges", "batch", "edge_batch", "in_degree", "by_source", "adjacency", "membership"):
+        for name in ("n_nodes", "n_edges", "spans", "batch", "edge_batch", "in_degree", "by_source", "adjacency", "membership"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -180,7 +180,12 @@ def join(parts: Sequence[Graphs]) -> Graphs:
         values = [getattr(p, name) for p in parts]
         if all(v is None for v in values) or (fill is None and any(v is None for v in values)):
             return None
-        return torch.cat([p.x.new_full((p.edge_index.shape[1],), fill or 0.0) if v is None else v for p, v in zip(parts, values)])
+        return torch.cat(
+            [
+                p.x.new_full((p.edge_index.shape[1],), fill or 0.0) if v is None else v
+                for p, v in zip(parts, values, strict=True)
+            ]
+        )
 
     return Graphs(
         torch.cat([p.x for p in parts]),
@@ -205,9 +210,7 @@ def _parts(i: int, data: Data) -> tuple[Tensor | None, Tensor, Tensor | None, in
     edges = data.edge_index if data.edge_index is not None else torch.zeros(2, 0, dtype=torch.int64)
     x = data.x
     if x is None and "num_nodes" not in data:
-        raise InvalidInput(
-            f"graph {i} has neither x nor num_nodes, so isolated last nodes cannot be counted; set num_nodes"
-        )
+        raise InvalidInput(f"graph {i} has neither x nor num_nodes, so isolated last nodes cannot be counted; set num_nodes")
     n = int(data.num_nodes or 0) if x is None else len(x)
     if edges.numel() and (int(edges.max()) >= n or int(edges.min()) < 0):
         worst = int(edges.min()) if int(edges.min()) < 0 else int(edges.max())

@@ -76,7 +76,7 @@ class Victim(nn.Module):
         """Name of the last module with a 2-D weight (PyG has its own Linear, so the class says nothing)."""
         if self._head is not None:
             return self._head
-        found = [n for n, m in self.module.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
+        found: list[str] = [n for n, m in self.module.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
         if not found:
             raise Unsupported("the module has no layer with a 2-D weight to take features from; name one as head=")
         return found[-1]

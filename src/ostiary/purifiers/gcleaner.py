@@ -74,9 +74,7 @@ class GCleaner(Purifier, name="gcleaner"):
             teacher = trainer.replace(epochs=self.teacher_epochs).fit(victim.clone(), clean, ctx.key("teacher"))
             weights = Weights(self.unlearn, self.retain, self.heat, self.vary if self.copies else 0.0, self.copies)
             both = self.positions == "both"
-            hook = Unlearning(
-                teacher, clean, recovery, flagged, places, weights, every=self.epochs, anywhere=both, ctx=ctx
-            )
+            hook = Unlearning(teacher, clean, recovery, flagged, places, weights, every=self.epochs, anywhere=both, ctx=ctx)
             trainer = trainer.replace(epochs=self.rounds * self.epochs, schedule=self.schedule)
             trainer.fit(student, clean, ctx.key("order"), [hook], what="gcleaner: unlearning")
         student.notes["unlearned"] = [clean.classes[f.goal] for f in flagged]

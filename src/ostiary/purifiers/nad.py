@@ -44,7 +44,11 @@ class NAD(Purifier, name="nad"):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
         trainer = Trainer(
-            optimizer=self.optimizer, lr=self.lr, epochs=self.teacher_epochs, batch_size=self.batch_size, freeze_norms=self.freeze_norms
+            optimizer=self.optimizer,
+            lr=self.lr,
+            epochs=self.teacher_epochs,
+            batch_size=self.batch_size,
+            freeze_norms=self.freeze_norms,
         )
         teacher = trainer.fit(evidence.victim.clone(), evidence.clean, ctx.key("teacher"), what="nad: teacher")
         student = evidence.victim.clone()

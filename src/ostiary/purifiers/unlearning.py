@@ -50,7 +50,8 @@ class Unlearning(TrainHook):
         anywhere: bool,
         ctx: Context,
     ) -> None:
-        self.teacher, self.clean, self.recovery, self.weights, self.ctx = teacher, clean, replace(recovery, restarts=1), weights, ctx
+        self.teacher, self.clean, self.weights, self.ctx = teacher, clean, weights, ctx
+        self.recovery = replace(recovery, restarts=1)
         self.known, self.goals = list(first), [f.goal for f in first]
         self.places, self.at, self.every, self.anywhere = places, places, every, anywhere
         self.rng = ctx.rng("unlearning")

@@ -14,7 +14,8 @@ def crop(images: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:
     top, left = torch.randint(0, 2 * pad + 1, (2, n), generator=rng)
     rows = top[:, None] + torch.arange(h)
     columns = left[:, None] + torch.arange(w)
-    return big[torch.arange(n)[:, None, None, None], torch.arange(c)[:, None, None], rows[:, None, :, None], columns[:, None, None, :]]
+    image, channel = torch.arange(n)[:, None, None, None], torch.arange(c)[:, None, None]
+    return big[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
 def flip(images: Tensor, rng: torch.Generator) -> Tensor:

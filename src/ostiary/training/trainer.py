@@ -58,7 +58,9 @@ class Trainer(Component, name="trainer"):
     max_norm: float = 0.0
     bf16: bool = False
 
-    def fit(self, victim: Victim, data: Dataset, seed: int, hooks: Sequence[TrainHook] = (), *, what: str = "training") -> Victim:
+    def fit(
+        self, victim: Victim, data: Dataset, seed: int, hooks: Sequence[TrainHook] = (), *, what: str = "training"
+    ) -> Victim:
         """Train `victim` in place and return it, in evaluation mode. Raises InvalidInput if the loss diverges."""
         state = self.start(victim, data, seed)
         for hook in hooks:
