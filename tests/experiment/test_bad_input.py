@@ -289,12 +289,12 @@ def run_under_limit(plan: Plan, store: str, limit: int, workers: int) -> str:
         return str(error)
 
 
-def _limited_worker(folder: str, place: str, environment: dict[str, str], device: str) -> Any:
+def _limited_worker(folder: str, environment: dict[str, str], device: str) -> Any:
     import resource
 
     from ostiary.experiment import runner
 
-    work = runner._open_worker(folder, place, environment, device)
+    work = runner._open_worker(folder, environment, device)
     limit = int(environment["LIMIT"])
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     return work

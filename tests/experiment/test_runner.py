@@ -320,8 +320,12 @@ def test_two_threads_on_one_store_compute_every_stage_once(tmp_path: Path, undis
     assert set(saved(tmp_path).values()) == {1}
 
 
-def test_threads_on_different_plans_do_not_disturb_each_others_seeds(tmp_path: Path, undisturbed: list[dict[str, Any]]) -> None:
+def test_threads_on_different_plans_do_not_disturb_each_others_seeds(
+    tmp_path: Path, undisturbed: list[dict[str, Any]], request: pytest.FixtureRequest
+) -> None:
     """torch's global generator, which seeds weights and dropout, is one for all threads."""
+    request.addfinalizer(lambda was=sys.getswitchinterval(): sys.setswitchinterval(was))  # type: ignore[misc]
+    sys.setswitchinterval(1e-6)
     found: dict[int, Any] = {}
 
     def work(seed: int) -> None:

@@ -143,7 +143,8 @@ class _Job:
             self.tell()
 
     def in_pool(self, n: int) -> None:
-        pool = Pool(n, _open_worker, (*_surroundings(self.store), self.device), preload=_modules(self.stages.values()))
+        surroundings = (str(self.store.folder.absolute()), dict(os.environ), self.device)
+        pool = Pool(n, _open_worker, surroundings, preload=_modules(self.stages.values()))
         try:
             self.hand_out(pool)
             for kind, stage, value in pool.events():
@@ -222,14 +223,8 @@ class _Job:
             self.listener = lambda _: None
 
 
-def _surroundings(store: Store) -> tuple[str, str, dict[str, str]]:
-    """What a worker cannot inherit: it starts in the folder and environment that multiprocessing first saw."""
-    return str(store.folder.absolute()), str(Path.cwd()), dict(os.environ)
-
-
-def _open_worker(folder: str, place: str, environment: dict[str, str], device: str) -> Callable[[Stage], str]:
-    os.chdir(place)
-    os.environ.update(environment)
+def _open_worker(folder: str, environment: dict[str, str], device: str) -> Callable[[Stage], str]:
+    os.environ.update(environment)  # the fork server has that of the day it was started
     bench = Bench(Store(folder), device)
     return lambda stage: make(stage, bench)
 

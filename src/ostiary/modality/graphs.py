@@ -126,8 +126,16 @@ class Graphs:
     def adjacency(self) -> Incidence:
         """Bag i holds the sources of the edges into node i."""
         source, target = self.edge_index
+        offsets = pointer(self.in_degree)
+        if self.symmetric:
+            return Incidence(target, source, offsets, offsets, self.by_source, symmetric=True)
         out_degree = torch.bincount(source, minlength=len(self.x))
-        return Incidence(target, source, pointer(self.in_degree), pointer(out_degree), self.by_source)
+        return Incidence(target, source, offsets, pointer(out_degree), self.by_source)
+
+    @cached_property
+    def symmetric(self) -> bool:
+        """Whether every edge has its reverse, so that sums and their transposes are the same."""
+        return bool((self.edge_index.flip(0)[:, self.by_source] == self.edge_index).all())
 
     @cached_property
     def membership(self) -> Incidence:
@@ -156,14 +164,16 @@ class Graphs:
             *(None if v is None else v.index_select(0, edges) for v in (self.edge_attr, self.edge_weight, self.edge_mask)),
         )
         part.__dict__.update(n_nodes=counts[0], n_edges=counts[1], batch=batch, edge_batch=edge_batch)
-        if "by_source" in self.__dict__:  # sorting is the dear part: slice it too
-            part.__dict__["by_source"] = self.by_source[edges] - edge_moved.index_select(0, edge_batch)
+        part.__dict__["by_source"] = self.by_source[edges] - edge_moved.index_select(0, edge_batch)  # sorting once will do
+        if self.symmetric:
+            part.__dict__["symmetric"] = True
         return part
 
     def with_(self, **changes: Any) -> Graphs:
         """A copy with other x, edge_weight or edge_mask; the edges stay, so what was derived from them does too."""
         other = dataclass_replace(self, **changes)
-        for name in ("n_nodes", "n_edges", "spans", "batch", "edge_batch", "in_degree", "by_source", "adjacency", "membership"):
+        kept = "n_nodes n_edges spans batch edge_batch in_degree by_source symmetric adjacency membership"
+        for name in kept.split():
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other

@@ -32,7 +32,7 @@ class Incidence:
     """Entry e adds row `column[e]` to bag `row[e]`; entries are sorted by bag.
 
     row, column: int64 [E]; offsets: int64 [bags + 1]; the t_ fields are the same for the transpose, whose
-    entry j is entry `order[j]` here.
+    entry j is entry `order[j]` here. symmetric: the transpose is this very incidence, entry j being entry order[j].
     """
 
     row: Tensor
@@ -40,9 +40,12 @@ class Incidence:
     offsets: Tensor
     t_offsets: Tensor
     order: Tensor
+    symmetric: bool = False
 
     @cached_property  # every layer's backward asks for it
     def transposed(self) -> Incidence:
+        if self.symmetric:
+            return self
         order = self.order
         back = torch.empty_like(order).scatter_(0, order, torch.arange(len(order), device=order.device))
         row, column = self.column.index_select(0, order), self.row.index_select(0, order)
