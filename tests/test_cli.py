@@ -189,7 +189,7 @@ def test_run_prints_the_table_and_the_way_on(call: Call, toy: list[object], stor
     assert answer.code == 0
     for word in ("ACC %", "ASR %", "natural %", "lift", "RA %", "ACC drop", "DER", "seconds", "AUROC", "1 seed"):
         assert word in answer.out
-    assert re.search(r"^none +\d+\.\d +\d+\.\d \[\d+, \d+\]", answer.out, re.MULTILINE)
+    assert re.search(r"^none +\d+\.\d +\d+\.\d \[\d+\.\d, \d+\.\d\]", answer.out, re.MULTILINE)
     assert re.search(r"^fine-tune ", answer.out, re.MULTILINE)
     assert "Doubts" in answer.out
     assert f"ostiary report --store {store}" in answer.out
@@ -225,7 +225,7 @@ def test_a_stage_that_fails_gives_exit_code_1_and_its_reason(call: Call, tmp_pat
     assert (
         "- purifier fine-tune: purifier 'fine-tune' needs clean, which was not given or is empty (2 of 2 seeds)" in answer.out
     )
-    assert "not run, as they build on a failed stage: verdict fine-tune (2 of 2 seeds)" in answer.out
+    assert "- verdict fine-tune: not tried because purifier fine-tune failed (2 of 2 seeds)" in answer.out
     as_json = call(*words, "--json")
     assert as_json.code == 1
     assert [r["status"] for r in as_json.document] == ["failed", "failed"]
@@ -401,7 +401,7 @@ def test_no_figure_is_cut_at_any_width(width: int, rates: list[float], capsys: p
     text = shown(records, width, capsys)
     assert all(len(line) <= width for line in text.splitlines())
     words = " ".join(text.split())
-    for figure, times in (("98.7", 2), ("100.0 [50, 100]", 2), ("12.3", 2), ("87.7", 2), ("0.750", 2), ("1234.5", 1)):
+    for figure, times in (("98.7", 2), ("100.0 [50.0, 100.0]", 2), ("12.3", 2), ("87.7", 2), ("0.750", 2), ("1234.5", 1)):
         assert words.count(figure) == times * len(rates), figure
     assert "…" not in text
 
@@ -410,7 +410,7 @@ def test_seeds_are_averaged_and_doubts_merged(capsys: pytest.CaptureFixture[str]
     doubts = [["accuracy 60.1% is low", "anp(steps=5): ASR 3%"], ["accuracy 62% is low"]]
     text = shown([made(s, 0.1, acc=0.5 + s / 10, doubts=doubts[s]) for s in (0, 1)], 140, capsys)
     assert "dataset / victim / sub-ba, 2 seeds" in text
-    assert re.search(r"^none +55\.0 +100\.0 \[100, 100\]", text, re.MULTILINE)
+    assert re.search(r"^none +55\.0 +100\.0 \[100.0, 100.0\]", text, re.MULTILINE)
     assert "- accuracy 60.1-62% is low (2 of 2 seeds)" in text
     assert "- anp(steps=5): ASR 3% (1 of 2 seeds)" in text
 

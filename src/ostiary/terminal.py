@@ -174,9 +174,6 @@ def _doubts(record: Record) -> Iterator[tuple[str, str]]:
 
 def _failures(record: Record) -> Iterator[tuple[str, str]]:
     yield from record.errors.items()
-    left = [name for name in record.stages if name not in record.seconds and name not in record.errors]
-    if left:
-        yield "", f"not run, as they build on a failed stage: {', '.join(left)}"
 
 
 def _repeated(groups: Sequence[tables.Group], pick: Callable[[Record], Iterable[tuple[str, str]]]) -> list[str]:

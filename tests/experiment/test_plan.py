@@ -237,6 +237,7 @@ def test_keys_of_a_large_sweep_take_little_time() -> None:
         (["vary={trainer.epochz: [1]}"], UnknownName, ["trainer.epochz=1", "did you mean 'epochs'?"]),
         (["vary={attack.rate.x: [1]}"], BadSpec, ["attack.rate.x", "no options"]),
         (["vary={attack.rate: [0.1, 0.1]}"], BadSpec, ["one cell twice", "attack.rate=0.1"]),
+        (["vary={trainer: [{epochs: 2}, {epochs: 2, lr: 0.005}]}"], BadSpec, ["one cell twice", "seed 0"]),
         (["vary={title: [a, b]}"], BadSpec, ["one cell twice", "title=b"]),
         (["vary={seeds: [[0, 1], [1]]}"], BadSpec, ["one cell twice", "seed 1"]),
         (["vary={seeds: [[]]}"], BadSpec, ["seeds is empty"]),

@@ -231,7 +231,6 @@ def test_workers_do_not_outlive_a_killed_parent(tmp_path: Path) -> None:
     wait_for(lambda: not any(alive(p) for p in pids), seconds=5.0)
 
 
-@pytest.mark.slow
 def test_a_script_without_a_guard_is_told_so(tmp_path: Path) -> None:
     """multiprocessing imports the script in every worker; there it must not start a pool again."""
     script = tmp_path / "script.py"

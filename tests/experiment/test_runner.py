@@ -321,22 +321,32 @@ def test_two_threads_on_one_store_compute_every_stage_once(tmp_path: Path, undis
 
 
 def test_threads_on_different_plans_do_not_disturb_each_others_seeds(
-    tmp_path: Path, undisturbed: list[dict[str, Any]], request: pytest.FixtureRequest
+    tmp_path: Path, undisturbed: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """torch's global generator, which seeds weights and dropout, is one for all threads."""
-    request.addfinalizer(lambda was=sys.getswitchinterval(): sys.setswitchinterval(was))  # type: ignore[misc]
-    sys.setswitchinterval(1e-6)
+    """torch's global generator, which seeds weights and dropout, is one for all threads: one computes at a time."""
+    compute, inside, most = runner.compute, [], []
     found: dict[int, Any] = {}
+
+    def watched(stage: Stage, bench: Bench) -> Result:
+        inside.append(1)
+        time.sleep(0.001)
+        most.append(len(inside))
+        try:
+            return compute(stage, bench)
+        finally:
+            inside.pop()
 
     def work(seed: int) -> None:
         found[seed] = facts(run({**SWEEP, "seeds": [seed]}, store=tmp_path / str(seed)))[0]
 
+    monkeypatch.setattr(runner, "compute", watched)
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
     assert [found[seed] for seed in range(2)] == undisturbed
+    assert most == [1] * 14
 
 
 def test_two_workers_give_the_same_bytes_as_one(tmp_path: Path, undisturbed: list[dict[str, Any]]) -> None:
@@ -406,6 +416,7 @@ def test_a_failed_stage_is_recorded_with_its_reason_and_the_others_go_on(module_
     label = "failing" if how == "plain" else f"failing(how={how})"
     assert record.status == "failed"
     assert record.errors == {f"purifier {label}": reason, f"verdict {label}": f"{SKIPPED}purifier {label} failed"}
+    assert record.failed == {f"purifier {label}": reason}
     assert "acc" in record.metrics["purifiers"]["fine-tune(epochs=2)"]
     with Store(module_store) as book:
         row = book.stage(record.stages[f"purifier {label}"])
@@ -476,9 +487,10 @@ def damage(store: Path, row: Any, how: str) -> None:
             os.utime(place, ns=(SEAL, SEAL))
 
 
-@pytest.mark.parametrize("how", ["cut", "changed", "removed"])
-@pytest.mark.parametrize("kind", ["victim", "verdict"])
-def test_a_damaged_artefact_is_made_again_by_the_same_command(tmp_path: Path, how: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "how"), [("victim", "cut"), ("victim", "changed"), ("verdict", "changed"), ("verdict", "removed")]
+)
+def test_a_damaged_artefact_is_made_again_by_the_same_command(tmp_path: Path, kind: str, how: str) -> None:
     watch(tmp_path)
     first = run(toy(), store=tmp_path)
     stage = next(s for s in stages_of(read_plan(toy())[0].cells()[0]) if s.kind == kind)
@@ -581,9 +593,9 @@ def test_a_sweep_holds_few_models_and_data_sets(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(runner, "Bench", Watched)
     monkeypatch.setattr(Victim, "__init__", noted)
-    run(toy(purifiers=[], seeds=list(range(6))), store=tmp_path, listener=count)
+    run(toy(purifiers=[], seeds=list(range(4))), store=tmp_path, listener=count)
     assert max(held) <= 8
-    assert len(most) >= 6
+    assert len(most) >= 4
     assert 2 <= max(most) <= 8, "models of cells that are done are let go"
 
 

@@ -58,10 +58,11 @@ class Plan(Component, name="plan"):
         for values in itertools.product(*self.vary.values()):
             chosen = dict(zip(self.vary, values, strict=True))
             plan = _combined(base, chosen)
+            trainer = plan.training().spec()  # defaults written out are no other cell
             files = (_mark(plan.dataset, marks), _mark(plan.victim, marks))
             for seed in plan.seeds:
                 cell = Cell(plan.replace(seeds=(seed,), vary={}), seed, files)
-                spec = canonical(cell.spec())
+                spec = canonical({**cell.spec(), "trainer": trainer})
                 if spec in known:
                     raise BadSpec(f"vary gives one cell twice ({_settings(chosen)}seed {seed}); name each combination once")
                 known.add(spec)

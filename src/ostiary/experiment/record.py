@@ -61,6 +61,11 @@ class Record(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     published: dict[str, Any] = {}
     schema: int = SCHEMA
 
+    @property
+    def failed(self) -> dict[str, str]:
+        """The errors of stages that were tried."""
+        return {name: reason for name, reason in self.errors.items() if not reason.startswith(SKIPPED)}
+
 
 def encode(value: Any) -> bytes:
     return msgspec.json.encode(value)
