@@ -218,7 +218,8 @@ def run_as(mark: str, plan: Plan, store: str, workers: int = 1) -> list[dict[str
 
     def note(progress: Any) -> None:
         pids = [str(p.pid) for p in multiprocessing.active_children()]
-        Path(mark).write_text("\n".join(pids), encoding="utf-8")
+        Path(f"{mark}.part").write_text("\n".join(pids), encoding="utf-8")
+        os.replace(f"{mark}.part", mark)  # this process may be killed while it writes
 
     Path(mark).touch()
     return facts(run(plan, store=store, workers=workers, listener=note))

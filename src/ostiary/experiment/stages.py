@@ -173,7 +173,7 @@ def _data(stage: Stage, bench: Bench) -> Result:
     splits = bench.splits(stage.cell)
     parts = {"train": splits.train, "test": splits.test, "clean": splits.clean}
     facts = {name: {"n": len(p), "classes": torch.bincount(p.y, minlength=p.n_classes).tolist()} for name, p in parts.items()}
-    facts["train"] |= {k: v for k, v in splits.train.describe().items() if isinstance(v, int | float)}
+    facts["train"] |= {k: v for k, v in splits.train.describe().items() if isinstance(v, int | float) and k != "classes"}
     found: Metrics = {"parts": facts, "classes": list(splits.train.classes), "modality": splits.modality.name}
     if splits.train.kinds:
         found["node_kinds"] = list(splits.train.kinds)
@@ -232,7 +232,7 @@ def _judge(stage: Stage, bench: Bench) -> Result:
     metrics["stealth"] = stealth(modality, bench.splits(cell).train.inputs, before, poisoned.triggered.inputs)
     said = bench.victim(victim).predict(splits.train.take(poisoned.index).inputs)[0].argmax(1)
     doubts = sanity.about_victim(metrics, outputs, poisoned, said)
-    few = torch.arange(min(DRAWN, len(poisoned.rows)))
+    few = torch.linspace(0, len(poisoned.rows) - 1, min(DRAWN, len(poisoned.rows))).long()  # from all over the set
     drawn = {
         "samples": modality.sketch(modality.take(before, few), modality.take(poisoned.triggered.inputs, few)),
         "true": splits.test.y[poisoned.rows[few]].tolist(),

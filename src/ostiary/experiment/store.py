@@ -292,7 +292,7 @@ def _in_words(folder: Path, text: str) -> str:
         return f"the disk of {folder} is full; {_GO_ON}"
     if "disk I/O" in text:
         return f"the disk of {folder} cannot be used ({text}); if it is full or over its quota, {_GO_ON}"
-    if "locked" in text:
+    if "lock" in text:  # "database is locked", "locking protocol"
         return f"another process has kept the database in {folder} busy for a minute; end it and run the same command"
     return f"the database in {folder} cannot be used ({text}); restore it or choose another --store"
 

@@ -140,5 +140,6 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
     shown = f"{100 * value:.1f}"
     low, high = _number(figure.get("low")), _number(figure.get("high"))
     if interval and not math.isnan(low):
-        shown += f" [{100 * max(0.0, low):.1f}, {100 * min(1.0, high):.1f}]"
+        floor = -1.0 if name in ("drop", "asr_lift") else 0.0  # differences may fall below zero
+        shown += f" [{100 * max(floor, low):.1f}, {100 * min(1.0, high):.1f}]"
     return shown
