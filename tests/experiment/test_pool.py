@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -211,6 +212,33 @@ def test_close_ends_workers_that_will_not_go(tmp_path: Path, monkeypatch: pytest
     wait_for(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text(encoding="utf-8")))
     pool.close()
     assert not alive(int((tmp_path / "pid").read_text(encoding="utf-8")))
+
+
+def test_a_fork_server_that_just_died_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = forkserver.connect_to_new_process, []
+
+    def refuse_once(*args: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 1:
+            raise ConnectionRefusedError(111, "Connection refused")
+        return real(*args)
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", refuse_once)
+    pool = Pool(1, make, ())
+    try:
+        assert results(pool, ("double", 4)) == {("double", 4): ("done", 8)}
+    finally:
+        pool.close()
+    assert len(calls) == 2
+
+
+def test_no_further_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(forkserver, "connect_to_new_process", refuse)
+    with pytest.raises(Lost, match=r"no process can be started \(Resource temporarily unavailable\); use fewer workers"):
+        Pool(2, make, ())
 
 
 def own_pool(marks: list[str]) -> None:

@@ -187,7 +187,12 @@ class Child:
     def __init__(self, function: Callable[..., Any], *args: Any) -> None:
         self.pipe, there = CONTEXT.Pipe()
         self.process = CONTEXT.Process(target=_call, args=(there, _server(), function, args))
-        self.process.start()
+        try:
+            self.process.start()
+        except OSError:  # a child that is killed while it asks for a worker takes the server with it
+            time.sleep(0.2)
+            self.process = CONTEXT.Process(target=_call, args=(there, _server(), function, args))
+            self.process.start()
         there.close()
 
     def result(self, seconds: float = 60.0) -> Any:

@@ -8,6 +8,7 @@ import os
 import pickle
 import signal
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -60,7 +61,11 @@ class Pool:
         here, there = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(there, self._make, self._args), daemon=True)
         with _interrupts_ignored():  # inherited: an interrupt is for the parent, who then ends the workers
-            process.start()
+            try:
+                process.start()
+            except OSError:  # the fork server has just died; the next start begins with a new one
+                time.sleep(0.2)
+                _start_again(process)
         there.close()
         return _Worker(process, here)
 
@@ -128,6 +133,13 @@ class Pool:
                 worker.process.kill()
                 worker.process.join()
             worker.pipe.close()
+
+
+def _start_again(process: Any) -> None:
+    try:
+        process.start()
+    except OSError as error:
+        raise Lost(f"no process can be started ({error.strerror or error}); use fewer workers") from error
 
 
 def _why(code: int | None) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,12 +12,12 @@ from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
-from ostiary.purifiers.base import Purifier
+from ostiary.purifiers.base import FineTuning, Purifier
 from ostiary.training.hooks import TrainHook
-from ostiary.training.trainer import Trainer, TrainState
+from ostiary.training.trainer import TrainState
 
 
-class NAD(Purifier, name="nad"):
+class NAD(FineTuning, Purifier, name="nad"):
     """Distils the attention maps of a fine-tuned teacher into the backdoored student.
 
     Source: Li et al., Neural attention distillation, ICLR 2021, arXiv:2101.05930. The defender holds the model and a
@@ -27,33 +25,24 @@ class NAD(Purifier, name="nad"):
     divided by its norm per input. `betas` weigh the last stages, low to high; a single number stands for all
     (paper: 500, 1000, 1000, for images). `teacher_epochs` 10, `epochs` 20, batch 64: paper.
 
-    Differs from the paper: `lr` is 5e-3 with Adam or 0.01 with SGD for both networks (0.1 for two epochs destroys
-    small pre-activation nets); BatchNorm statistics can stay frozen (`freeze_norms`), which on graphs is the stronger
-    form; on graphs attention is over nodes.
+    Differs from the paper: learning rates as for plain fine-tuning (0.1 for two epochs destroys small pre-activation
+    nets); on graphs attention is over nodes and BatchNorm statistics stay frozen, which there is the stronger form.
     """
 
     p: PositiveFloat = 2.0
     betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
     teacher_epochs: Positive = 10
     epochs: Positive = 20
-    batch_size: Positive = 64
-    optimizer: Literal["adam", "sgd"] = "adam"
-    lr: PositiveFloat = 0.005
-    freeze_norms: bool = True
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
-        trainer = Trainer(
-            optimizer=self.optimizer,
-            lr=self.lr,
-            epochs=self.teacher_epochs,
-            batch_size=self.batch_size,
-            freeze_norms=self.freeze_norms,
+        clean, name = evidence.clean, evidence.clean.modality.name
+        teacher = self.trainer(name, self.teacher_epochs).fit(
+            evidence.victim.clone(), clean, ctx.key("teacher"), what="nad: teacher"
         )
-        teacher = trainer.fit(evidence.victim.clone(), evidence.clean, ctx.key("teacher"), what="nad: teacher")
-        student = evidence.victim.clone()
         hook = Distillation(teacher, self.p, self.betas)
-        return trainer.replace(epochs=self.epochs).fit(student, evidence.clean, ctx.key("order"), [hook], what="nad: student")
+        student = evidence.victim.clone()
+        return self.trainer(name, self.epochs).fit(student, clean, ctx.key("order"), [hook], what="nad: student")
 
 
 class Distillation(TrainHook):
