@@ -228,7 +228,7 @@ def detail(out: Console, record: Record) -> None:
     out.line()
     say(out, "Stages", "bold")
     for name, key in record.stages.items():
-        state = f"{record.seconds[name]:.1f} s" if name in record.seconds else "failed" if name in record.errors else "not run"
+        state = f"{record.seconds[name]:.1f} s" if name in record.seconds else "failed" if name in record.failed else "not run"
         say(out, f"{key[:12]}  {state:>9}  {name}")
     out.line()
     made = datetime.fromtimestamp(record.made).astimezone().isoformat(timespec="seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import multiprocessing
 import os
@@ -207,7 +208,8 @@ class Child:
 
     def kill(self) -> None:
         assert self.process.pid is not None
-        os.kill(self.process.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it may just have come to its end
+            os.kill(self.process.pid, signal.SIGKILL)
         self.end()
 
     def end(self) -> None:

@@ -158,7 +158,7 @@ def _failures(record: Record) -> list[str]:
 def _took(record: Record, stage: str) -> str:
     if stage in record.seconds:
         return f"{record.seconds[stage]:.2f}"
-    return "failed" if stage in record.errors else "not run"
+    return "failed" if stage in record.failed else "not run"
 
 
 def _published(record: Record, lines: list[Row]) -> list[tuple[str, str, str]]:
