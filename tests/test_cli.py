@@ -276,7 +276,7 @@ def test_what_a_users_model_prints_stays_out_of_the_document(tmp_path: Path) -> 
         (["run", "--set", *TOY, "attack.rate=1.5"], ["<= 1.0"]),
         (["run", "--set", *TOY, "purifier=[nad]"], ["did you mean 'purifiers'?"]),
         (["run", "--set", *TOY, "seeds=[]"], ["seeds is empty"]),
-        (["run", "--set", *TOY, "--device", "warp"], ["'warp' cannot be used here", "--device cpu"]),
+        (["run", "--set", *TOY, "--device", "warp"], ["'warp' cannot be used here", "try cpu"]),
         (["run", "--set", *TOY, "--workers=-1"], ["--workers"]),
         (["run", "--set", *TOY, "--store", "/proc/nowhere"], ["/proc/nowhere"]),
         (["run", "--sett", "x=1"], ["unknown option", "--set"]),

@@ -87,7 +87,6 @@ def run(
         quiet: Show no progress.
     """
     _check_settings(plan, settings or [])
-    _check_device(device)
     records = _run(plan or {}, settings or [], store, workers, device, quiet or common.json)
     if common.debug:
         _print_traces(records, store)
@@ -276,18 +275,6 @@ def _check_settings(plan: str | None, settings: list[str]) -> None:
             raise BadSpec(f"'{setting}' is no setting; a plan file goes before --set: ostiary run {setting} --set ...")
         if "=" not in setting:
             raise BadSpec(f"'{setting}' is no setting; write option=value, like attack.rate=0.1")
-
-
-def _check_device(device: str) -> None:
-    """Refuse a device before anything runs on it."""
-    import torch
-
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InvalidInput(
-            f"the device '{device}' cannot be used here ({str(error).splitlines()[0]}); try --device cpu"
-        ) from error
 
 
 def _run(plan: str | dict[str, Any], changes: list[str], store: Path, workers: int, device: str, quiet: bool) -> list[Record]:
