@@ -247,7 +247,7 @@ class Oracle(Explainer):
     modalities = IMAGE
     how: str = ""
 
-    def attribute(self, victim: Victim, inputs: Tensor, classes: Tensor, ctx: Context) -> Attribution:
+    def attribute(self, victim: Victim, inputs: Tensor, classes: Tensor, ids: Tensor, ctx: Context) -> Attribution:
         pixels = inputs.mean(1)
         if self.how == "channels":
             pixels = inputs

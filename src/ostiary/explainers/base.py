@@ -6,6 +6,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, final
 
+import torch
 from torch import Tensor
 
 from ostiary.component import Component
@@ -33,15 +34,19 @@ class Explainer(Component):
     modalities: ClassVar[frozenset[str]]
 
     @final
-    def explain(self, victim: Victim, inputs: Inputs, ctx: Context, classes: Tensor | None = None) -> Attribution:
-        """Scores for every input. `classes`: int64 [n], default what the victim predicts."""
+    def explain(
+        self, victim: Victim, inputs: Inputs, ctx: Context, classes: Tensor | None = None, ids: Tensor | None = None
+    ) -> Attribution:
+        """Scores for every input. `classes`: int64 [n], default what the victim predicts. `ids`: int64 [n], the keys of
+        the inputs' own randomness (default their places), so that scores do not depend on what else is explained."""
         if victim.modality.name not in self.modalities:
             raise Unsupported(f"explainer '{self.name}' works on {', '.join(self.modalities)} data, not {victim.modality.name}")
         if classes is None:
             classes = victim.predict(inputs)[0].argmax(1)
+        ids = torch.arange(len(classes)) if ids is None else ids
         with evaluating(victim), without_gradients(victim):
-            return self.attribute(victim, inputs, classes, ctx)
+            return self.attribute(victim, inputs, classes, ids, ctx)
 
     @abstractmethod
-    def attribute(self, victim: Victim, inputs: Inputs, classes: Tensor, ctx: Context) -> Attribution:
+    def attribute(self, victim: Victim, inputs: Inputs, classes: Tensor, ids: Tensor, ctx: Context) -> Attribution:
         """The method itself; the victim is in evaluation mode and its parameters take no gradient."""

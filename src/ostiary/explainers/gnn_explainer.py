@@ -30,7 +30,7 @@ class GNNExplainer(Explainer, name="gnn-explainer"):
 
     Equals PyG's run graph by graph from the same initial masks: graphs share no parameter and Adam is elementwise, so
     the sum of the graphs' losses optimises each alone. Differs from it: initial masks follow from the seed and the
-    graph's place in the inputs; the 1e-15 inside its entropy's logarithm is left out.
+    graph's id; the 1e-15 inside its entropy's logarithm is left out.
     Nodes score the mean of their features' masks; without a node mask, `node_scores` of the edge mask.
     At the defaults the masks stay near their random start: the best 30 % of edges of two seeds overlap by a third (AIDS,
     toy graphs), hardly above chance; raise `lr` (0.05) or `epochs` where the ranking itself matters.
@@ -52,13 +52,13 @@ class GNNExplainer(Explainer, name="gnn-explainer"):
         if self.node_mask == "none" and not self.edge_mask:
             raise BadSpec("explainer 'gnn-explainer' has no mask to learn; switch on node_mask or edge_mask")
 
-    def attribute(self, victim: Victim, inputs: Graphs, classes: Tensor, ctx: Context) -> Attribution:
+    def attribute(self, victim: Victim, inputs: Graphs, classes: Tensor, ids: Tensor, ctx: Context) -> Attribution:
         victim, parts = victim.clone(), []
         fold_norms(victim)
         for rows in torch.arange(len(inputs)).tensor_split(math.ceil(len(inputs) / self.chunk)):
             graphs = victim.modality.move(victim.modality.take(inputs, rows), victim.device)
             masks = Masks(graphs, self.node_mask, self.edge_mask)
-            theta = masks.initial(rows.to(victim.device), ctx.key("gnn-explainer"))
+            theta = masks.initial(ids[rows].to(victim.device), ctx.key("gnn-explainer"))
             parts.append(masks.scores(self.optimise(victim, masks, classes[rows].to(victim.device), theta)))
             progress("explaining", (int(rows[-1]) + 1) / len(inputs))
         nodes, edges, features = (None if p[0] is None else torch.cat(p).cpu() for p in zip(*parts, strict=True))

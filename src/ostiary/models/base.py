@@ -11,6 +11,7 @@ from torch import nn
 from ostiary.component import Component, Json
 from ostiary.data.dataset import Dataset
 from ostiary.errors import Unsupported
+from ostiary.modality.base import Modality
 from ostiary.models.victim import Victim
 from ostiary.seeds import scoped
 
@@ -30,13 +31,18 @@ class Architecture(Component):
         """A mark of the files the module comes from; empty for built-in ones."""
         return ""
 
-    def wrap(self, module: nn.Module, data: Dataset) -> Victim:
-        return Victim(module, data.modality)
+    def wrap(self, module: nn.Module, modality: Modality) -> Victim:
+        return Victim(module, modality)
 
     @final
     def make(self, data: Dataset, seed: int) -> Victim:
         """A fresh victim; its initial weights depend on `seed` alone."""
         if self.modalities and data.modality.name not in self.modalities:
             raise Unsupported(f"victim '{self.name}' works on {', '.join(self.modalities)} data, not {data.modality.name}")
+        return self.rebuild(data.describe(), data.modality, seed)
+
+    @final
+    def rebuild(self, described: Mapping[str, Any], modality: Modality, seed: int = 0) -> Victim:
+        """The same from a description of the data, for weights that are loaded afterwards."""
         with scoped(seed, "init"):
-            return self.wrap(self.module(data.describe()), data)
+            return self.wrap(self.module(described), modality)

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
-from ostiary.data.dataset import Dataset
 from ostiary.data.source import file_mark
 from ostiary.errors import InvalidInput
+from ostiary.modality.base import Modality
 from ostiary.models.base import Architecture
 from ostiary.models.victim import Victim
 from ostiary.models.weights import load_weights
@@ -69,6 +69,6 @@ class FromFile(Architecture, name="file"):
             load_weights(module, self.weights)
         return module
 
-    def wrap(self, module: nn.Module, data: Dataset) -> Victim:
+    def wrap(self, module: nn.Module, modality: Modality) -> Victim:
         forward = getattr(self.code(), "forward", None)
-        return Victim(module, data.modality, forward=forward, head=self.head or None, stages=self.stages)
+        return Victim(module, modality, forward=forward, head=self.head or None, stages=self.stages)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from ostiary.attacks.base import Poisoned
 from ostiary.component import build
 from ostiary.context import Context
-from ostiary.data.dataset import Dataset, Splits
+from ostiary.data.dataset import Splits
 from ostiary.evidence import Evidence
-from ostiary.modality.base import Inputs
+from ostiary.modality.base import Inputs, Modality
 from ostiary.modality.graphs import Graphs
 from ostiary.models.base import Architecture
 from ostiary.models.victim import Victim
@@ -78,8 +78,8 @@ class OddForward(Architecture):
         classes = int(data["classes"])
         return OddImageNet(int(data["channels"]), classes) if "channels" in data else OddGraphNet(int(data["width"]), classes)
 
-    def wrap(self, module: nn.Module, data: Dataset) -> Victim:
-        return Victim(module, data.modality, forward=call_odd)
+    def wrap(self, module: nn.Module, modality: Modality) -> Victim:
+        return Victim(module, modality, forward=call_odd)
 
 
 @functools.cache
