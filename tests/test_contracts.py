@@ -31,7 +31,7 @@ def test_every_registered_component_keeps_the_pact(kind: str, name: str) -> None
         CHECKS[kind](part)
 
 
-@pytest.mark.parametrize("kind", ["modality", "dataset", "trainer", "trigger", "selector", "labels"])
+@pytest.mark.parametrize("kind", ["modality", "dataset", "trainer", "trigger", "position", "selector", "labels"])
 def test_every_other_component_is_rebuilt_from_its_spec(kind: str) -> None:
     needed: dict[str, dict[str, Any]] = {
         "npz": {"path": "a.npz"},

@@ -39,6 +39,7 @@ ROOMS: dict[str, str] = {  # kind -> folder or file under the package
     "trainer": "training/trainer.py",
     "explainer": "explainers",
     "trigger": "triggers",
+    "position": "triggers/positions",
     "selector": "attacks/select.py",
     "labels": "attacks/labels.py",
     "attack": "attacks",

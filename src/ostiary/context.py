@@ -15,6 +15,8 @@ from ostiary.seeds import derive, generator
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
 
+_surrogates: dict[tuple[object, ...], Victim] = {}  # of one process; a pure function, remembered
+
 
 @dataclass(frozen=True)
 class Context:
@@ -42,6 +44,19 @@ class Context:
         if self.architecture is None:
             raise MissingEvidence("this method trains a model of its own; give Context(architecture=...)")
         return self.architecture.make(data, self.seed).to(self.device)
+
+    def surrogate(self, data: Dataset) -> Victim:
+        """A model of one's own, trained on `data`: the same one for every method that asks with the same context."""
+        if self.architecture is None:
+            raise MissingEvidence("this method trains a model of its own; give Context(architecture=...)")
+        own = self.within("surrogate")
+        net = self.architecture
+        key = (data.fingerprint(), own.seed, str(net.spec()), net.content(), str(self.trainer.spec()))
+        if key not in _surrogates:
+            while len(_surrogates) >= 4:
+                _surrogates.pop(next(iter(_surrogates)))
+            _surrogates[key] = own.fit(data, what="training a surrogate").cpu()
+        return _surrogates[key].clone().to(self.device)
 
     def fit(self, data: Dataset, hooks: Sequence[TrainHook] = (), *, what: str = "training") -> Victim:
         """A fresh model trained on `data`."""

@@ -41,18 +41,18 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
     acc, asr (share of triggered sources called as the attacker wants; macro mean over wanted classes), asr_strict
     (those that the control calls rightly without trigger), natural (what the control does with the same triggered
     inputs), asr_lift = asr - natural, ra (triggered, called by their true class), cad = control acc - acc,
-    amc (mean confidence of successes), confusion, triggered_as; with `before`: drop, der, rir.
+    amc (mean confidence of successes), confusion, triggered_as; asr_<name>, asr_strict_<name>, natural_<name> of every
+    subset; with `before`: drop, der, rir.
     """
     test, wanted = poisoned.splits.test, poisoned.triggered.y
     truth = test.y[poisoned.rows]
-    if bool((truth == wanted).any()):
-        raise InvalidInput("triggered test inputs that already carry the wanted label must not count as successes")
-    said = now.triggered.argmax(1)
-    asr, natural = _macro(said == wanted, wanted), _macro(control.triggered.argmax(1) == wanted, wanted)
+    _check_sources(truth, wanted)
+    said, said_control = now.triggered.argmax(1), control.triggered.argmax(1)
+    hit, natural = said == wanted, _macro(said_control == wanted, wanted)
+    asr = _macro(hit, wanted)
     acc = _rate(now.clean.argmax(1) == test.y)
     control_acc = _rate(control.clean.argmax(1) == test.y)
     knew = control.clean.argmax(1)[poisoned.rows] == truth
-    hit = said == wanted
     confidence = now.triggered.softmax(1).gather(1, wanted[:, None])[:, 0]
     found: Metrics = {
         "acc": acc,
@@ -67,9 +67,17 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
         "confusion": _confusion(test.y, now.clean.argmax(1), test.n_classes),
         "triggered_as": torch.bincount(said, minlength=test.n_classes).tolist(),
     }
+    for name, at in poisoned.subsets.items():
+        hits = {"asr": hit, "asr_strict": hit & knew, "natural": said_control == wanted}
+        found |= {f"{what}_{name}": _macro(h[at], wanted[at]) for what, h in hits.items()}
     if before is not None:
         found |= _change(found, evaluate(before, poisoned, control))
     return found
+
+
+def _check_sources(truth: Tensor, wanted: Tensor) -> None:
+    if bool((truth == wanted).any()):
+        raise InvalidInput("triggered test inputs that already carry the wanted label must not count as successes")
 
 
 def _change(now: Metrics, before: Metrics) -> Metrics:

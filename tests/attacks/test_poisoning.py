@@ -10,8 +10,9 @@ import torch
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.labels import AllToAll, AllToOne, CleanLabel
+from ostiary.attacks.random_graphs import erdos_renyi, trigger_size
 from ostiary.attacks.select import Random
-from ostiary.attacks.sub_ba import SubBA, random_edges, trigger_size
+from ostiary.attacks.sub_ba import SubBA
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
@@ -203,17 +204,17 @@ def test_trigger_size_is_a_fifth_of_the_mean_graph() -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_random_subgraphs_are_connected_where_that_is_to_be_expected(seed: int) -> None:
-    edges = random_edges(6, 0.5, Context(seed))
+    edges = erdos_renyi(6, 0.5, generator(seed, "er"))
     graph = nx.Graph(list(edges))
     assert all(i < j for i, j in edges)
     assert graph.number_of_nodes() == 6
     assert nx.is_connected(graph)
-    assert len(random_edges(6, 0.05, Context(seed))) > 0, "sparse triggers may fall apart but are not empty"
+    assert len(erdos_renyi(6, 0.05, generator(seed, "er"))) > 0, "sparse triggers may fall apart but are not empty"
 
 
 def test_density_one_is_a_clique_and_densities_are_met_on_average() -> None:
-    assert len(random_edges(5, 1.0, CTX)) == 10
-    mean = sum(len(random_edges(7, 0.8, Context(s))) for s in range(60)) / 60
+    assert len(erdos_renyi(5, 1.0, generator(0, "er"))) == 10
+    mean = sum(len(erdos_renyi(7, 0.8, generator(s, "er"))) for s in range(60)) / 60
     assert mean == pytest.approx(0.8 * 21, rel=0.08)
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from ostiary.component import Component, NonNegative, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.errors import InvalidInput, Unsupported
+from ostiary.models.base import Architecture
 from ostiary.training.hooks import TrainHook
 from ostiary.triggers.base import Trigger
 
@@ -30,6 +31,7 @@ class Poisoned:
 
     splits: train is poisoned, test and clean are not. index: poisoned rows of train, int64 [m]. triggered: stamped
     test sources whose y is what the attacker wants; rows: their places in test. hook: for attacks on training.
+    subsets: places in rows (int64) that are judged by themselves too, by name.
     """
 
     splits: Splits
@@ -39,6 +41,7 @@ class Poisoned:
     rows: Tensor
     hook: TrainHook | None = None
     doubts: tuple[str, ...] = ()
+    subsets: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Attack(Component):
@@ -67,14 +70,18 @@ class Attack(Component):
 class PoisoningAttack(Attack):
     """Stamps a share of the training set. A subclass makes the trigger, nothing else.
 
-    rate: poisoned share of the *whole* training set, rounded to the nearest sample. target: class to lead to.
+    rate: poisoned share of the *whole* training set, rounded to the nearest sample; `rate_of` data: of all samples, test
+    included. target: class to lead to. surrogate: the attacker's own architecture where the attack asks a model; None:
+    the victim's (white box).
     """
 
     controls = frozenset({"data"})
     rate: Rate = 0.1
+    rate_of: Literal["train", "data"] = "train"
     target: NonNegative = 0
     labels: LabelRule = AllToOne()
     select: Selector = Random()
+    surrogate: Architecture | None = None
 
     @abstractmethod
     def make_trigger(self, train: Dataset, ctx: Context) -> Trigger:
@@ -83,6 +90,14 @@ class PoisoningAttack(Attack):
     def make_hook(self, trigger: Trigger, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
         """How training is touched (`train` is clean, `index` its rows to poison); None for attacks on data alone."""
         return None
+
+    def at_test(self, trigger: Trigger) -> Trigger:
+        """The trigger as test inputs get it."""
+        return trigger
+
+    def attacker(self, ctx: Context) -> Context:
+        """The context in which the attacker's own models are made."""
+        return replace(ctx, architecture=self.surrogate or ctx.architecture)
 
     @final
     def craft(self, splits: Splits, ctx: Context) -> Poisoned:
@@ -108,14 +123,23 @@ class PoisoningAttack(Attack):
                 f"({', '.join(train.classes)})"
             )
         eligible = self.labels.eligible(train.y, self.target)
-        asked = round(self.rate * len(train))
+        asked = self.asked(splits)
         n = min(asked, int(eligible.sum()))
         if n == 0:
             raise InvalidInput(
                 f"rate {self.rate} of {len(train)} training samples ({int(eligible.sum())} eligible) poisons none; raise rate"
             )
+        index = self.select.choose(train, eligible, n, self.attacker(ctx))
+        if len(index) == 0:
+            raise InvalidInput(f"no eligible sample of {int(eligible.sum())} is {self.select.name}; use another selector")
+        n = len(index)
         doubts = (f"only {n} of the {asked} samples asked for could be poisoned (no more are eligible)",) if n < asked else ()
-        return self.select.choose(train, eligible, n, ctx), doubts
+        return index, doubts
+
+    def asked(self, splits: Splits) -> int:
+        """How many samples the rate asks for."""
+        n = len(splits.train) if self.rate_of == "train" else sum(map(len, (splits.train, splits.test, splits.clean)))
+        return round(self.rate * n)
 
     def stamp(self, splits: Splits, index: Tensor, trigger: Trigger, ctx: Context) -> Poisoned:
         """Trigger and labels on the training rows, trigger on every test source."""
@@ -128,7 +152,8 @@ class PoisoningAttack(Attack):
         if len(rows) == 0:
             raise InvalidInput(f"no test sample can serve as a source for target class {self.target}; enlarge the test part")
         goal = self.labels.wanted(test.y[rows], self.target, test.n_classes)
-        marked = modality.stamp(done, "test", rows, trigger, seed=ctx.key("stamp-test"), target=goal)
+        last = self.at_test(trigger)
+        marked = modality.stamp(done, "test", rows, last, seed=ctx.key("stamp-test"), target=goal)
         triggered = replace(marked.test.take(rows), y=goal)
         doubts = []
         for name, before, after in (
@@ -138,4 +163,4 @@ class PoisoningAttack(Attack):
             same = int((modality.difference(before.inputs, after.inputs)["changed"] == 0).sum())
             if same:
                 doubts.append(f"the trigger left {same} of {len(before)} {name} inputs as they were")
-        return Poisoned(done, index, trigger, triggered, rows, doubts=tuple(doubts))
+        return Poisoned(done, index, last, triggered, rows, doubts=tuple(doubts))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.bilevel import BiLevel
-from ostiary.attacks.sub_ba import trigger_size
+from ostiary.attacks.random_graphs import trigger_size
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset

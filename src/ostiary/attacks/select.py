@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ class Selector(Component):
 
     @abstractmethod
     def choose(self, train: Dataset, eligible: Tensor, n: int, ctx: Context) -> Tensor:
-        """`n` of the rows where `eligible` (bool [len(train)]) holds, sorted: int64 [n]."""
+        """At most `n` of the rows where `eligible` (bool [len(train)]) holds, sorted: int64 [<= n]."""
 
 
 class Random(Selector, name="random"):
@@ -28,3 +29,22 @@ class Random(Selector, name="random"):
     def choose(self, train: Dataset, eligible: Tensor, n: int, ctx: Context) -> Tensor:
         rows = eligible.nonzero().flatten()
         return rows[torch.randperm(len(rows), generator=ctx.rng("select"))[:n]].sort()[0]
+
+
+class Correct(Selector, name="correct"):
+    """Only rows that the attacker's model, trained on the clean data, calls by their label.
+
+    Without this rule a clean-label attack poisons inputs that look like another class, which is label flipping in
+    disguise (Meguro et al., ICISSP 2024). `order`: random ones, or those of highest (lowest) probability of the label.
+    """
+
+    order: Literal["random", "highest", "lowest"] = "random"
+
+    def choose(self, train: Dataset, eligible: Tensor, n: int, ctx: Context) -> Tensor:
+        p = ctx.surrogate(train).predict(train.inputs)[0].softmax(1)
+        right = eligible & (p.argmax(1) == train.y)
+        if self.order == "random":
+            return Random().choose(train, right, n, ctx)
+        rows = right.nonzero().flatten()
+        sure = p[rows, train.y[rows]]
+        return rows[sure.argsort(descending=self.order == "highest", stable=True)[:n]].sort()[0]

@@ -200,6 +200,7 @@ def _victim(stage: Stage, bench: Bench) -> Result:
         "rows": poisoned.rows,
         "labels": poisoned.splits.train.y[poisoned.index],
         "wanted": poisoned.triggered.y,
+        **{f"subset.{k}": v for k, v in poisoned.subsets.items()},
         **{f"trigger.{k}": v for k, v in tensors.items()},
         **{f"train.{k}": v for k, v in modality.pack(poisoned.splits.train.take(poisoned.index).inputs).items()},
         **{f"test.{k}": v for k, v in modality.pack(poisoned.triggered.inputs).items()},
@@ -219,7 +220,7 @@ def _unpack(bench: Bench, stage: Stage) -> Poisoned:
     train = splits.train.put(index, modality.unpack(under("train."))).relabel(index, tensors["labels"])
     triggered = replace(splits.test.take(rows), inputs=modality.unpack(under("test.")), y=tensors["wanted"])
     trigger = Trigger.unpack(bench.row(stage).metrics["trigger"], under("trigger."))
-    return Poisoned(splits.with_part("train", train), index, trigger, triggered, rows)
+    return Poisoned(splits.with_part("train", train), index, trigger, triggered, rows, subsets=under("subset."))
 
 
 def _judge(stage: Stage, bench: Bench) -> Result:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ostiary.attacks.base import Attack, Poisoned, PoisoningAttack
+from ostiary.attacks.select import Random
 from ostiary.component import Component, build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
@@ -184,8 +185,9 @@ def _check_poisoned(attack: Attack, clean: Splits, poisoned: Poisoned) -> None:
     promise(torch.equal(sources.ids, marked.ids), attack, "mixed up the rows of its triggered inputs")
     if isinstance(attack, PoisoningAttack):
         eligible = attack.labels.eligible(clean.train.y, attack.target)
-        n = min(round(attack.rate * len(train)), int(eligible.sum()))
-        promise(len(index) == n, attack, f"poisoned {len(index)} samples, expected exactly {n}")
+        n = min(attack.asked(clean), int(eligible.sum()))
+        fewer = 0 < len(index) < n and not isinstance(attack.select, Random) and bool(poisoned.doubts)  # and says so
+        promise(len(index) == n or fewer, attack, f"poisoned {len(index)} samples, expected exactly {n}")
         promise(bool(eligible[index].all()), attack, "poisoned rows its label rule does not allow")
         wanted = attack.labels.wanted(clean.train.y[index], attack.target, train.n_classes)
         promise(torch.equal(train.y[index], wanted), attack, "gave poisoned rows other labels than its rule wants")

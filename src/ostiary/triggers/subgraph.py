@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from ostiary.modality.graphs import Graphs
-from ostiary.triggers.base import Trigger
-from ostiary.triggers.mount import mount, random_score, top_nodes
+from ostiary.triggers.mount import mount
+from ostiary.triggers.own_model import ModelTrigger
+from ostiary.triggers.positions.base import Position
+from ostiary.triggers.positions.structure import RandomNodes
 
 
-class Subgraph(Trigger, name="subgraph"):
-    """`edges` among `size` nodes (undirected pairs), mounted on random nodes: fresh ones for every graph.
+class Subgraph(ModelTrigger, name="subgraph"):
+    """`edges` among `size` nodes (undirected pairs), mounted on each graph's nodes at `position`.
 
     A graph with fewer nodes takes the induced part. With `degree_features` the node features, a one-hot of the
     degree, are made again from the final edges.
@@ -21,6 +23,7 @@ class Subgraph(Trigger, name="subgraph"):
     size: int
     edges: tuple[tuple[int, int], ...]
     degree_features: bool = False
+    position: Position = RandomNodes()
 
     def adjacency(self) -> Tensor:
         matrix = torch.zeros(self.size, self.size)
@@ -29,7 +32,8 @@ class Subgraph(Trigger, name="subgraph"):
         return matrix
 
     def apply(self, inputs: Graphs, ids: Tensor, *, seed: int, target: Tensor) -> Graphs:
-        chosen = top_nodes(inputs, random_score(inputs, ids, seed), self.size)
+        model = self.model(inputs.x.device) if self.position.asks else None
+        chosen = self.position.choose(inputs, self.size, ids, seed, model)
         stamped = mount(inputs, chosen, self.adjacency().to(inputs.x.device))
         return with_degrees(stamped) if self.degree_features else stamped
 

@@ -1,0 +1,1 @@
+"""Positions: where in a graph a subgraph is mounted."""

@@ -1,0 +1,59 @@
+"""Positions that the attacker's own model gives."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ostiary.component import Positive
+from ostiary.context import Context
+from ostiary.explainers.base import Explainer
+from ostiary.explainers.gnn_explainer import GNNExplainer
+from ostiary.explainers.masks import node_scores
+from ostiary.modality.graphs import Graphs
+from ostiary.models.victim import Victim
+from ostiary.triggers.positions.base import Position
+from ostiary.triggers.positions.structure import Degree
+
+
+class Explained(Position, name="explained"):
+    """The nodes that an explainer finds most (or least) important for what the attacker's model says of the graph.
+
+    Default: GNNExplainer's edge mask, summed at nodes over ln(1 + degree) (XGBD's rule), with lr 0.05 for PyG's 0.01,
+    at which the mask hardly leaves its random start.
+    """
+
+    asks = True
+    end: Literal["most", "least"] = "most"
+    explainer: Explainer = GNNExplainer(node_mask="none", lr=0.05)
+
+    def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
+        assert model is not None
+        seen = self.explainer.explain(model, graphs, Context(seed=seed), ids=ids)
+        found = seen.nodes if seen.nodes is not None or seen.edges is None else node_scores(graphs, seen.edges)
+        assert found is not None
+        return found if self.end == "most" else -found
+
+
+class Impact(Position, name="impact"):
+    """The nodes whose edges the attacker's model misses most: mean squared change of its outputs without them.
+
+    Of the `candidates` nodes of highest degree (Motif-BA: 10); the others follow in order of degree.
+    """
+
+    asks = True
+    candidates: Positive = 10
+
+    def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
+        assert model is not None
+        best = Degree().choose(graphs, self.candidates, ids, seed)
+        found = graphs.in_degree.double() / (1 + graphs.in_degree.max()) - 1
+        before = model.predict(graphs)[0]
+        for at in best.unbind(1):
+            at = at[at >= 0]
+            keep = ~torch.isin(graphs.edge_index, at).any(0)
+            after = model.predict(Graphs.build(graphs.x, graphs.edge_index[:, keep], graphs.n_nodes))[0]
+            found[at] = (after - before).square().mean(1).double()[graphs.batch[at]]
+        return found

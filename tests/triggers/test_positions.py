@@ -1,0 +1,87 @@
+"""Positions: which nodes, distinct, keyed by the graph alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ostiary.component import build
+from ostiary.modality.graphs import Graphs
+from ostiary.testing import toys
+
+NAMES = ["random", "degree", "dense", "explained", "impact"]
+
+
+def chosen(name: str, graphs: Graphs, ids: Tensor, size: int = 4, **options: Any) -> Tensor:
+    position = build("position", {"name": name, **options})
+    found: Tensor = position.choose(graphs, size, ids, 7, toys.victim("graph") if position.asks else None)
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nodes_are_distinct_and_of_their_graph_and_do_not_depend_on_the_batch(name: str) -> None:
+    part = toys.splits("graph").test
+    graphs = part.inputs
+    found = chosen(name, graphs, part.ids)
+    assert tuple(found.shape) == (len(graphs), 4)
+    assert bool((graphs.batch[found] == torch.arange(len(graphs))[:, None]).all())
+    assert all(len(set(row)) == 4 for row in found.tolist())
+    for at in (torch.arange(len(part)).flip(0), torch.tensor([3, 5])):
+        some = part.take(at)
+        apart = chosen(name, some.inputs, some.ids) - some.inputs.node_ptr[:-1, None]
+        assert torch.equal(apart, (found - graphs.node_ptr[:-1, None])[at])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_small_graphs_give_all_their_nodes(name: str) -> None:
+    x = torch.nn.functional.one_hot(torch.tensor([0, 1, 2, 3, 0]), 4).float()
+    edges = torch.tensor([[0, 1, 2, 3, 3, 4], [1, 0, 3, 2, 4, 3]])
+    found = chosen(name, Graphs.build(x, edges, torch.tensor([2, 3])), torch.arange(2))
+    assert sorted(found[0].tolist()) == [-1, -1, 0, 1]
+    assert sorted(found[1].tolist()) == [-1, 2, 3, 4]
+
+
+def star_and_triangle() -> Graphs:
+    """Node 0 has three leaves, one of which (1) reaches the triangle 4-5-6 through 4; 7 stands alone."""
+    pairs = torch.tensor([[0, 1], [0, 2], [0, 3], [1, 4], [4, 5], [5, 6], [4, 6]]).t()
+    return Graphs.build(torch.eye(8, 4), torch.cat([pairs, pairs.flip(0)], 1), torch.tensor([8]))
+
+
+def test_degree_takes_either_end() -> None:
+    graphs, ids = star_and_triangle(), torch.zeros(1, dtype=torch.int64)
+    assert set(chosen("degree", graphs, ids, 2)[0].tolist()) == {0, 4}
+    assert chosen("degree", graphs, ids, 1, end="lowest").tolist() == [[7]]
+
+
+def test_dense_grows_where_the_links_are() -> None:
+    graphs = star_and_triangle()
+    keyed = [chosen("dense", graphs, torch.tensor([i]), 3)[0].tolist() for i in range(20)]
+    assert {row[0] for row in keyed} == {0, 4}, "ties are broken by the graph's id"
+    assert all(set(row) == {4, 5, 6} for row in keyed if row[0] == 4 and row[1] in (5, 6))
+    assert all(7 not in row for row in keyed)
+
+
+def test_explained_ends_are_opposite() -> None:
+    part = toys.splits("graph").clean
+    most, least = (chosen("explained", part.inputs, part.ids, 3, end=end) for end in ("most", "least"))
+    shared = [len(set(a) & set(b)) for a, b in zip(most.tolist(), least.tolist(), strict=True)]
+    assert sum(shared) == 0
+
+
+def test_impact_equals_a_loop_over_nodes() -> None:
+    part, victim = toys.splits("graph").clean, toys.victim("graph")
+    graphs = part.inputs
+    found = chosen("impact", graphs, part.ids, 3, candidates=40)
+    before = victim.predict(graphs)[0]
+    for g in range(5):
+        nodes = (graphs.batch == g).nonzero().flatten().tolist()
+        scores = {}
+        for node in nodes:
+            keep = (graphs.edge_index != node).all(0)
+            cut = Graphs.build(graphs.x, graphs.edge_index[:, keep], graphs.n_nodes)
+            scores[node] = float((victim.predict(cut)[0] - before)[g].square().mean())
+        best = sorted(scores.values(), reverse=True)[:3]
+        assert [scores[n] for n in found[g].tolist()] == pytest.approx(best, rel=1e-3)
