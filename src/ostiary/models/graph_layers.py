@@ -1,12 +1,17 @@
 """Message-passing layers whose sums run as embedding bags; equal to PyG's layers of the same name (tests show it).
 
 Every layer takes soft edges: `edge_weight` says how much an edge exists (it enters degrees and attention),
-`edge_mask` how much of its message passes.
+`edge_mask` how much of its message passes. Inside `recording()` every layer notes where edges enter, from which
+`models.edge_gradient` finds the derivative of a loss by edges that are not there.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +26,65 @@ def _times(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return b if a is None else a if b is None else a * b
 
 
+@dataclass(frozen=True, eq=False)
+class Attended:
+    """One attention layer: out[i] = sum over j of exp(leaky_relu(to[j] + at[i]) - total[i]) h[j], self-loop included.
+
+    h, out: float [N, heads, width]; to, at, total (the logarithm of the softmax's denominator): float [N, heads].
+    """
+
+    h: Tensor
+    to: Tensor
+    at: Tensor
+    total: Tensor
+    out: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tape:
+    """Every place where a forward pass looked at the edges. `summed`, `out` and the degrees can be differentiated by."""
+
+    sums: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # (rows, summed): float [N, d] each
+    degrees: list[Tensor] = field(default_factory=list)  # float [N]
+    attended: list[Attended] = field(default_factory=list)
+
+
+_tape: ContextVar[Tape | None] = ContextVar("_tape", default=None)
+
+
+@contextmanager
+def recording() -> Iterator[Tape]:
+    """Inside, our layers write down where edges enter."""
+    tape = Tape()
+    token = _tape.set(tape)
+    try:
+        yield tape
+    finally:
+        _tape.reset(token)
+
+
+def _tracked(x: Tensor) -> Tensor:
+    return x if x.requires_grad else x.requires_grad_()
+
+
 def weighted_degree(graphs: Graphs) -> Tensor:
     """Sum of the weights of the edges into each node: float [N]."""
     if graphs.edge_weight is None:
-        return graphs.in_degree.to(graphs.x.dtype)
-    zeros = graphs.edge_weight.new_zeros(len(graphs.x))
-    return zeros.index_add(0, graphs.edge_index[1], graphs.edge_weight)
+        degree = graphs.in_degree.to(graphs.x.dtype)
+    else:
+        zeros = graphs.edge_weight.new_zeros(len(graphs.x))
+        degree = zeros.index_add(0, graphs.edge_index[1], graphs.edge_weight)
+    if tape := _tape.get():
+        tape.degrees.append(_tracked(degree))
+    return degree
+
+
+def neighbour_sum(h: Tensor, graphs: Graphs) -> Tensor:
+    """Sum of the rows of each node's sources, by edge_weight and edge_mask: float [N, d]."""
+    summed = bag_sum(h, graphs.adjacency, _times(graphs.edge_weight, graphs.edge_mask))
+    if tape := _tape.get():
+        tape.sums.append((h.detach(), _tracked(summed)))
+    return summed
 
 
 class Conv(nn.Module):
@@ -47,8 +105,7 @@ class GCNConv(Conv):
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
         scale = (weighted_degree(graphs) + 1).rsqrt()[:, None]
         h: Tensor = scale * self.lin(x)
-        summed = bag_sum(h, graphs.adjacency, _times(graphs.edge_weight, graphs.edge_mask))
-        return scale * (summed + h) + self.bias
+        return scale * (neighbour_sum(h, graphs) + h) + self.bias
 
 
 class GINConv(Conv):
@@ -62,14 +119,13 @@ class GINConv(Conv):
         # the first Linear commutes with the sum: sum the narrower side
         lin, *rest = self.mlp
         assert isinstance(lin, nn.Linear)
-        weight = _times(graphs.edge_weight, graphs.edge_mask)
         if lin.in_features > lin.out_features:
             h = F.linear(x, lin.weight)
-            h = h + bag_sum(h, graphs.adjacency, weight) + lin.bias
+            h = h + neighbour_sum(h, graphs) + lin.bias
             for layer in rest:
                 h = layer(h)
             return h
-        out: Tensor = self.mlp(x + bag_sum(x, graphs.adjacency, weight))
+        out: Tensor = self.mlp(x + neighbour_sum(x, graphs))
         return out
 
 
@@ -84,8 +140,7 @@ class SAGEConv(Conv):
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
         degree = weighted_degree(graphs)
         degree = torch.where(degree > 0, degree, torch.ones_like(degree))
-        summed = bag_sum(x, graphs.adjacency, _times(graphs.edge_weight, graphs.edge_mask))
-        out: Tensor = self.lin_l(summed / degree[:, None]) + self.lin_r(x)
+        out: Tensor = self.lin_l(neighbour_sum(x, graphs) / degree[:, None]) + self.lin_r(x)
         return out
 
 
@@ -120,7 +175,10 @@ class GATConv(Conv):
         if graphs.edge_mask is not None:
             alpha = alpha * graphs.edge_mask[:, None]
         heads = [bag_sum(h[:, k], graphs.adjacency, alpha[:, k].contiguous()) for k in range(self.heads)]
-        return (torch.stack(heads, 1) + (self_near / total)[:, :, None] * h).flatten(1) + self.bias
+        out = torch.stack(heads, 1) + (self_near / total)[:, :, None] * h
+        if tape := _tape.get():
+            tape.attended.append(Attended(h.detach(), to.detach(), at.detach(), (top + total.log()).detach(), _tracked(out)))
+        return out.flatten(1) + self.bias
 
 
 def pool(x: Tensor, graphs: Graphs, how: str = "sum") -> Tensor:
