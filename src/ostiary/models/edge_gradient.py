@@ -2,14 +2,16 @@
 
 Victims made of our own layers (`graph_layers`) need one forward and one backward pass and then products of a few columns
 per node (`edge_terms`); memory grows with the number of nodes, not with its square. Exact for GCN, GIN, GraphSAGE and GAT:
-equal to automatic differentiation by a dense adjacency matrix, degrees, softmax and ties under max pooling included.
+equal to automatic differentiation by a dense adjacency matrix, degrees and softmax included. Under max pooling nodes that
+tie share the gradient; where rounding parts twins that ought to tie, the larger takes it all, with a dense matrix as here.
 GraphSAGE takes the mean over max(1, degree) neighbours, so an edge into a node without any is judged by what the whole
 edge adds to that mean (a faint edge would already replace all of it, an infinite slope).
 
 Any other module goes through complete graphs whose absent edges have weight 0. That is exact where the module takes
 `edge_weight` so that an edge of weight 0 is no edge (PyG's GCNConv), or sums its messages (PyG's GINConv). PyG layers
 that take means or attention over neighbours and no weight still count the faded edges: their derivatives belong to the
-complete graph and are a guess. What a module of our layers reads from the graph beside them is not seen.
+complete graph and are a guess, which is logged as a warning. Of a module that calls our layers, what else it reads from
+the edges is not seen.
 """
 
 from __future__ import annotations
@@ -27,9 +29,9 @@ from ostiary.modality.sparse import ranges
 from ostiary.models.edge_terms import Loss, Term, terms
 from ostiary.models.victim import Victim
 
-PADDED = 1500  # graphs up to this many nodes are padded to a common size; larger ones are searched tile by tile
+PADDED = 600  # graphs up to this many nodes are padded to a common size; larger ones are searched tile by tile
 ENTRIES = 1 << 18  # pairs in one padded batch: about what the cache holds
-TILE = (512, 2048)  # rows and columns of a tile
+TILE = (256, 2048)  # rows and columns of a tile, for the same reason
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ostiary.console import log
 from ostiary.errors import InvalidInput
 from ostiary.modality.graph import is_message_passing
 from ostiary.modality.graphs import Graphs
@@ -83,7 +84,7 @@ class Attention(Term):
         heads = []
         for grad, h, own, to, at, total in zip(self.grad, self.h, self.own, self.to, self.at, self.total, strict=True):
             score = F.leaky_relu(at[target][..., :, None] + to[source][..., None, :], 0.2, inplace=True)
-            alpha = score.sub_(total[target][..., :, None]).exp_()
+            alpha = score.sub_(total[target][..., :, None]).clamp_(max=80).exp_()  # an infinity times 0 would be NaN
             heads.append((_rows(grad, target) @ _rows(h, source).mT).sub_(own[target][..., :, None]).mul_(alpha))
         return torch.stack(heads).sum(0)
 
@@ -106,7 +107,8 @@ class Dense(Term):
 def terms(victim: Victim, graphs: Graphs, loss: Loss) -> list[Term]:
     """The terms whose sum is -dL/dA, on the victim's device."""
     layers = [m for m in victim.module.modules() if is_message_passing(m)]
-    graphs = graphs.with_(x=graphs.x.detach())
+    if graphs.x.requires_grad:
+        graphs = graphs.with_(x=graphs.x.detach())
     with evaluating(victim), without_gradients(victim), torch.enable_grad():
         own = bool(layers) and all(type(m) in RECORDED for m in layers)
         return (own and _recorded(victim, graphs, loss)) or [_dense(victim, graphs, loss)]
@@ -154,18 +156,22 @@ def _dense(victim: Victim, graphs: Graphs, loss: Loss) -> Dense:
     pushes = torch.autograd.grad(-_value(loss, *out), out, materialize_grads=True)
     cost = (graphs.n_nodes**2).cumsum(0)
     parts = (cost // DENSE_EDGES).unique_consecutive(return_counts=True)[1]
-    values = []
-    for rows in torch.arange(len(graphs), device=cost.device).split(parts.tolist()):
-        values.append(_dense_part(victim, graphs.take(rows), [p[rows] for p in pushes]))
+    pieces = torch.arange(len(graphs), device=cost.device).split(parts.tolist())
+    found = [_dense_part(victim, graphs.take(rows), [p[rows] for p in pushes]) for rows in pieces]
+    values, logits = (torch.cat(f) for f in zip(*found, strict=True))
+    asked = out[0].detach()
+    if bool((logits - asked).abs().max() > 1e-3 * asked.abs().max()):
+        log.warning("an edge of weight 0 acts in %s: its edge gradients are a guess", type(victim.module).__name__)
     per_node = graphs.n_nodes[graphs.batch]
     local = torch.arange(len(graphs.x), device=cost.device) - graphs.node_ptr[graphs.batch]
-    return Dense(torch.cat(values), pointer(per_node)[:-1], local)
+    return Dense(values, pointer(per_node)[:-1], local)
 
 
-def _dense_part(victim: Victim, graphs: Graphs, pushes: list[Tensor]) -> Tensor:
-    """Flat entries of these graphs: float [sum of n squared]."""
+def _dense_part(victim: Victim, graphs: Graphs, pushes: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Of these graphs the entries, float [sum of n squared], and the logits at which they were found."""
     per_node, first = graphs.n_nodes[graphs.batch], graphs.node_ptr[graphs.batch]
-    target, source = graphs.batch.new_tensor(range(len(graphs.x))).repeat_interleave(per_node), ranges(first, per_node)
+    nodes = torch.arange(len(graphs.x), device=graphs.x.device)
+    target, source = nodes.repeat_interleave(per_node), ranges(first, per_node)
     at = pointer(per_node)[graphs.edge_index[1]] + graphs.edge_index[0] - first[graphs.edge_index[1]]
     there = graphs.x.new_zeros(len(target)).index_add_(0, at, graphs.x.new_ones(len(at)))  # an edge stored twice counts 2
     attr = None
@@ -176,5 +182,6 @@ def _dense_part(victim: Victim, graphs: Graphs, pushes: list[Tensor]) -> Tensor:
     edges, weight = torch.stack([source, target])[:, keep], there[keep].requires_grad_()
     attr = None if attr is None else attr[keep]
     whole = Graphs.build(graphs.x, edges, graphs.n_nodes, edge_attr=attr, edge_weight=weight)
-    found = torch.autograd.grad(victim.both(whole), weight, pushes, materialize_grads=True)[0]
-    return torch.zeros_like(there).masked_scatter_(keep, found)
+    logits, features = victim.both(whole)
+    slope = torch.autograd.grad((logits, features), weight, pushes, materialize_grads=True)[0]
+    return torch.zeros_like(there).masked_scatter_(keep, slope), logits.detach()
