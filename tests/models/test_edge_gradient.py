@@ -16,6 +16,7 @@ from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import Graphs
 from ostiary.models import edge_gradient, edge_terms
 from ostiary.models.edge_gradient import flip, pair_gradient, top_flips
+from ostiary.models.graph_layers import GINConv
 from ostiary.models.graph_nets import GraphNet
 from ostiary.models.victim import Victim
 from ostiary.seeds import generator
@@ -314,6 +315,42 @@ def test_pyg_layers_go_through_complete_graphs(
         torch.testing.assert_close(found.scores[i, :k], torch.tensor([b[0] for b in best[:k]], dtype=torch.float64))
 
 
+class ByHand(nn.Module):
+    """A user's own sum, with edge features; the layer of ours that it holds is not used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare, self.lin, self.edge = GINConv(WIDTH, HIDDEN), nn.Linear(WIDTH, HIDDEN), nn.Linear(2, HIDDEN, bias=False)
+        self.head = nn.Linear(HIDDEN, CLASSES)
+
+    def forward(
+        self, x: Tensor, edge_index: Tensor, batch: Tensor, edge_attr: Tensor, edge_weight: Tensor | None = None
+    ) -> Tensor:
+        h = self.lin(x)
+        weight = 1.0 if edge_weight is None else edge_weight[:, None]
+        h = h.index_add(0, edge_index[1], weight * (h[edge_index[0]] + self.edge(edge_attr))).tanh()
+        return self.head(pyg.global_add_pool(h, batch))  # type: ignore[no-any-return]
+
+
+def test_modules_without_known_layers_go_through_complete_graphs() -> None:
+    net = ByHand().double()
+    shake(net, 4)
+    g = graphs()
+    attr = torch.randn(g.edge_index.shape[1], 2, generator=generator(0, "attr"), dtype=torch.float64)
+    g = Graphs.build(g.x, g.edge_index, g.n_nodes, edge_attr=attr)
+    parts = iter(g.take(torch.tensor([i])) for i in range(len(g)))
+
+    def forward(x: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+        part, h = next(parts), net.lin(x)
+        e = torch.zeros(len(x), len(x), HIDDEN, dtype=torch.float64)
+        e[part.edge_index[1], part.edge_index[0]] = net.edge(part.edge_attr).detach()
+        features = (h + a @ h + (a[:, :, None] * e).sum(1)).tanh().sum(0)[None]
+        return net.head(features), features
+
+    got = pair_gradient(Victim(net, "graph"), g, both_sides)
+    assert error(got, reference(forward, g, both_sides)) < 1e-8
+
+
 def test_a_guess_is_called_one(caplog: pytest.LogCaptureFixture) -> None:
     """PyG's mean over neighbours counts an edge of weight 0."""
     net = Unweighted("gin")
@@ -357,6 +394,8 @@ def test_refusals_say_what_came() -> None:
         top_flips(victim, soft, both_sides, 1)
     with pytest.raises(InvalidInput, match="m is -1"):
         top_flips(victim, g, both_sides, -1)
+    with pytest.raises(InvalidInput, match="2 numbers for 6 graphs"):
+        top_flips(victim, g, both_sides, torch.tensor([1, 2]))
     with pytest.raises(InvalidInput, match=r"shape \(6,\)"):
         top_flips(victim, g, lambda logits, _: logits.sum(1), 1)
     with pytest.raises(InvalidInput, match="without a gradient"):

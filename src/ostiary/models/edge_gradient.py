@@ -63,6 +63,8 @@ def top_flips(victim: Victim, graphs: Graphs, loss: Loss, m: int | Tensor, *, po
     least, width = (int(wanted.min()), int(wanted.max())) if wanted.numel() else (0, 0)
     if least < 0:
         raise InvalidInput(f"m is {least} for a graph; expected 0 or more pairs")
+    if wanted.ndim and len(wanted) != len(graphs):
+        raise InvalidInput(f"m holds {len(wanted)} numbers for {len(graphs)} graphs; give one per graph, or one for all")
     wanted = wanted.expand(len(graphs))
     pairs = moved.node_ptr.new_full((len(graphs), width, 2), -1)
     scores = moved.x.new_full((len(graphs), width), -torch.inf)
