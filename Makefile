@@ -21,11 +21,11 @@ lint: .venv/.dev
 
 bench: .venv/.dev
 ifdef NAME
-	$(BIN)/python benchmarks/$(NAME).py
+	$(BIN)/python benchmarks/$(subst -,_,$(NAME)).py
 else
 	@echo "make bench NAME=... with one of:"
 	@for f in $(filter-out benchmarks/common.py,$(wildcard benchmarks/*.py)); do \
-	  printf '  %-16s %s\n' "$$(basename $$f .py)" "$$(sed -n '1s/^"""//;1s/"*$$//;1p' $$f)"; done
+	  printf '  %-16s %s\n' "$$(basename $$f .py | tr _ -)" "$$(sed -n '1s/^"""//;1s/"*$$//;1p' $$f)"; done
 endif
 
 docs: .venv/.dev

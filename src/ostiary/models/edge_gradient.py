@@ -2,18 +2,21 @@
 
 Victims made of our own layers (`graph_layers`) need one forward and one backward pass and then products of a few columns
 per node (`edge_terms`); memory grows with the number of nodes, not with its square. Exact for GCN, GIN, GraphSAGE and GAT:
-equal to automatic differentiation by a dense adjacency matrix, degrees, softmax and ties under max pooling included.
+equal to automatic differentiation by a dense adjacency matrix, degrees and softmax included. Under max pooling nodes that
+tie share the gradient; where rounding parts twins that ought to tie, the larger takes it all, with a dense matrix as here.
 GraphSAGE takes the mean over max(1, degree) neighbours, so an edge into a node without any is judged by what the whole
 edge adds to that mean (a faint edge would already replace all of it, an infinite slope).
 
 Any other module goes through complete graphs whose absent edges have weight 0. That is exact where the module takes
 `edge_weight` so that an edge of weight 0 is no edge (PyG's GCNConv), or sums its messages (PyG's GINConv). PyG layers
 that take means or attention over neighbours and no weight still count the faded edges: their derivatives belong to the
-complete graph and are a guess. What a module of our layers reads from the graph beside them is not seen.
+complete graph and are a guess, which is logged as a warning. Of a module that calls our layers, what else it reads from
+the edges is not seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -23,12 +26,12 @@ from torch import Tensor
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.sparse import ranges
-from ostiary.models.edge_terms import Loss, Rows, Term, terms
+from ostiary.models.edge_terms import Loss, Term, terms
 from ostiary.models.victim import Victim
 
-PADDED = 1500  # graphs up to this many nodes are padded to a common size; larger ones are searched tile by tile
+PADDED = 600  # graphs up to this many nodes are padded to a common size; larger ones are searched tile by tile
 ENTRIES = 1 << 18  # pairs in one padded batch: about what the cache holds
-TILE = (256, 4096)  # rows and columns of a tile
+TILE = (256, 2048)  # rows and columns of a tile, for the same reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +63,8 @@ def top_flips(victim: Victim, graphs: Graphs, loss: Loss, m: int | Tensor, *, po
     least, width = (int(wanted.min()), int(wanted.max())) if wanted.numel() else (0, 0)
     if least < 0:
         raise InvalidInput(f"m is {least} for a graph; expected 0 or more pairs")
+    if wanted.ndim and len(wanted) != len(graphs):
+        raise InvalidInput(f"m holds {len(wanted)} numbers for {len(graphs)} graphs; give one per graph, or one for all")
     wanted = wanted.expand(len(graphs))
     pairs = moved.node_ptr.new_full((len(graphs), width, 2), -1)
     scores = moved.x.new_full((len(graphs), width), -torch.inf)
@@ -85,9 +90,10 @@ def flip(graphs: Graphs, pairs: Tensor) -> Graphs:
     """
     _check(graphs)
     n = len(graphs.x)
-    low, high = pairs.reshape(-1, 2).amin(1), pairs.reshape(-1, 2).amax(1)
+    low, high = _ends(pairs.reshape(-1, 2).T)
     key = (low * n + high)[(low >= 0) & (low < high)].unique()
-    present = graphs.edge_index.amin(0) * n + graphs.edge_index.amax(0)
+    low, high = _ends(graphs.edge_index)
+    present = low * n + high
     keep = torch.isin(present, key, invert=True)
     new = key[torch.isin(key, present, invert=True)]
     low, high = new // max(1, n), new % max(1, n)
@@ -104,7 +110,7 @@ def pair_gradient(victim: Victim, graphs: Graphs, loss: Loss) -> list[Tensor]:
     moved = victim.modality.move(graphs, victim.device)
     found = terms(victim, moved, loss)
     spans = [slice(*p) for p in pairwise(moved.node_ptr.tolist())]
-    return [-sum((t.fall(s, s) for t in found), moved.x.new_zeros(())).fill_diagonal_(0).to(graphs.x.device) for s in spans]
+    return [_total(t.fall(s, s) for t in found).neg().fill_diagonal_(0).to(graphs.x.device) for s in spans]
 
 
 def _check(graphs: Graphs) -> None:
@@ -112,10 +118,15 @@ def _check(graphs: Graphs) -> None:
         raise InvalidInput("edges are flipped in whole, and the graphs carry edge_weight or edge_mask; leave these out")
 
 
-def _both(found: list[Term], a: Rows, b: Rows) -> Tensor:
-    first, *rest = (t.both(a, b) for t in found)
+def _ends(pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """(smaller, larger) of int64 [2, E]; many times faster than amin and amax."""
+    return torch.minimum(*pairs), torch.maximum(*pairs)
+
+
+def _total(parts: Iterable[Tensor]) -> Tensor:
+    first, *rest = parts
     for other in rest:
-        first.add_(other)
+        first = first.add_(other)
     return first
 
 
@@ -133,13 +144,14 @@ def _search_padded(found: list[Term], graphs: Graphs, rows: Tensor, m: int) -> t
     n = int(sizes.max())
     step = torch.arange(n, device=rows.device)
     nodes = first[:, None] + torch.minimum(step, (sizes[:, None] - 1).clamp(min=0))  # padding repeats the last node
-    score = _both(found, nodes, nodes).contiguous()
+    score = _total(t.fall(nodes, nodes) for t in found)
+    score = score + score.mT
     edges = ranges(graphs.edge_ptr[rows], graphs.n_edges[rows])
     batch = torch.arange(len(rows), device=rows.device).repeat_interleave(graphs.n_edges[rows])
-    local = graphs.edge_index[:, edges] - first[batch]
-    at = (batch * n + local.amin(0)) * n + local.amax(0)
+    low, high = _ends(graphs.edge_index[:, edges] - first[batch])
+    at = (batch * n + low) * n + high
     flat = score.view(-1)
-    flat[at] = -flat[at]  # twice the same pair is no matter: read before written
+    flat[at] = -flat[at]  # both directions name the same entry: all are read before any is written
     score.masked_fill_((step[:, None] >= step) | (step >= sizes[:, None])[:, None], -torch.inf)
     best, at = score.flatten(1).topk(min(m, n * n))
     return best, torch.stack([at // max(1, n), at % max(1, n)], 2) + first[:, None, None]
@@ -149,36 +161,36 @@ def _search_tiles(found: list[Term], graphs: Graphs, g: int, m: int) -> tuple[Te
     """(scores [k], pairs [k, 2]) of one large graph, k <= m: tiles of the upper triangle, and only what beats the m best."""
     start, n = int(graphs.node_ptr[g]), int(graphs.n_nodes[g])
     edges = graphs.edge_index[:, int(graphs.edge_ptr[g]) : int(graphs.edge_ptr[g + 1])] - start
-    low, order = edges.amin(0).sort()
-    high = edges.amax(0)[order]
+    low, high = _ends(edges)
+    low, order = low.sort()
+    high = high[order]
     best, at = graphs.x.new_empty(0), edges.new_empty(0)
     height, width = TILE
     for top in range(0, n if m else 0, height):
         bottom = min(top + height, n)
-        a, b = torch.searchsorted(low, low.new_tensor([top, bottom])).tolist()
+        here = slice(*torch.searchsorted(low, low.new_tensor([top, bottom])).tolist())
         for left in range(top, n, width):
             right = min(left + width, n)
-            tile = _both(found, slice(start + top, start + bottom), slice(start + left, start + right))
-            mine = (high[a:b] >= left) & (high[a:b] < right)
-            r, c = low[a:b][mine] - top, high[a:b][mine] - left
+            a, b = slice(start + top, start + bottom), slice(start + left, start + right)
+            tile = _total(t.both(a, b) for t in found)
+            mine = (high[here] >= left) & (high[here] < right)
+            r, c = low[here][mine] - top, high[here][mine] - left
             tile[r, c] = -tile[r, c]
             if left < bottom:  # the tile holds part of the diagonal
-                tile.masked_fill_(torch.ones_like(tile, dtype=torch.bool).tril_(top - left), -torch.inf)
+                part = tile[:, : bottom - left]
+                part.masked_fill_(torch.ones_like(part, dtype=torch.bool).tril_(top - left), -torch.inf)
             best, at = _merge(best, at, tile, (top, left, n), m)
     return best, torch.stack([at // n, at % n], 1) + start
 
 
 def _merge(best: Tensor, at: Tensor, tile: Tensor, place: tuple[int, int, int], m: int) -> tuple[Tensor, Tensor]:
     """The m best so far, sorted, and their flat positions, once the tile is looked through."""
-    full = len(best) == m
-    least = best[-1] if full else best.new_tensor(-torch.inf)
-    if not bool(tile.amax() > least):
+    least = best[-1] if len(best) == m else best.new_tensor(-torch.inf)
+    rows = (tile.amax(1) > least).nonzero().flatten()  # mostly none
+    if not len(rows):
         return best, at
-    flat = tile.view(-1)
-    inside = (flat > least).nonzero().flatten()
-    values, kept = flat[inside].topk(min(m, len(inside)))
+    values, kept = tile[rows].flatten().topk(min(m, len(rows) * tile.shape[1]))
     top, left, n = place
-    inside = inside[kept]
-    position = (inside // tile.shape[1] + top) * n + inside % tile.shape[1] + left
+    position = (rows[kept // tile.shape[1]] + top) * n + kept % tile.shape[1] + left
     values, kept = torch.cat([best, values]).topk(min(m, len(best) + len(values)))
     return values, torch.cat([at, position])[kept]
