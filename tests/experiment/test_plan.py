@@ -101,10 +101,10 @@ def test_every_number_that_python_writes_is_read_as_that_number(number: float) -
 # what it is crossed to
 
 
-def test_vary_is_a_cross_product_and_seeds_come_last() -> None:
+def test_vary_is_a_cross_product_and_every_combination_has_a_seed_before_the_next() -> None:
     plan = read_plan(toy(seeds=[5, 6], vary={"attack.rate": [0.1, 0.2], "victim.layers": [1, 2]}))[0]
     found = [(c.plan.attack.spec()["rate"], c.plan.victim.spec()["layers"], c.seed) for c in plan.cells()]
-    assert found == [(r, n, s) for r in (0.1, 0.2) for n in (1, 2) for s in (5, 6)]
+    assert found == [(r, n, s) for s in (5, 6) for r in (0.1, 0.2) for n in (1, 2)]
     for cell in plan.cells():
         assert (cell.plan.seeds, cell.plan.vary) == ((cell.seed,), {})
         assert "seeds" not in cell.spec()

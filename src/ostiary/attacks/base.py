@@ -67,8 +67,8 @@ class Attack(Component):
         return poisoned
 
 
-class PoisoningAttack(Attack):
-    """Stamps a share of the training set. A subclass makes the trigger, nothing else.
+class RateAttack(Attack):
+    """Stamps a share of the training set.
 
     rate: poisoned share of the *whole* training set, rounded to the nearest sample; `rate_of` data: of all samples, test
     included. target: class to lead to. surrogate: the attacker's own architecture where the attack asks a model; None:
@@ -83,36 +83,9 @@ class PoisoningAttack(Attack):
     select: Selector = Random()
     surrogate: Architecture | None = None
 
-    @abstractmethod
-    def make_trigger(self, train: Dataset, ctx: Context) -> Trigger:
-        """The trigger, from clean training data."""
-
-    def make_hook(self, trigger: Trigger, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
-        """How training is touched (`train` is clean, `index` its rows to poison); None for attacks on data alone."""
-        return None
-
-    def at_test(self, trigger: Trigger) -> Trigger:
-        """The trigger as test inputs get it."""
-        return trigger
-
     def attacker(self, ctx: Context) -> Context:
         """The context in which the attacker's own models are made."""
         return replace(ctx, architecture=self.surrogate or ctx.architecture)
-
-    @final
-    def craft(self, splits: Splits, ctx: Context) -> Poisoned:
-        index, doubts = self.pick(splits, ctx)
-        trigger = self.make_trigger(splits.train, ctx)
-        poisoned = self.stamp(splits, index, trigger, ctx)
-        hook = self.make_hook(trigger, splits.train, index, ctx)
-        return replace(poisoned, hook=hook, doubts=(*doubts, *poisoned.doubts))
-
-    @final
-    def settle(self, clean: Splits, poisoned: Poisoned, ctx: Context) -> Poisoned:
-        if not isinstance(poisoned.hook, TriggerHook):
-            return poisoned
-        again = self.stamp(clean, poisoned.index, poisoned.hook.trigger, ctx)
-        return replace(again, doubts=poisoned.doubts, hook=None)
 
     def pick(self, splits: Splits, ctx: Context) -> tuple[Tensor, tuple[str, ...]]:
         """(rows of train to poison, doubts). Raises InvalidInput for a missing class or a rate of no sample."""
@@ -141,8 +114,10 @@ class PoisoningAttack(Attack):
         n = len(splits.train) if self.rate_of == "train" else sum(map(len, (splits.train, splits.test, splits.clean)))
         return round(self.rate * n)
 
-    def stamp(self, splits: Splits, index: Tensor, trigger: Trigger, ctx: Context) -> Poisoned:
-        """Trigger and labels on the training rows, trigger on every test source."""
+    def stamp(
+        self, splits: Splits, index: Tensor, trigger: Trigger, ctx: Context, *, at_test: Trigger | None = None
+    ) -> Poisoned:
+        """Trigger and labels on the training rows, trigger (or another, `at_test`) on every test source."""
         train, test = splits.train, splits.test
         wanted = self.labels.wanted(train.y[index], self.target, train.n_classes)
         modality = splits.modality
@@ -152,7 +127,7 @@ class PoisoningAttack(Attack):
         if len(rows) == 0:
             raise InvalidInput(f"no test sample can serve as a source for target class {self.target}; enlarge the test part")
         goal = self.labels.wanted(test.y[rows], self.target, test.n_classes)
-        last = self.at_test(trigger)
+        last = at_test or trigger
         marked = modality.stamp(done, "test", rows, last, seed=ctx.key("stamp-test"), target=goal)
         triggered = replace(marked.test.take(rows), y=goal)
         doubts = []
@@ -164,3 +139,34 @@ class PoisoningAttack(Attack):
             if same:
                 doubts.append(f"the trigger left {same} of {len(before)} {name} inputs as they were")
         return Poisoned(done, index, last, triggered, rows, doubts=tuple(doubts))
+
+
+class PoisoningAttack(RateAttack):
+    """The same with one trigger for all. A subclass makes that trigger, nothing else."""
+
+    @abstractmethod
+    def make_trigger(self, train: Dataset, ctx: Context) -> Trigger:
+        """The trigger, from clean training data."""
+
+    def make_hook(self, trigger: Trigger, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
+        """How training is touched (`train` is clean, `index` its rows to poison); None for attacks on data alone."""
+        return None
+
+    def at_test(self, trigger: Trigger) -> Trigger | None:
+        """The trigger that test inputs get, where it is another."""
+        return None
+
+    @final
+    def craft(self, splits: Splits, ctx: Context) -> Poisoned:
+        index, doubts = self.pick(splits, ctx)
+        trigger = self.make_trigger(splits.train, ctx)
+        poisoned = self.stamp(splits, index, trigger, ctx, at_test=self.at_test(trigger))
+        hook = self.make_hook(trigger, splits.train, index, ctx)
+        return replace(poisoned, hook=hook, doubts=(*doubts, *poisoned.doubts))
+
+    @final
+    def settle(self, clean: Splits, poisoned: Poisoned, ctx: Context) -> Poisoned:
+        if not isinstance(poisoned.hook, TriggerHook):
+            return poisoned
+        again = self.stamp(clean, poisoned.index, poisoned.hook.trigger, ctx)
+        return replace(again, doubts=poisoned.doubts, hook=None)

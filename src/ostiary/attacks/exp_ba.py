@@ -46,7 +46,7 @@ class ExpBA(PoisoningAttack, name="exp-ba"):
         edges = erdos_renyi(size, self.density, ctx.rng("subgraph"))
         return mounted(Subgraph(size=size, edges=edges, position=position), train, self.attacker(ctx))
 
-    def at_test(self, trigger: Trigger) -> Trigger:
+    def at_test(self, trigger: Trigger) -> Trigger | None:
         if self.test_position == "explained":
-            return trigger
+            return None
         return trigger.replace(position=RandomNodes(), architecture=None, described={}, state={})

@@ -68,3 +68,9 @@ def _connected(size: int, edges: Edges) -> bool:
         before = len(reached)
         reached |= {n for edge in edges if set(edge) & reached for n in edge}
     return len(reached) == size
+
+
+def flip_budget(train: Dataset) -> int:
+    """The mean number of edges of an Erdos-Renyi trigger of 20 % of the mean graph size and density 0.8, at least 1."""
+    size = round(0.2 * len(train.inputs.x) / len(train))
+    return max(1, round(0.8 * size * (size - 1) / 2))

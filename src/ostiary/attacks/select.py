@@ -11,6 +11,7 @@ from torch import Tensor
 from ostiary.component import Component
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.models.victim import Victim
 
 
 class Selector(Component):
@@ -41,10 +42,13 @@ class Correct(Selector, name="correct"):
     order: Literal["random", "highest", "lowest"] = "random"
 
     def choose(self, train: Dataset, eligible: Tensor, n: int, ctx: Context) -> Tensor:
-        p = ctx.surrogate(train).predict(train.inputs)[0].softmax(1)
-        right = eligible & (p.argmax(1) == train.y)
+        rows = self.rank(train, eligible, ctx.surrogate(train))
         if self.order == "random":
-            return Random().choose(train, right, n, ctx)
-        rows = right.nonzero().flatten()
-        sure = p[rows, train.y[rows]]
-        return rows[sure.argsort(descending=self.order == "highest", stable=True)[:n]].sort()[0]
+            rows = rows[torch.randperm(len(rows), generator=ctx.rng("select"))]
+        return rows[:n].sort()[0]
+
+    def rank(self, data: Dataset, eligible: Tensor, model: Victim) -> Tensor:
+        """The eligible rows that `model` calls rightly, the wanted end first: int64 [m]."""
+        p = model.predict(data.inputs)[0].softmax(1)
+        rows = (eligible & (p.argmax(1) == data.y)).nonzero().flatten()
+        return rows[p[rows, data.y[rows]].argsort(descending=self.order != "lowest", stable=True)]

@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,8 @@ from ostiary.modality.sparse import pointer
 class TU(DataSource, name="tu"):
     """A graph data set of the TU collection (Morris et al., 2020, arXiv:2007.08663), by its name in `set`.
 
-    `attributes`: append continuous node attributes to the one-hot node labels. `classes`: keep only these labels
+    `attributes`: append continuous node attributes to the one-hot node labels; only: instead of them. `scaled`: attributes to
+    mean 0 and deviation 1 over all nodes of the set. `classes`: keep only these labels
     (renumbered). `max_degree`: columns of the one-hot degree that stands in where a set has no node feature.
     Graphs without a node are dropped. Read once through PyG's `TUDataset` from OSTIARY_DATA/tu (raw folder or zip)
     or the network, then from the user's cache folder.
@@ -32,17 +33,25 @@ class TU(DataSource, name="tu"):
 
     modalities = frozenset({"graph"})
     set: str = "AIDS"
-    attributes: bool = False
+    attributes: bool | Literal["only"] = False
+    scaled: bool = False
     classes: tuple[int, ...] = ()
     max_degree: Positive = 64
 
     def read(self) -> tuple[Dataset, Tensor | None]:
         if not re.fullmatch(r"[A-Za-z0-9_\-]+", self.set):
             raise InvalidInput(f"'{self.set}' is no name of a TU data set; names are like AIDS or PROTEINS_full")
-        home = cache_folder() / "tu" / f"{self.set}{'-attributes' if self.attributes else ''}.safetensors"
+        home = cache_folder() / "tu" / f"{self.set}{'-attributes-first' if self.attributes else ''}.safetensors"
         if not home.exists():
-            _store(home, _from_pyg(self.set, self.attributes))
+            _store(home, _from_pyg(self.set, bool(self.attributes)))
         tensors = load_file(home)
+        width = int(tensors.pop("attributes", torch.tensor(0)))
+        if self.attributes and not width:
+            raise InvalidInput(f"{self.set} has no node attributes; leave attributes out")
+        if self.attributes == "only":
+            tensors["x"] = tensors["x"][:, :width]
+        if self.scaled and width:
+            tensors["x"][:, :width] = scaled(tensors["x"][:, :width])
         y = tensors.pop("y")
         x = tensors.pop("x", None)
         if x is None:
@@ -57,6 +66,11 @@ class TU(DataSource, name="tu"):
         names, labels = y[rows].unique(return_inverse=True)
         graph = build("modality", "graph")
         return Dataset.of(graphs.take(rows), labels, graph, tuple(map(str, names.tolist()))), None
+
+
+def scaled(x: Tensor) -> Tensor:
+    """Columns to mean 0 and deviation 1; constant ones to 0."""
+    return (x - x.mean(0)) / x.std(0, unbiased=False).clamp(min=1e-9)
 
 
 def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
@@ -83,6 +97,8 @@ def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
     found = {"edge_index": store.edge_index + shift, "n_nodes": sizes, "y": store.y.flatten().long()}
     if store.x is not None:
         found["x"] = store.x.float()
+    if attributes:
+        found["attributes"] = torch.tensor(data.num_node_attributes)  # they come first, the one-hot labels after
     if store.edge_attr is not None:
         found["edge_attr"] = store.edge_attr.float()
     return found

@@ -55,19 +55,22 @@ class Plan(Component, name="plan"):
         found: list[Cell] = []
         known: set[bytes] = set()
         marks: dict[bytes, str] = {}
-        for values in itertools.product(*self.vary.values()):
-            chosen = dict(zip(self.vary, values, strict=True))
-            plan = _combined(base, chosen)
-            trainer = plan.training().spec()  # defaults written out are no other cell
-            files = (_mark(plan.dataset, marks), _mark(plan.victim, marks))
-            for seed in plan.seeds:
+        plans = [self._varied(base, dict(zip(self.vary, v, strict=True))) for v in itertools.product(*self.vary.values())]
+        marked = [(plan, (_mark(plan.dataset, marks), _mark(plan.victim, marks)), said) for plan, said in plans]
+        for seed in dict.fromkeys(s for plan, _ in plans for s in plan.seeds):  # outermost: a run cut short has some of all
+            for plan, files, said in (m for m in marked if seed in m[0].seeds):
                 cell = Cell(plan.replace(seeds=(seed,), vary={}), seed, files)
-                spec = canonical({**cell.spec(), "trainer": trainer})
+                spec = canonical({**cell.spec(), "trainer": plan.training().spec()})  # defaults written out are no other cell
                 if spec in known:
-                    raise BadSpec(f"vary gives one cell twice ({_settings(chosen)}seed {seed}); name each combination once")
+                    raise BadSpec(f"vary gives one cell twice ({said}seed {seed}); name each combination once")
                 known.add(spec)
                 found.append(cell)
         return found
+
+    @staticmethod
+    def _varied(base: dict[str, Any], chosen: dict[str, Any]) -> tuple[Plan, str]:
+        """(the plan with the chosen values, these in words)."""
+        return _combined(base, chosen), _settings(chosen)
 
 
 @dataclass(frozen=True)

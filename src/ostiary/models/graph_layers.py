@@ -111,9 +111,10 @@ class GCNConv(Conv):
 class GINConv(Conv):
     """MLP((1 + eps) x_i + sum of neighbours), eps = 0. Xu et al., ICLR 2019, arXiv:1810.00826."""
 
-    def __init__(self, d_in: int, d_out: int) -> None:
+    def __init__(self, d_in: int, d_out: int, norm: bool = True) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(d_in, d_out), nn.BatchNorm1d(d_out), nn.ReLU(), nn.Linear(d_out, d_out))
+        between = (nn.BatchNorm1d(d_out), nn.ReLU()) if norm else (nn.ReLU(),)
+        self.mlp = nn.Sequential(nn.Linear(d_in, d_out), *between, nn.Linear(d_out, d_out))
 
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
         # the first Linear commutes with the sum: sum the narrower side

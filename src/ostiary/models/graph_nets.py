@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -54,44 +55,50 @@ class GraphNet(nn.Module):
 
 
 class GraphArchitecture(Architecture):
-    """Options of every graph network. Defaults: GCleaner's repository, with 3 layers instead of 5."""
+    """Options of every graph network. Defaults: GCleaner's repository, with 3 layers instead of 5.
+
+    widths: units of each layer, instead of `layers` times `hidden`.
+    """
 
     modalities = frozenset({"graph"})
     recipe = {"optimizer": "adam", "lr": 0.005, "epochs": 60, "batch_size": 64, "schedule": "step", "step_every": 50}
     layers: Positive = 3
     hidden: Positive = 64
+    widths: tuple[Positive, ...] = ()
     pooling: Pooling = "sum"
     dropout: Rate = 0.0
     deep_head: bool = True
 
-    def conv(self, d_in: int) -> Conv:
+    def conv(self, d_in: int, d_out: int) -> Conv:
         raise NotImplementedError  # pragma: no cover - abstract
 
     def module(self, data: Mapping[str, Any]) -> nn.Module:
-        widths = [int(data["width"])] + [self.hidden] * (self.layers - 1)
-        convs = [self.conv(w) for w in widths]
-        return GraphNet(convs, self.hidden, int(data["classes"]), self.pooling, self.dropout, self.deep_head)
+        widths = self.widths or (self.hidden,) * self.layers
+        convs = [self.conv(a, b) for a, b in itertools.pairwise((int(data["width"]), *widths))]
+        return GraphNet(convs, widths[-1], int(data["classes"]), self.pooling, self.dropout, self.deep_head)
 
 
 class GIN(GraphArchitecture, name="gin"):
-    """Graph isomorphism network. Xu et al., ICLR 2019, arXiv:1810.00826."""
+    """Graph isomorphism network; `norm`: BatchNorm inside its layers. Xu et al., ICLR 2019, arXiv:1810.00826."""
 
-    def conv(self, d_in: int) -> Conv:
-        return GINConv(d_in, self.hidden)
+    norm: bool = True
+
+    def conv(self, d_in: int, d_out: int) -> Conv:
+        return GINConv(d_in, d_out, self.norm)
 
 
 class GCN(GraphArchitecture, name="gcn"):
     """Graph convolutional network. Kipf & Welling, ICLR 2017, arXiv:1609.02907."""
 
-    def conv(self, d_in: int) -> Conv:
-        return GCNConv(d_in, self.hidden)
+    def conv(self, d_in: int, d_out: int) -> Conv:
+        return GCNConv(d_in, d_out)
 
 
 class GraphSAGE(GraphArchitecture, name="graphsage"):
     """GraphSAGE with mean aggregation. Hamilton et al., NeurIPS 2017, arXiv:1706.02216."""
 
-    def conv(self, d_in: int) -> Conv:
-        return SAGEConv(d_in, self.hidden)
+    def conv(self, d_in: int, d_out: int) -> Conv:
+        return SAGEConv(d_in, d_out)
 
 
 class GAT(GraphArchitecture, name="gat"):
@@ -99,5 +106,5 @@ class GAT(GraphArchitecture, name="gat"):
 
     heads: Positive = 4
 
-    def conv(self, d_in: int) -> Conv:
-        return GATConv(d_in, self.hidden, self.heads)
+    def conv(self, d_in: int, d_out: int) -> Conv:
+        return GATConv(d_in, d_out, self.heads)

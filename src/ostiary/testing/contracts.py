@@ -12,7 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ostiary.attacks.base import Attack, Poisoned, PoisoningAttack
+from ostiary.attacks.base import Attack, Poisoned, RateAttack
 from ostiary.attacks.select import Random
 from ostiary.component import Component, build
 from ostiary.context import Context
@@ -64,7 +64,7 @@ def check_attack(attack: Attack, splits: Splits | None = None) -> None:
         _check_trigger(attack, first, data)
         carry_out(attack, data, toys.context(modality, odd=True))
         few = one_per_class(data)
-        heavy = attack.replace(rate=1.0) if isinstance(attack, PoisoningAttack) else attack
+        heavy = attack.replace(rate=1.0) if isinstance(attack, RateAttack) else attack
         works_or_refuses(attack, "on one sample per class", heavy.poison, few, toys.context(modality))
         works_or_refuses(attack, "without an architecture", attack.poison, data, Context())
     for other in unclaimed(attack):
@@ -183,7 +183,7 @@ def _check_poisoned(attack: Attack, clean: Splits, poisoned: Poisoned) -> None:
     promise(len(set(poisoned.rows.tolist())) == len(marked) > 0, attack, "stamped a test input twice, or none")
     promise(not bool((sources.y == marked.y).any()), attack, "stamped test inputs that already carry the wanted label")
     promise(torch.equal(sources.ids, marked.ids), attack, "mixed up the rows of its triggered inputs")
-    if isinstance(attack, PoisoningAttack):
+    if isinstance(attack, RateAttack):
         eligible = attack.labels.eligible(clean.train.y, attack.target)
         n = min(attack.asked(clean), int(eligible.sum()))
         fewer = 0 < len(index) < n and not isinstance(attack.select, Random) and bool(poisoned.doubts)  # and says so

@@ -1,0 +1,87 @@
+"""Triggers made of flipped edges: each graph's own, found by the gradient of the attacker's model."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ostiary.component import NonNegative, Positive, Rate
+from ostiary.modality.graphs import Graphs, join
+from ostiary.models.edge_gradient import flip, top_flips
+from ostiary.models.victim import Victim
+from ostiary.triggers.own_model import ModelTrigger
+from ostiary.triggers.subgraph import with_degrees
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+CHUNK = 256  # graphs per gradient
+
+
+class EdgeFlips(ModelTrigger):
+    """Flips the `flips` node pairs (or `share` of the graph's edges, if that is given) that lower a loss most.
+
+    `steps`: the flips are shared out among so many gradients; 1 takes all from one. `positive_only`: stop where no flip
+    lowers the loss to first order. Node pairs present or absent alike; never a self-loop.
+    """
+
+    modalities = frozenset({"graph"})
+    flips: NonNegative = 0
+    share: Rate = 0.0
+    steps: Positive = 1
+    positive_only: bool = False
+    degree_features: bool = False
+
+    @abstractmethod
+    def loss_of(self, model: Victim, graphs: Graphs, ids: Tensor, target: Tensor) -> Loss:
+        """(logits, features) -> the sum of the graphs' losses."""
+
+    def apply(self, inputs: Graphs, ids: Tensor, *, seed: int, target: Tensor) -> Graphs:
+        model, parts = self.model(inputs.x.device), []
+        for rows in torch.arange(len(inputs)).split(CHUNK):
+            graphs = inputs.take(rows)
+            loss = self.loss_of(model, graphs, ids[rows], target[rows])
+            m = (self.share * graphs.n_edges / 2).round().long().clamp(min=1) if self.share else self.flips
+            parts.append(self.flipped(model, graphs, loss, torch.as_tensor(m).expand(len(graphs))))
+        return join(parts)
+
+    def flipped(self, model: Victim, graphs: Graphs, loss: Loss, m: Tensor) -> Graphs:
+        for step in range(self.steps):
+            now = m * (step + 1) // self.steps - m * step // self.steps
+            if int(now.max()):
+                pairs = top_flips(model, graphs, loss, now, positive_only=self.positive_only).pairs
+                graphs = flip(graphs, pairs)
+                graphs = with_degrees(graphs) if self.degree_features else graphs
+        return graphs
+
+
+class TowardClass(EdgeFlips, name="flips-toward-class"):
+    """The flips that raise the attacker's model's probability of the target class most (TRAP)."""
+
+    def loss_of(self, model: Victim, graphs: Graphs, ids: Tensor, target: Tensor) -> Loss:
+        return lambda logits, _: F.cross_entropy(logits, target.to(logits.device), reduction="sum")
+
+
+class TowardAnchor(EdgeFlips, name="flips-toward-anchor"):
+    """The flips that bring a graph's embedding nearest (in cosine) to that of its anchor.
+
+    State: `anchors`, float [p, d], embeddings of other graphs; `ids`, int64 [k], and `pairs`, int64 [k]: the anchor of
+    the inputs with these ids. Any other input takes the anchor that is nearest.
+    """
+
+    def loss_of(self, model: Victim, graphs: Graphs, ids: Tensor, target: Tensor) -> Loss:
+        anchors = self.state["anchors"]
+        own = model.predict(graphs, features=True)[1]
+        assert own is not None
+        chosen = distances(own, anchors).argmin(1)
+        known = (ids[:, None] == self.state["ids"][None, :]).nonzero()
+        chosen[known[:, 0]] = self.state["pairs"][known[:, 1]]
+        goal = anchors[chosen].to(graphs.x.device)
+        return lambda _, features: (1 - F.cosine_similarity(features, goal)).sum()
+
+
+def distances(a: Tensor, b: Tensor) -> Tensor:
+    """1 - cos(a_i, b_j): float [n, p]."""
+    return 1 - F.normalize(a, dim=1) @ F.normalize(b, dim=1).t()
