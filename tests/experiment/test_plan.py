@@ -101,6 +101,17 @@ def test_every_number_that_python_writes_is_read_as_that_number(number: float) -
 # what it is crossed to
 
 
+def test_joined_paths_vary_together() -> None:
+    pairs = [["gin", 0], [{"name": "gcn", "layers": 1}, 1]]
+    plan = read_plan(toy(vary={"attack.rate": [0.1, 0.2], "victim + attack.target": pairs}))[0]
+    found = [(c.plan.attack.spec()["rate"], c.plan.victim.name, c.plan.attack.spec()["target"]) for c in plan.cells()]
+    assert found == [(r, n, t) for r in (0.1, 0.2) for n, t in (("gin", 0), ("gcn", 1))]
+    with pytest.raises(BadSpec, match="must be a list of 2, one per path; got 'gin'"):
+        read_plan(toy(vary={"victim + attack.target": ["gin"]}))[0].cells()
+    with pytest.raises(UnknownName, match="is no option of a plan"):
+        read_plan(toy(vary={"victim + atack.target": pairs}))[0].cells()
+
+
 def test_vary_is_a_cross_product_and_every_combination_has_a_seed_before_the_next() -> None:
     plan = read_plan(toy(seeds=[5, 6], vary={"attack.rate": [0.1, 0.2], "victim.layers": [1, 2]}))[0]
     found = [(c.plan.attack.spec()["rate"], c.plan.victim.spec()["layers"], c.seed) for c in plan.cells()]

@@ -25,6 +25,7 @@ class Plan(Component, name="plan"):
     """One cell and its seeds, or a sweep of cells.
 
     trainer: options on top of the victim's own recipe. vary: option path -> values; every combination is a cell.
+    Paths joined by " + " vary together: each of their values is a list with one entry per path.
     published: figures a paper reports for this plan, printed beside ours. title, notes: for the reader.
     """
 
@@ -50,12 +51,11 @@ class Plan(Component, name="plan"):
     def cells(self) -> list[Cell]:
         """Every combination of `vary` with every seed, in order. Raises BadSpec or UnknownName for what does not fit."""
         base = {k: v for k, v in self.spec().items() if k not in ("name", "vary")}
-        for path, values in self.vary.items():
-            _check_vary(path, values)
+        axes = [_axis(path, values) for path, values in self.vary.items()]
         found: list[Cell] = []
         known: set[bytes] = set()
         marks: dict[bytes, str] = {}
-        plans = [self._varied(base, dict(zip(self.vary, v, strict=True))) for v in itertools.product(*self.vary.values())]
+        plans = [_combined(base, {k: v for point in points for k, v in point.items()}) for points in itertools.product(*axes)]
         marked = [(plan, (_mark(plan.dataset, marks), _mark(plan.victim, marks)), said) for plan, said in plans]
         for seed in dict.fromkeys(s for plan, _ in plans for s in plan.seeds):  # outermost: a run cut short has some of all
             for plan, files, said in (m for m in marked if seed in m[0].seeds):
@@ -66,11 +66,6 @@ class Plan(Component, name="plan"):
                 known.add(spec)
                 found.append(cell)
         return found
-
-    @staticmethod
-    def _varied(base: dict[str, Any], chosen: dict[str, Any]) -> tuple[Plan, str]:
-        """(the plan with the chosen values, these in words)."""
-        return _combined(base, chosen), _settings(chosen)
 
 
 @dataclass(frozen=True)
@@ -95,31 +90,39 @@ class Cell:
             raise InvalidInput("the files of the data set or the model changed during the run; run the same command again")
 
 
-def _combined(base: dict[str, Any], chosen: dict[str, Any]) -> Plan:
-    """The plan with the chosen values of `vary` in place."""
+def _combined(base: dict[str, Any], chosen: dict[str, Any]) -> tuple[Plan, str]:
+    """(the plan with the chosen values of `vary` in place, these in words)."""
     spec = base
-    for path, value in chosen.items():
-        spec = put(spec, path, value)
+    for path in sorted(chosen, key=lambda path: path.count(".")):  # a part before its options
+        spec = put(spec, path, chosen[path])
     try:
         plan = Plan(**spec)
         plan.training()
         _check_lists(plan)
     except (BadSpec, UnknownName) as error:
         raise type(error)(f"vary, with {_settings(chosen)[:-2]}: {error}" if chosen else str(error)) from error
-    return plan
+    return plan, _settings(chosen)
 
 
 def _settings(chosen: Mapping[str, Any]) -> str:
     return "".join(f"{path}={plain(value)}, " for path, value in chosen.items())
 
 
-def _check_vary(path: str, values: Any) -> None:
+def _axis(path: str, values: Any) -> list[dict[str, Any]]:
+    """The points of one entry of `vary`: option path -> value, several paths where they are joined by " + "."""
+    paths = [p.strip() for p in path.split("+")]
     known = [name for name in hints(Plan) if name != "vary"]
-    head = path.partition(".")[0]
-    if head not in known:
-        raise UnknownName(f"vary: {path} is no option of a plan{suggest(head, known)}")
+    for head in (p.partition(".")[0] for p in paths):
+        if head not in known:
+            raise UnknownName(f"vary: {path} is no option of a plan{suggest(head, known)}")
     if not isinstance(values, list | tuple) or not values:
         raise BadSpec(f"vary: {path} needs a list of values, got {values!r}")
+    if len(paths) == 1:
+        return [{path: v} for v in values]
+    for v in values:
+        if not isinstance(v, list | tuple) or len(v) != len(paths):
+            raise BadSpec(f"vary: each value of {path} must be a list of {len(paths)}, one per path; got {v!r}")
+    return [dict(zip(paths, v, strict=True)) for v in values]
 
 
 def _check_lists(plan: Plan) -> None:
