@@ -77,6 +77,16 @@ ROWS: tuple[Row, ...] = (
         {"size": 4, "density": 1.0, "rate": 0.1},
     ),
     Row("attack", "motif-ba", GRAPHS, WORKS, GIN, {"rate": 0.1}),
+    Row("attack", "trap", GRAPHS, WORKS, GIN, {"rate": 0.1, "flips": 5}, trainer=LONGER),
+    Row(
+        "attack",
+        "gradient-clba",
+        GRAPHS,
+        {"acc": (0.8, 1), "asr_strict": (0.6, 1), "asr_lift": (0.35, 1), "poisoned": (50, 60)},
+        {**MAXGIN, "deep_head": False},
+        {"rate": 0.2, "flips": 12, "steps": 6, "positive_only": True},
+        trainer=LONGER,
+    ),
     # clean labels: on toys it takes most of the class and a large clique
     Row(
         "attack",

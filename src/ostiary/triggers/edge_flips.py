@@ -11,20 +11,21 @@ from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, Rate
 from ostiary.modality.graphs import Graphs, join
-from ostiary.models.edge_gradient import flip, top_flips
+from ostiary.models.edge_gradient import Flips, flip, top_flips
 from ostiary.models.victim import Victim
 from ostiary.triggers.own_model import ModelTrigger
 from ostiary.triggers.subgraph import with_degrees
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHUNK = 256  # graphs per gradient
+SPARE = 16  # pairs looked at beyond those wanted, so that ties are seen
 
 
 class EdgeFlips(ModelTrigger):
     """Flips the `flips` node pairs (or `share` of the graph's edges, if that is given) that lower a loss most.
 
     `steps`: the flips are shared out among so many gradients; 1 takes all from one. `positive_only`: stop where no flip
-    lowers the loss to first order. Node pairs present or absent alike; never a self-loop.
+    lowers the loss to first order.
     """
 
     modalities = frozenset({"graph"})
@@ -51,8 +52,8 @@ class EdgeFlips(ModelTrigger):
         for step in range(self.steps):
             now = m * (step + 1) // self.steps - m * step // self.steps
             if int(now.max()):
-                pairs = top_flips(model, graphs, loss, now, positive_only=self.positive_only).pairs
-                graphs = flip(graphs, pairs)
+                found = top_flips(model, graphs, loss, now + SPARE, positive_only=self.positive_only)
+                graphs = flip(graphs, settled(found, now))
                 graphs = with_degrees(graphs) if self.degree_features else graphs
         return graphs
 
@@ -80,6 +81,19 @@ class TowardAnchor(EdgeFlips, name="flips-toward-anchor"):
         chosen[known[:, 0]] = self.state["pairs"][known[:, 1]]
         goal = anchors[chosen].to(graphs.x.device)
         return lambda _, features: (1 - F.cosine_similarity(features, goal)).sum()
+
+
+def settled(found: Flips, m: Tensor) -> Tensor:
+    """The best m (int64 [G]) pairs of each graph, int64 [G, most, 2], in an order no rounding error can change: the scores
+    of twin nodes tie, and then the lower node numbers come first."""
+    level = -(found.scores / found.scores[:, :1].abs().clamp(min=1e-30) * 1e4).round()
+    level, pairs = level.masked_fill(found.pairs[:, :, 0] < 0, torch.inf), found.pairs
+    for place in (1, 0, None):  # the last key counts most
+        key = level if place is None else pairs[:, :, place]
+        order = torch.argsort(key, dim=1, stable=True)
+        pairs, level = pairs.gather(1, order[:, :, None].expand(-1, -1, 2)), level.gather(1, order)
+    late = torch.arange(pairs.shape[1], device=pairs.device) >= m[:, None].to(pairs.device)
+    return pairs.masked_fill(late[:, :, None], -1)
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
