@@ -52,7 +52,9 @@ class GradCAM(Explainer, name="grad-cam"):
             found = [m.detach() for m in activation_maps(victim, batch, classes)[1]]
         places = range(-len(found), len(found))
         if any(at not in places for at in self.layers):
-            raise BadSpec(f"explainer 'grad-cam': layers {list(self.layers)} of a victim that has {len(found)}; choose from these")
+            raise BadSpec(
+                f"explainer 'grad-cam': layers {list(self.layers)} of a victim that has {len(found)}; choose from these"
+            )
         used = [found[at] for at in self.layers]
         shape = (len(batch.x),) if isinstance(batch, Graphs) else (len(batch), *batch.shape[2:])
         if any(m.ndim != len(shape) or len(m) != shape[0] for m in used):

@@ -25,22 +25,23 @@ class PGExplainer(Explainer, name="pg-explainer"):
     Source: Luo et al., NeurIPS 2020, arXiv:2011.04573. Needs gradients of the model and its node embeddings (the
     victim's last stage). Loss of a graph: cross-entropy of the class under a relaxed random edge mask + `edge_size` *
     its sum + `edge_ent` * its mean entropy. `temperature` of the relaxation: first and last, in a geometric row;
-    `bias` keeps its noise off 0 and 1. Defaults: PyG 2.8's `PGExplainer`, `epochs` its example's; `batch_size`: graphs
-    per step of Adam, 1 in PyG.
+    `bias` keeps its noise off 0 and 1. Defaults: PyG 2.8's `PGExplainer`, `epochs` its example's, save three that are
+    ours: `batch_size` graphs per step of Adam with an `lr` to suit (PyG: 1, 0.003), as good and 7 times faster, and
+    `edge_ent` 0.0005 from DIG, because PyG's 1.0 drove every mask to 1 on a toy backdoor.
 
     Scores depend on all the graphs given, since they train one network. Nodes score `node_scores` of their edges.
     Equals PyG's trained on graph after graph (tests show it); differs: weights, order and noise follow from the seed
     and the graphs' ids; embeddings are computed once; graphs without an edge are not trained on. Own code: PyG's
-    trains one graph per call, on its own layers only.
+    trains on one graph per call, and reaches edges in PyG's layers only.
     """
 
     modalities = frozenset({"graph"})
     epochs: Positive = 30
-    lr: PositiveFloat = 0.003
-    batch_size: Positive = 1
+    lr: PositiveFloat = 0.01
+    batch_size: Positive = 8
     hidden: Positive = 64
     edge_size: float = 0.05
-    edge_ent: float = 1.0
+    edge_ent: float = 0.0005
     temperature: tuple[PositiveFloat, PositiveFloat] = (5.0, 2.0)
     bias: PositiveFloat = 0.01
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -32,8 +32,8 @@ class Search:
     shown: dict[int, float] = field(default_factory=dict)
     shapley: dict[int, float] = field(default_factory=dict)
     children: dict[int, list[int]] = field(default_factory=dict)
-    visits: Counter[int] = field(default_factory=Counter)
-    gains: Counter[int] = field(default_factory=Counter)
+    visits: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+    gains: defaultdict[int, float] = field(default_factory=lambda: defaultdict(float))
 
     def run(self, rollouts: int) -> Iterator[list[int]]:
         """Yields node sets that must be in `shown` when it goes on."""
@@ -48,7 +48,7 @@ class Search:
                 path.append(self.choice(self.children[path[-1]]))
             for nodes in path:
                 self.visits[nodes] += 1
-                self.gains[nodes] += self.shapley[path[-1]]  # type: ignore[assignment]
+                self.gains[nodes] += self.shapley[path[-1]]
 
     def judge(self, subgraphs: list[int]) -> Iterator[list[int]]:
         """Their Shapley scores, from pairs of node sets with and without the subgraph."""
@@ -95,9 +95,5 @@ class Search:
 
     def choice(self, children: list[int]) -> int:
         """The largest mean gain + bonus (PUCT); the first choice of all goes by the score."""
-        root = self.explore * math.sqrt(max(1, sum(self.visits[c] for c in children)))
-
-        def promise(c: int) -> float:
-            return self.gains[c] / max(1, self.visits[c]) + root * self.shapley[c] / (1 + self.visits[c])
-
-        return max(children, key=promise)
+        n, bonus = self.visits, self.explore * math.sqrt(max(1, sum(self.visits[c] for c in children)))
+        return max(children, key=lambda c: self.gains[c] / max(1, n[c]) + bonus * self.shapley[c] / (1 + n[c]))

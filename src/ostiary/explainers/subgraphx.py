@@ -24,17 +24,18 @@ class SubgraphX(Explainer, name="subgraphx"):
     is the mean gain in probability when it joins a random part of the nodes within `hops`; hidden nodes have zero
     features, their edges stay; farther nodes are always shown (all as in DIG). `rollouts` of a tree search (PUCT with
     weight `explore`) prune one of the `expand` nodes with fewest neighbours at a time, down to `least` nodes or a third
-    of the graph, whichever is smaller. Defaults: DIG's, save `samples`: 10 per subgraph instead of 100, ours, for time.
+    of the graph, whichever is smaller. Defaults: DIG's, save the paper's 20 rollouts and, ours for time, 10 `samples` per
+    subgraph instead of 100.
 
     A node scores the best value per node of the explored subgraphs that hold it (the paper names one subgraph only);
     an edge the lower score of its ends, being part of a subgraph with both. Differs: samples are stratified (Owen's
     multilinear form, as unbiased) and shared by all subgraphs of a graph; of a pruned set all parts of at least `least`
     nodes are followed, not the largest alone. Own code: `chunk` node sets, of all graphs, go through the model at once;
-    DIG is no installable package and runs graph by graph. Time grows with the square of the nodes.
+    DIG's goes subgraph by subgraph and imports rdkit. Time grows with the square of the nodes.
     """
 
     modalities = frozenset({"graph"})
-    rollouts: Positive = 10
+    rollouts: Positive = 20
     samples: Positive = 10
     least: Positive = 3
     expand: Positive = 14
