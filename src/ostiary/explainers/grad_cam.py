@@ -53,7 +53,7 @@ class GradCAM(Explainer, name="grad-cam"):
         places = range(-len(found), len(found))
         if any(at not in places for at in self.layers):
             raise BadSpec(
-                f"explainer 'grad-cam': layers {list(self.layers)} of a victim that has {len(found)}; choose from these"
+                f"explainer 'grad-cam': the victim has {len(found)} layers, not {list(self.layers)}; choose among them"
             )
         used = [found[at] for at in self.layers]
         shape = (len(batch.x),) if isinstance(batch, Graphs) else (len(batch), *batch.shape[2:])
