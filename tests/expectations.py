@@ -95,7 +95,7 @@ ROWS: tuple[Row, ...] = (
         "explainer",
         "subgraphx",
         GRAPHS,
-        {"fidelity": (0.4, 1)},
+        {"fidelity": (0.3, 1)},
         GIN,
         {"rollouts": 10},
         attack=CLIQUE,
