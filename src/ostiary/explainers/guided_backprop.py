@@ -58,7 +58,7 @@ class GuidedBackprop(Explainer, name="guided-backprop"):
 
     Equals captum's `GuidedBackprop` where every ReLU is a module (tests show it). Own code: captum misses functional
     ReLUs, such as those of PyG's and of our own networks, and PyG's wrapper of it takes graphs one by one
-    (ours: 48 times faster on AIDS).
+    (ours: 43-48 times faster on AIDS).
     """
 
     modalities = frozenset({"graph", "image"})
