@@ -30,9 +30,9 @@ class SubgraphX(Explainer, name="subgraphx"):
     A node scores the best value per node of the explored subgraphs that hold it (the paper names one subgraph only);
     an edge the lower score of its ends, being part of a subgraph with both. Differs: samples are stratified (Owen's
     multilinear form, as unbiased) and shared by all subgraphs of a graph; of a pruned set all parts of at least `least`
-    nodes are followed, not the largest alone. Own code: `chunk` node sets, of all graphs, go through the model at once (3 times
-    faster than graph by graph);
-    DIG's goes subgraph by subgraph and imports rdkit. Time grows with the square of the nodes; 50 molecules of 15: 20 s.
+    nodes are followed, not the largest alone. Own code: `chunk` node sets, of all graphs, go through the model at once
+    (3 times faster than graph by graph); DIG's goes subgraph by subgraph and imports rdkit. Time grows with the square
+    of the nodes; 50 molecules of 15: 20 s.
     """
 
     modalities = frozenset({"graph"})
