@@ -1,24 +1,40 @@
-"""GNNExplainer, 100 epochs with edge and feature masks: all graphs at once against PyG's one graph after the other."""
+"""Explainers: all graphs at once against PyG's (and captum's, where it is installed) one graph after the other.
+
+GNNExplainer: 100 epochs with edge and feature masks. The others: their defaults, on PyG's own GIN, save fewer
+epochs and rollouts (both sides), since only the ratio counts.
+"""
 
 from __future__ import annotations
 
 import copy
+import importlib.util
+import warnings
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch_geometric import nn as pyg
-from torch_geometric.explain import Explainer
+from torch_geometric.explain import CaptumExplainer, Explainer, ExplainerAlgorithm
 from torch_geometric.explain.algorithm import GNNExplainer as PyGGNNExplainer
+from torch_geometric.explain.algorithm import PGExplainer as PyGPGExplainer
 
 from common import cpu_seconds, one_thread, report, tu
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.explainers.gnn_explainer import GNNExplainer
+from ostiary.explainers.grad_cam import GradCAM
+from ostiary.explainers.guided_backprop import GuidedBackprop
+from ostiary.explainers.integrated_gradients import IntegratedGradients
+from ostiary.explainers.pg_explainer import PGExplainer
+from ostiary.explainers.subgraphx import SubgraphX
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 
 MANY, FEW = 200, 20  # graphs explained by us and by PyG, which is too slow for all of them
 WIDTH, LAYERS = 64, 3
+EPOCHS = 8  # of PGExplainer, both sides
+OTHERS = {"pg-explainer": 5, "subgraphx": 1.7, "grad-cam": 20, "integrated-gradients": 15, "guided-backprop": 20}  # goals
 
 
 class PyGNet(nn.Module):
@@ -48,17 +64,79 @@ def twin(victim: Victim, net: PyGNet) -> PyGNet:
     return net
 
 
+def pyg_explainer(module: nn.Module, algorithm: ExplainerAlgorithm, **options: Any) -> Explainer:
+    config = {"mode": "multiclass_classification", "task_level": "graph", "return_type": "raw"}
+    return Explainer(module.eval(), algorithm, model_config=config, **options)
+
+
 def by_pyg(module: nn.Module, graphs: Graphs) -> None:
-    explainer = Explainer(
-        module.eval(),
-        PyGGNNExplainer(epochs=100),
-        explanation_type="model",
-        node_mask_type="attributes",
-        edge_mask_type="object",
-        model_config={"mode": "multiclass_classification", "task_level": "graph", "return_type": "raw"},
-    )
+    options = {"explanation_type": "model", "node_mask_type": "attributes", "edge_mask_type": "object"}
+    explainer = pyg_explainer(module, PyGGNNExplainer(epochs=100), **options)
     for graph in graphs.to_pyg():
         explainer(graph.x, graph.edge_index, batch=torch.zeros(len(graph.x), dtype=torch.int64))
+
+
+def trained_by_pyg(module: nn.Module, graphs: Graphs) -> None:
+    """PGExplainer: training and explanations."""
+    algorithm = PyGPGExplainer(epochs=EPOCHS)
+    explainer = pyg_explainer(module, algorithm, explanation_type="phenomenon", edge_mask_type="object")
+    parts = [(g.x, g.edge_index, torch.zeros(len(g.x), dtype=torch.int64)) for g in graphs.to_pyg()]
+    classes = [module(*part).argmax(1) for part in parts]
+    for epoch in range(EPOCHS):
+        for (x, edges, batch), y in zip(parts, classes, strict=True):
+            algorithm.train(epoch, module, x, edges, target=y, batch=batch)
+    for (x, edges, batch), y in zip(parts, classes, strict=True):
+        explainer(x, edges, target=y, batch=batch)
+
+
+def by_captum(method: str) -> Callable[[nn.Module, Graphs], None]:
+    """PyG's wrapper of captum, once for nodes and once for edges, as ours gives both."""
+
+    def run(module: nn.Module, graphs: Graphs) -> None:
+        for mask in ({"node_mask_type": "attributes"}, {"edge_mask_type": "object"}):
+            explainer = pyg_explainer(module, CaptumExplainer(method), explanation_type="model", **mask)
+            for graph in graphs.to_pyg():
+                explainer(graph.x, graph.edge_index, batch=torch.zeros(len(graph.x), dtype=torch.int64))
+
+    return run
+
+
+def one_by_one(explainer: Any) -> Callable[[nn.Module, Graphs], None]:
+    """Our own code, a graph a call, where no other package explains such modules."""
+
+    def run(module: nn.Module, graphs: Graphs) -> None:
+        for i in range(len(graphs)):
+            explainer.explain(Victim(module, "graph"), graphs.take(torch.tensor([i])), Context())
+
+    return run
+
+
+def others(net: PyGNet, graphs: Graphs) -> dict[str, float]:
+    """Ratios of the other explainers on PyG's GIN."""
+    cases: list[tuple[Any, str, Callable[[nn.Module, Graphs], None]]] = [
+        (PGExplainer(epochs=EPOCHS), "PyG", trained_by_pyg),
+        (PGExplainer(epochs=EPOCHS, batch_size=1), "PyG", trained_by_pyg),
+        (SubgraphX(rollouts=4), "one by one", one_by_one(SubgraphX(rollouts=4))),
+        (GradCAM(), "one by one", one_by_one(GradCAM())),
+    ]
+    if importlib.util.find_spec("captum") is not None:
+        cases.append((IntegratedGradients(), "captum", by_captum("IntegratedGradients")))
+        cases.append((GuidedBackprop(), "captum", by_captum("GuidedBackprop")))
+    else:
+        print("captum is not installed: no integrated-gradients, no guided-backprop\n")
+    found, some = {}, graphs.take(torch.arange(0, MANY, MANY // FEW))
+    print(f"{'explainer':38} {'against':>10} {'loop':>8} {'Ostiary':>8} {'ratio':>8}")
+    for explainer, against, loop in cases:
+        used, part = (some, some.take(torch.arange(0, FEW, 4))) if explainer.name == "subgraphx" else (graphs, some)
+        explainer.explain(Victim(net, "graph"), part, Context())
+        slow, fast = cpu_seconds(
+            lambda loop=loop, part=part: loop(net, part),
+            lambda explainer=explainer, used=used: explainer.explain(Victim(net, "graph"), used, Context()),
+        )
+        rates = len(part) / slow, len(used) / fast
+        found.setdefault(explainer.name, rates[1] / rates[0])
+        print(f"{explainer.label():38} {against:>10} {rates[0]:8.1f} {rates[1]:8.1f} {rates[1] / rates[0]:8.1f}")
+    return found
 
 
 def main() -> None:
@@ -84,6 +162,12 @@ def main() -> None:
         ratios[label] = (MANY / batched) / (FEW / loop)
         print(f"{label:10} {FEW / loop:8.1f} {MANY / batched:8.1f} {ratios[label]:8.1f}")
     print()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # captum's, about the hooks it sets
+        ratios_of_others = others(nets["GIN"], graphs)
+    print()
+    for label, ratio in ratios_of_others.items():
+        report(f"explainer-{label}", ratio, OTHERS[label])
     report("explainer-pyg-model", min(r for label, r in ratios.items() if label.startswith("PyG")), 12)
     report("explainer", ratios["our GIN"], 30)
 
