@@ -21,6 +21,7 @@ from rich.text import Text
 
 from ostiary.component import Component, Entry, Json, catalogue, hints, part_of, plain
 from ostiary.report import tables
+from ostiary.report.published import beside
 
 if TYPE_CHECKING:
     from ostiary.experiment.record import Record
@@ -85,6 +86,11 @@ def results(out: Console, records: Sequence[Record]) -> None:
     if having:
         out.line()
         _figures(out, having, tables.detector_rows, "detector", DETECTION)
+    if len({g.plan["attack"]["name"] for g in groups}) > 1:
+        out.line()
+        say(out, "How visible the triggers are", "bold")
+        _figures(out, groups, tables.stealth_rows, "attack", tables.STEALTH)
+    _beside(out, groups)
     for heading, pick, style in (("Doubts", _doubts, "yellow"), ("Failed", _failures, "red")):
         found = _repeated(groups, pick)
         if found:
@@ -92,6 +98,18 @@ def results(out: Console, records: Sequence[Record]) -> None:
             say(out, heading, f"bold {style}")
         for line in found:
             say(out, f"- {line}", style)
+
+
+def _beside(out: Console, groups: Sequence[tables.Group]) -> None:
+    """What the paper prints beside ours, one line per figure."""
+    found = [(g, [b for b in beside(g.records[0], tables.rows(g)) if b.ours]) for g in groups if g.records[0].published]
+    if not any(lines for _, lines in found):
+        return
+    out.line()
+    say(out, "Published, ours, and ours less published", "bold")
+    for group, lines in found:
+        for line in lines:
+            say(out, f"{_heading(group)}: {line.what}: {line.theirs}, {line.ours}, {line.difference or '-'}")
 
 
 def where(out: Console, records: Sequence[Record], store: str) -> None:
@@ -124,7 +142,7 @@ def _table(found: Found, what: str, columns: dict[str, str], *, tight: bool) -> 
         shown = [*header.split("\n"), *(_cell(row, name) for _, lines in found for row in lines)]
         table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, shown)))
     for group, lines in found:
-        alone = len(found) > 1 and len(lines) == 1 and lines[0].defence == "none"
+        alone = len(found) > 1 and len(lines) == 1 and lines[0].defence in ("none", "trigger")
         if len(found) > 1 and not alone:
             table.add_row(Text(_heading(group), "bold"))
         for row in lines:

@@ -25,7 +25,8 @@ from ostiary.errors import InvalidInput, MissingPackage, StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.report import figures, html
-from ostiary.report.tables import Row, groups, rows, text
+from ostiary.report.published import beside
+from ostiary.report.tables import TITLES, Row, groups, rows, text
 
 EVIL = "</script><script>alert('x')</script>&\"<b>"
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -107,7 +108,7 @@ def test_everything_is_on_the_page(page: Page, made: Made) -> None:
         assert group.name in page.words
         for row in rows(group):
             for name, figure in row.figures.items():
-                assert text(name, figure) in page.words
+                assert name not in TITLES or text(name, figure) in page.words
     for record in (*made.graphs, *made.images):
         for said in (*record.doubts, *record.versions.values(), record.key[:12], record.git):
             assert said in page.words
@@ -191,11 +192,26 @@ def test_published_figures_stand_beside_ours(made: Made) -> None:
     plan = {**made.graphs[0].plan, "attack": {"name": "sub-ba"}}
     paper = {"sub-ba": {"none": {"asr": 95.8}, "nad": {"asr": 0.6, "der": 0.97}}, "gta": {"none": {"asr": 1}}, "source": "[1]"}
     lines = [Row("", "none", {"asr": {"value": 0.9}}), Row("", "nad(p=1)", {"asr": {"value": 0.1}}), Row("", "nad(p=2)", {})]
-    found = html._published(replace(made.graphs[0], plan=plan, published=paper), lines)
-    beside = [("none: ASR %", "95.8", "90.0"), ("nad: ASR %", "0.6", "10.0"), ("nad: DER", "0.970", "-")]
-    assert found == [("source", "[1]", ""), *beside]
-    flat = html._published(replace(made.graphs[0], plan=plan, published={"acc": 0.5, "gin": "no"}), lines)
-    assert flat == [("gin", "no", ""), ("none: ACC %", "50.0", "-")]
+    found = beside(replace(made.graphs[0], plan=plan, published=paper), lines)
+    shown = [
+        ("none: ASR %", "95.8", "90.0", "-5.8"),
+        ("nad: ASR %", "0.6", "10.0", "+9.4"),
+        ("nad: DER", "0.970", "-", ""),
+    ]
+    assert found == [("source", "[1]", "", ""), *shown]
+    flat = beside(replace(made.graphs[0], plan=plan, published={"acc": 0.5, "gin": "no"}), lines)
+    assert flat == [("gin", "no", "", ""), ("none: ACC %", "50.0", "-", "")]
+
+
+def test_published_figures_are_found_under_options_too(made: Made) -> None:
+    plan = {**made.graphs[0].plan, "attack": {"name": "trap", "surrogate": {"name": "gin"}}}
+    cells = {"trap": {"surrogate=gin": {"asr": 70}, "surrogate=none": {"asr": 60}}, "sub-ba": {"surrogate=gin": {"asr": 1}}}
+    lines = [Row("", "none", {"asr": {"value": 0.9}})]
+    nested = {"victims": {"x": 1}, made.graphs[0].plan["victim"]["name"]: cells, "set=AIDS": {"none": {"asr": 5}}}
+    assert beside(replace(made.graphs[0], plan=plan, published=nested), lines) == [
+        ("x", "1", "", ""),
+        ("none: ASR %", "70.0", "90.0", "+20.0"),
+    ]
 
 
 def test_no_record_has_a_result(made: Made, tmp_path: Path) -> None:

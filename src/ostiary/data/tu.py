@@ -26,7 +26,8 @@ class TU(DataSource, name="tu"):
 
     `attributes`: append continuous node attributes to the one-hot node labels; only: instead of them. `scaled`: attributes to
     mean 0 and deviation 1 over all nodes of the set. `classes`: keep only these labels
-    (renumbered). `max_degree`: columns of the one-hot degree that stands in where a set has no node feature.
+    (renumbered). `max_degree`: columns of the one-hot degree that stands in where a set has no node feature, or everywhere with
+    `degrees` (as in the code of GCleaner and XGBD).
     Graphs without a node are dropped. Read once through PyG's `TUDataset` from OSTIARY_DATA/tu (raw folder or zip)
     or the network, then from the user's cache folder.
     """
@@ -35,6 +36,7 @@ class TU(DataSource, name="tu"):
     set: str = "AIDS"
     attributes: bool | Literal["only"] = False
     scaled: bool = False
+    degrees: bool = False
     classes: tuple[int, ...] = ()
     max_degree: Positive = 64
 
@@ -54,7 +56,7 @@ class TU(DataSource, name="tu"):
             tensors["x"][:, :width] = scaled(tensors["x"][:, :width])
         y = tensors.pop("y")
         x = tensors.pop("x", None)
-        if x is None:
+        if x is None or self.degrees:
             x = degree_features(tensors["edge_index"], int(tensors["n_nodes"].sum()), self.max_degree)
         graphs = Graphs.build(x, tensors["edge_index"], tensors["n_nodes"], edge_attr=tensors.get("edge_attr"))
         keep = graphs.n_nodes > 0

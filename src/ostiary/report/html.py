@@ -17,7 +17,8 @@ from ostiary.errors import InvalidInput, StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
-from ostiary.report.tables import TITLES, Group, Row, detector_rows, groups, rows, text
+from ostiary.report.published import beside
+from ostiary.report.tables import STEALTH, TITLES, Group, Row, detector_rows, groups, rows, stealth_rows, text
 
 DRAWN = 8  # groups of a page that get figures; more would make it too heavy to open
 
@@ -41,6 +42,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         title=next((r.title for r in records if r.title), "Backdoor report"),
         sections=found,
         columns=TITLES,
+        stealth={n: head for n, head in STEALTH.items() if any(n in r.figures for s in found for r in s["stealth"])},
         drawn=DRAWN,
         now=time.time(),
         bundle=bundle() if any(s["figures"] for s in found) else "",
@@ -96,8 +98,9 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "rows": lines,
         "doubts": _merged(records, lambda r: r.doubts),
         "failures": _merged(records, _failures),
-        "published": _published(records[0], lines),
+        "published": beside(records[0], lines),
         "detectors": detector_rows(group),
+        "stealth": stealth_rows(group),
         "figures": made,
         "missing": missing,
         "passed": [r.passed for i, r in enumerate(records) if all(r.passed != q.passed for q in records[:i])],
@@ -159,25 +162,6 @@ def _took(record: Record, stage: str) -> str:
     if stage in record.seconds:
         return f"{record.seconds[stage]:.2f}"
     return "failed" if stage in record.failed else "not run"
-
-
-def _published(record: Record, lines: list[Row]) -> list[tuple[str, str, str]]:
-    """(what, theirs, ours) of `{metric: value}` and `{purifier: {metric: value}}`, both also under the name of an attack,
-    data set or victim. In percent as soon as one figure is above 1. Anything else stands as it is."""
-    given, ours = dict(record.published), {line.defence.partition("(")[0]: line.figures for line in reversed(lines)}
-    ours |= {line.defence: line.figures for line in lines}  # a paper's name stands for the method with any options
-    for part in ("dataset", "victim", "attack"):
-        held = given.pop(record.plan[part]["name"], {})
-        given |= held if isinstance(held, dict) else {record.plan[part]["name"]: held}
-    parts = [(k, v) if isinstance(v, dict) else ("none", {k: v}) for k, v in given.items()]
-    own = [(label, k, v) for label, held in parts for k, v in held.items() if not isinstance(v, dict)]
-    rates = {(label, k): v for label, k, v in own if k in TITLES and isinstance(v, int | float)}
-    unit = 100 if any(abs(v) > 1 for (_, k), v in rates.items() if k != "seconds") else 1
-    found = [(k, _plain(v), "") for label, k, v in own if (label, k) not in rates]
-    for (label, name), rate in rates.items():
-        theirs = text(name, {"value": rate if name in ("der", "seconds") else rate / unit})
-        found.append((f"{label}: {TITLES[name]}", theirs, text(name, ours.get(label, {}).get(name), interval=True)))
-    return found
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:

@@ -21,6 +21,24 @@ TITLES = {
     "der": "DER",
     "seconds": "seconds",
 }
+FIGURES = {  # all that may stand beside a paper's
+    **TITLES,
+    "cad": "CAD",
+    "asr_strict": "strict ASR %",
+    "asr_candidates": "ASR % of the paper's candidates",
+    "asr_strict_candidates": "strict ASR % of the paper's candidates",
+    "natural_candidates": "natural % of the paper's candidates",
+}
+STEALTH = {
+    "nodes_added": "nodes added",
+    "edges_added": "edges added",
+    "edges_removed": "edges removed",
+    "degree_change": "degree change",
+    "density_change": "density change",
+    "clustering_change": "clustering change",
+    "ssim": "SSIM",
+    "anomaly_auc": "anomaly AUC",
+}
 
 
 @dataclass(frozen=True)
@@ -91,7 +109,7 @@ def _victim_seconds(records: Sequence[Record]) -> list[float]:
 
 def _figures(metrics: Sequence[dict[str, Any]], seconds: Sequence[float]) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
-    for column in COLUMNS:
+    for column in FIGURES:
         held = [m[column] for m in metrics if column in m]
         if not held:
             continue
@@ -128,6 +146,14 @@ def detector_rows(group: Group) -> list[Row]:
     return found
 
 
+def stealth_rows(group: Group) -> list[Row]:
+    """How visible the trigger is, in one line: what it changes, and the AUROC of a detector that saw clean inputs only."""
+    having = [r.metrics["victim"]["stealth"] for r in group.records if "stealth" in r.metrics.get("victim", {})]
+    names = [n for n in STEALTH if any(n in m for m in having)]
+    figures = {n: mean([_number(m.get(n)) for m in having]) for n in names}
+    return [Row(group.name, "trigger", figures)] if figures else []
+
+
 def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
     """A figure as people read it: percents (or points) with one decimal, seconds as they are."""
     if figure is None or math.isnan(_number(figure["value"])):
@@ -135,11 +161,11 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
     value = float(figure["value"])
     if name == "seconds":
         return f"{value:.1f}"
-    if name in ("der", "auroc", "auprc"):
+    if name in ("der", "auroc", "auprc") or name in STEALTH:
         return f"{value:.3f}"
     shown = f"{100 * value:.1f}"
     low, high = _number(figure.get("low")), _number(figure.get("high"))
     if interval and not math.isnan(low):
-        floor = -1.0 if name in ("drop", "asr_lift") else 0.0  # differences may fall below zero
+        floor = -1.0 if name in ("drop", "cad", "asr_lift") else 0.0  # differences may fall below zero
         shown += f" [{100 * max(floor, low):.1f}, {100 * min(1.0, high):.1f}]"
     return shown

@@ -18,7 +18,7 @@ from ostiary.triggers.subgraph import with_degrees
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHUNK = 256  # graphs per gradient
-SPARE = 16  # pairs looked at beyond those wanted, so that ties are seen
+SPARE = 16  # more pairs than wanted, so that ties are seen
 
 
 class EdgeFlips(ModelTrigger):
@@ -51,10 +51,9 @@ class EdgeFlips(ModelTrigger):
     def flipped(self, model: Victim, graphs: Graphs, loss: Loss, m: Tensor) -> Graphs:
         for step in range(self.steps):
             now = m * (step + 1) // self.steps - m * step // self.steps
-            if int(now.max()):
-                found = top_flips(model, graphs, loss, now + SPARE, positive_only=self.positive_only)
-                graphs = flip(graphs, settled(found, now))
-                graphs = with_degrees(graphs) if self.degree_features else graphs
+            found = top_flips(model, graphs, loss, now + SPARE, positive_only=self.positive_only)
+            graphs = flip(graphs, settled(found, now))
+            graphs = with_degrees(graphs) if self.degree_features else graphs
         return graphs
 
 

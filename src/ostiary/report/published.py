@@ -1,0 +1,69 @@
+"""What a paper prints, beside what came out here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ostiary.experiment.record import Record
+from ostiary.metrics.intervals import Estimate
+from ostiary.report.tables import FIGURES, Row, short, text
+
+
+class Beside(NamedTuple):
+    """One figure in words: of what, the paper's, ours, ours less theirs; a remark has the first two only."""
+
+    what: str
+    theirs: str
+    ours: str = ""
+    difference: str = ""
+
+
+def beside(record: Record, lines: Sequence[Row]) -> list[Beside]:
+    """Of `{metric: value}` and `{purifier: {metric: value}}`, both also under names of the cell's parts (an attack's name,
+    `set=AIDS`, `surrogate=gin`, nested in any order). In percent as soon as one figure is above 1. Anything else stands
+    as it is."""
+    ours = {line.defence.partition("(")[0]: line.figures for line in reversed(lines)}
+    ours |= {line.defence: line.figures for line in lines}  # a paper's name stands for the method with any options
+    given = _of_cell(record.published, _names(record.plan))
+    parts = [(k, v) if isinstance(v, dict) else ("none", {k: v}) for k, v in given.items()]
+    own = [(label, k, v) for label, held in parts for k, v in held.items() if not isinstance(v, dict)]
+    rates = {(label, k): v for label, k, v in own if k in FIGURES and isinstance(v, int | float)}
+    unit = 100 if any(abs(v) > 1 for (_, k), v in rates.items() if k != "seconds") else 1
+    found = [Beside(k, v if isinstance(v, str) else json.dumps(v)) for label, k, v in own if (label, k) not in rates]
+    for (label, name), value in rates.items():
+        scaled = value if name in ("der", "seconds") else value / unit
+        mine = ours.get(label, {}).get(name)
+        shown = text(name, {"value": scaled}), text(name, mine, interval=True), _less(name, mine, scaled)
+        found.append(Beside(f"{label}: {FIGURES[name]}", *shown))
+    return found
+
+
+def _less(name: str, mine: Estimate | None, theirs: float) -> str:
+    if mine is None or text(name, mine) == "-":
+        return ""
+    shown = text(name, {"value": float(mine["value"]) - theirs})
+    return shown if shown.startswith("-") else f"+{shown}"
+
+
+def _names(plan: dict[str, Any]) -> set[str]:
+    """What may stand for the cell: names of its parts, and `option=value` of their options."""
+    parts = [plan[kind] for kind in ("dataset", "victim", "attack")]
+    return {p["name"] for p in parts} | {f"{k}={short(v)}" for p in parts for k, v in p.items()}
+
+
+def _of_cell(given: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    """The entries under the cell's own names, moved up; those under other parts' names left out."""
+    found: dict[str, Any] = {}
+    for key, value in given.items():
+        if key in names and isinstance(value, dict):
+            found |= _of_cell(value, names)
+        elif key in names or not _other(key, value):
+            found[key] = value
+    return found
+
+
+def _other(key: str, value: Any) -> bool:
+    """Whether the entry is about another cell: `option=value`, or a name over more names."""
+    return isinstance(value, dict) and ("=" in key or any(isinstance(v, dict) for v in value.values()))
