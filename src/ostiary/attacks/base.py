@@ -104,7 +104,10 @@ class RateAttack(Attack):
             )
         index = self.select.choose(train, eligible, n, self.attacker(ctx))
         if len(index) == 0:
-            raise InvalidInput(f"no eligible sample of {int(eligible.sum())} is {self.select.name}; use another selector")
+            raise InvalidInput(
+                f"selector '{self.select.name}' found none among {int(eligible.sum())} eligible samples (perhaps the "
+                "attacker's model calls none of them by its label); train longer or select at random"
+            )
         n = len(index)
         doubts = (f"only {n} of the {asked} samples asked for could be poisoned (no more are eligible)",) if n < asked else ()
         return index, doubts

@@ -1,12 +1,8 @@
-"""Every figure of a report as one Vega-Lite specification: static SVG for paper and page, hover where scripts run.
-
-Colours are safe for colour-blind readers (Okabe & Ito; Tol); words and lines take the colour of the page around them.
-"""
+"""The figures of one group of a report."""
 
 from __future__ import annotations
 
 import base64
-import functools
 import importlib
 import io
 import json
@@ -14,72 +10,21 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ostiary.errors import MissingPackage, StoreError
+from ostiary.errors import StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
+from ostiary.report.drawing import ATTACK, INK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, chart, specification, tips
 from ostiary.report.tables import COLUMNS, TITLES, Group
 
-try:
-    alt: Any = importlib.import_module("altair")  # Any: its own types refuse the shared options below
-    vl_convert: Any = importlib.import_module("vl_convert")
-except ImportError as error:
-    raise MissingPackage(error.name or "altair", "report") from error
-
-Rows = list[dict[str, Any]]
-Spec = dict[str, Any]
 Array = np.ndarray[Any, Any]
 
 POINTS = {"clean": 200, "triggered": 120}  # per embedding: more only makes the page heavy
 CELLS, NODES, PIXELS = 1500, 60, 112  # most cells of a heat map, nodes of a drawn graph, pixels along an image
-INK = "currentColor"
-_ATTACK, _TARGET, _PLAIN = "#d55e00", "#0072b2", "#8a8a8a"
-_MANY = ("#e69f00", "#56b4e9", "#009e73", "#cc79a7", "#aa3377", "#bbaa33", "#44aa99", "#8c6d31", "#999999")
 _LIGHT = ("#eedd88", "#dddddd", "#44bb99", "#99ddff", "#bbcc33", "#aaaa00", "#77aadd", "#ffaabb", "#ee8866")
-_WORDS = {"labelColor": INK, "titleColor": INK, "labelFontSize": 12, "titleFontSize": 12, "titleFontWeight": "normal"}
-_LINES = {"domainColor": INK, "tickColor": INK, "gridColor": INK, "domainOpacity": 0.5, "tickOpacity": 0.5, "gridOpacity": 0.12}
-_MARKS = {"symbolSize": 80, "symbolOpacity": 1}
-_LOOK: dict[str, Any] = {
-    "aria": False,  # one description per figure says more than a label per point
-    "background": "transparent",
-    "font": "Arial, Helvetica, 'Liberation Sans', sans-serif",  # equally wide where it is measured and where it is read
-    "axis": {**_WORDS, **_LINES},
-    "legend": {**_WORDS, "orient": "bottom", "title": None, "columns": 3, "columnPadding": 16, "labelLimit": 120, **_MARKS},
-    "text": {"fill": INK, "fontSize": 11},
-    "view": {"stroke": None},
-}
-_WRITTEN_FOR = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-VERSION = _WRITTEN_FOR if _WRITTEN_FOR in vl_convert.get_vegalite_versions() else None  # None: the newest one there
-
-
-@dataclass(frozen=True)
-class Figure:
-    """part: section of the report; name: file stem, unique in its group; alt: what it shows, for those who cannot see it."""
-
-    part: str
-    name: str
-    title: str
-    caption: str
-    alt: str
-    spec: Spec
-    hover: bool = True
-
-    def svg(self) -> str:
-        return str(vl_convert.vegalite_to_svg(self.spec, vl_version=VERSION))
-
-    def data(self) -> str:
-        """The specification as JSON that may stand inside a <script> element."""
-        return json.dumps(self.spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-@functools.cache
-def bundle() -> str:
-    """The drawing library, to stand inside a <script> element."""
-    return str(vl_convert.javascript_bundle(vl_version=VERSION)).replace("</script", "<\\/script").replace("<!--", "<\\!--")
 
 
 def figures(group: Group, store: Store) -> tuple[list[Figure], list[str]]:
@@ -107,9 +52,9 @@ def first(group: Group) -> Record | None:
 def _scatter(group: Group) -> Figure:
     rows = [row for record in group.records for row in _results(record)]
     labels = list(dict.fromkeys(r["defence"] for r in rows))
-    palette = [_PLAIN, *(_MANY[i % len(_MANY)] for i in range(len(labels) - 1))]
+    palette = [PLAIN, *(MANY[i % len(MANY)] for i in range(len(labels) - 1))]
     ticks = alt.Axis(values=[0, 20, 40, 60, 80, 100])
-    base = _chart(rows).encode(
+    base = chart(rows).encode(
         x=alt.X("ASR %:Q", title="ASR %", axis=ticks, scale=alt.Scale(domain=[-3, 103], nice=False)),
         y=alt.Y("ACC %:Q", title="ACC %", scale=alt.Scale(zero=False, padding=12)),
         color=alt.Color("defence:N", scale=alt.Scale(domain=labels, range=palette)),
@@ -117,14 +62,14 @@ def _scatter(group: Group) -> Figure:
     moves = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(x2="was ASR:Q", y2="was ACC:Q")
     marks = base.mark_point(filled=True, size=110, opacity=0.9).encode(
         shape=alt.Shape("when:N", scale=alt.Scale(domain=["before", "after"], range=["circle", "triangle-up"]), legend=None),
-        tooltip=_tips("defence", "seed", *(TITLES[c] for c in COLUMNS)),
+        tooltip=tips("defence", "seed", *(TITLES[c] for c in COLUMNS)),
     )
     natural = [r["natural %"] for r in rows if r["when"] == "before" and r["natural %"] is not None]
-    floor = _chart([{"natural %": float(np.mean(natural))}] if natural else [])
+    floor = chart([{"natural %": float(np.mean(natural))}] if natural else [])
     line = floor.mark_rule(strokeDash=[4, 4], stroke=INK, opacity=0.6).encode(x=alt.X("natural %:Q", title="ASR %"))
     words = "; ".join(f"{r['defence']} seed {r['seed']}: ACC {r['ACC %']} %, ASR {r['ASR %']} %" for r in rows[:12])
     said = "Lines lead from a victim (circle) to what a purifier made of it (triangle); best is top left. Dashed: clean model."
-    return Figure("scatter", "scatter", "", said, words, _spec(line + moves + marks, 390, 260))
+    return Figure("scatter", "scatter", "", said, words, specification(line + moves + marks, 390, 260))
 
 
 def _results(record: Record) -> Iterator[dict[str, Any]]:
@@ -148,17 +93,17 @@ def _scores(record: Record, store: Store) -> Iterator[Figure]:
         scores, poisoned = arrays["scores"][held].astype(float), arrays["poisoned"][held].astype(bool)
         edges = np.histogram_bin_edges(scores, bins=30)
         rows = _bins("clean", scores[~poisoned], edges) + _bins("poisoned", scores[poisoned], edges)
-        bars = _chart(rows).mark_bar(opacity=0.6)
+        bars = chart(rows).mark_bar(opacity=0.6)
         drawn = bars.encode(
             x=alt.X("from:Q", bin="binned", title="score", scale=alt.Scale(zero=False)),
             x2="to:Q",
             y=alt.Y("% of its kind:Q", stack=None),
-            color=alt.Color("kind:N", scale=alt.Scale(domain=["clean", "poisoned"], range=[_TARGET, _ATTACK])),
-            tooltip=_tips("kind", "number", "% of its kind", "from", "to"),
+            color=alt.Color("kind:N", scale=alt.Scale(domain=["clean", "poisoned"], range=[TARGET, ATTACK])),
+            tooltip=tips("kind", "number", "% of its kind", "from", "to"),
         )
         said = f"Share of clean and of poisoned inputs per score; higher is more suspicious. {_seed(record)}."
         words = f"Scores of {label}: {int(poisoned.sum())} poisoned and {int((~poisoned).sum())} clean inputs"
-        yield Figure("scores", f"scores-{_stem(label)}", f"Scores of {label}", said, words, _spec(drawn, 290, 160))
+        yield Figure("scores", f"scores-{_stem(label)}", f"Scores of {label}", said, words, specification(drawn, 290, 160))
 
 
 def _bins(kind: str, scores: Array, edges: Array) -> Rows:
@@ -190,18 +135,18 @@ def _heatmap(cells: Rows, names: list[str], lines: list[str]) -> Spec:
     side = min(44.0, max(3.0, 260 / len(names)))
     flat = max(map(len, names)) * 7 < side
     look = {"labelOverlap": len(names) > 12, "labelLimit": 84, "domain": False, "ticks": False}
-    base = _chart(cells).encode(
+    base = chart(cells).encode(
         x=alt.X("said:N", scale=alt.Scale(domain=names), axis=alt.Axis(labelAngle=0 if flat else -45, **look)),
         y=alt.Y("true:N", scale=alt.Scale(domain=lines), axis=alt.Axis(**look)),
-        tooltip=_tips("true", "said", "inputs", "% of its row"),
+        tooltip=tips("true", "said", "inputs", "% of its row"),
     )
     boxes = base.mark_rect().encode(
-        color=_either("datum.true == 'triggered'", _ATTACK, _TARGET),
+        color=_either("datum.true == 'triggered'", ATTACK, TARGET),
         opacity=alt.Opacity("% of its row:Q", scale=alt.Scale(domain=[0, 100], range=[0.05, 1]), legend=None),
     )
     shade = _either("datum['% of its row'] > 85", "#ffffff", INK)
     numbers = base.mark_text(fontSize=11 if side > 24 else 9).encode(text="inputs:Q", color=shade)
-    return _spec(boxes + numbers if side > 18 else boxes, side * len(names), side * len(lines))
+    return specification(boxes + numbers if side > 18 else boxes, side * len(names), side * len(lines))
 
 
 def _embeddings(record: Record, store: Store) -> Iterator[Figure]:
@@ -212,7 +157,7 @@ def _embeddings(record: Record, store: Store) -> Iterator[Figure]:
         place, kept = _plane(np.concatenate([arrays[kind][:most] for kind, most in POINTS.items()]))
         names = _names(record, 1 + max(int(a.max(initial=0)) for key, a in arrays.items() if key.endswith(("_y", "_said"))))
         target = int(arrays["wanted"][0]) if len(set(arrays["wanted"].tolist())) == 1 else None
-        few = len(names) <= len(_MANY) + 1  # classes beyond the palette share one colour
+        few = len(names) <= len(MANY) + 1  # classes beyond the palette share one colour
         shown = [f"{n} (target)" if i == target else n if few else "other classes" for i, n in enumerate(names)]
         rows: Rows = []
         for kind, most in POINTS.items():
@@ -238,13 +183,15 @@ def _plane(features: Array) -> tuple[Array, float]:
 def _cloud(rows: Rows, clean: list[str], target: str | None) -> Spec:
     """Triggered inputs and the target class differ from the rest in shape, not only in colour."""
     plain = [n for n in clean if n != target]
-    looks = {n: (_MANY[i % len(_MANY)] if len(plain) > 1 else _PLAIN, "circle") for i, n in enumerate(plain)}
-    looks |= ({target: (_TARGET, "diamond")} if target else {}) | {"triggered": (_ATTACK, "triangle-up")}
+    looks = {n: (MANY[i % len(MANY)] if len(plain) > 1 else PLAIN, "circle") for i, n in enumerate(plain)}
+    looks |= ({target: (TARGET, "diamond")} if target else {}) | {"triggered": (ATTACK, "triangle-up")}
     colours, shapes = (alt.Scale(domain=list(looks), range=list(column)) for column in zip(*looks.values(), strict=True))
     place = {"axis": None, "scale": alt.Scale(zero=False, padding=6)}
-    drawn = _chart(rows).mark_point(filled=True, size=42, opacity=0.75)
-    drawn = drawn.encode(x=alt.X("x:Q", **place), y=alt.Y("y:Q", **place), tooltip=_tips("input", "true", "said"))
-    return _spec(drawn.encode(color=alt.Color("input:N", scale=colours), shape=alt.Shape("input:N", scale=shapes)), 320, 270)
+    drawn = chart(rows).mark_point(filled=True, size=42, opacity=0.75)
+    drawn = drawn.encode(x=alt.X("x:Q", **place), y=alt.Y("y:Q", **place), tooltip=tips("input", "true", "said"))
+    return specification(
+        drawn.encode(color=alt.Color("input:N", scale=colours), shape=alt.Shape("input:N", scale=shapes)), 320, 270
+    )
 
 
 def _drawings(record: Record, store: Store) -> Iterator[Figure]:
@@ -274,22 +221,22 @@ def _graph(sample: dict[str, Any], kinds: list[str]) -> tuple[Spec, str]:
     whole = {"axis": None, "scale": alt.Scale(domain=[-1.15, 1.15])}
     x, y = alt.X("x:Q", **whole), alt.Y("y:Q", **whole)
     size, letter = (330, 11) if len(place) <= 14 else (190, 10) if len(place) <= 32 else (90, 7)
-    rules = _chart(lines).mark_rule()
+    rules = chart(lines).mark_rule()
     rules = rules.encode(
         x=x,
         y=y,
         x2="x2:Q",
         y2="y2:Q",
-        color=_either("datum.edge == 'kept'", _PLAIN, _ATTACK),
+        color=_either("datum.edge == 'kept'", PLAIN, ATTACK),
         strokeWidth=_either("datum.edge == 'added'", 3.5, 1.8),
         strokeDash=_either("datum.edge == 'removed'", [4, 4], [1, 0]),
-        tooltip=_tips("edge"),
+        tooltip=tips("edge"),
     )
-    base = _chart(nodes).encode(x=x, y=y, tooltip=_tips("node", "kind", "trigger"))
-    look = {"color": alt.Color("fill:N", scale=None), "stroke": _either("datum.trigger == 'untouched'", "#ffffff", _ATTACK)}
+    base = chart(nodes).encode(x=x, y=y, tooltip=tips("node", "kind", "trigger"))
+    look = {"color": alt.Color("fill:N", scale=None), "stroke": _either("datum.trigger == 'untouched'", "#ffffff", ATTACK)}
     dots = base.mark_circle(opacity=1, size=size, strokeWidth=2.5).encode(**look)
     words = base.mark_text(fill="#1a1a1a", fontSize=letter).encode(text="label:N")
-    return _spec(rules + dots + words, 260, 220), f" {len(place)} of {n} nodes." if len(place) < n else ""
+    return specification(rules + dots + words, 260, 220), f" {len(place)} of {n} nodes." if len(place) < n else ""
 
 
 def _layout(n: int, edges: list[Any], added: list[Any], touched: list[int]) -> dict[int, tuple[float, float]]:
@@ -331,11 +278,11 @@ def _image(sample: dict[str, Any]) -> tuple[Spec, str]:
     times = 255 / max(1.0, float(change.max()))
     difference = f"difference \N{MULTIPLICATION SIGN}{times:.3g}"
     shown = {"original": before, "triggered": after, difference: (change * times).astype(np.uint8)}
-    panels = _chart([{"at": name, "url": _png(image)} for name, image in shown.items()])
+    panels = chart([{"at": name, "url": _png(image)} for name, image in shown.items()])
     axis = alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False)
     at = alt.X("at:N", sort=None, title=None, axis=axis)
     drawn = panels.mark_image(width=96, height=96, smooth=False).encode(x=at, y=alt.value(49), url="url:N")
-    return _spec(drawn, 306, 98), f" One pixel in {step}." if step > 1 else ""
+    return specification(drawn, 306, 98), f" One pixel in {step}." if step > 1 else ""
 
 
 def _png(image: Array) -> str:
@@ -347,19 +294,6 @@ def _png(image: Array) -> str:
     for kind, data in ((b"IHDR", header), (b"IDAT", zlib.compress(lines, 9)), (b"IEND", b"")):
         file += struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
     return "data:image/png;base64," + base64.b64encode(file).decode()
-
-
-def _chart(rows: Rows) -> Any:
-    return alt.Chart(alt.Data(values=rows))
-
-
-def _spec(chart: Any, width: float, height: float) -> Spec:
-    whole = chart.properties(width=width, height=height).configure(**_LOOK)
-    return dict(whole.to_dict(validate=False))  # checking every row takes seconds
-
-
-def _tips(*names: str) -> list[Any]:
-    return [alt.Tooltip(field=name, type="nominal") for name in names]
 
 
 def _either(test: str, yes: Any, no: Any) -> Any:

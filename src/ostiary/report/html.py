@@ -31,35 +31,43 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
     """
     if not records:
         raise InvalidInput("there is no record to report on; run a plan first")
-    from ostiary.report.figures import bundle
+    from ostiary.report.drawing import bundle
+    from ostiary.report.sweeps import sweeps
 
+    grouped = groups(records)
+    moving = sweeps(grouped)
     with _opened(store) as book:
-        found = [_section(i, group, book) for i, group in enumerate(groups(records), 1)]
+        found = [_section(i, group, book) for i, group in enumerate(grouped, 1)]
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     here.filters |= {"flat": _flat, "interval": _interval, "shown": text, "took": _took}
     here.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     page = here.get_template("page.html").render(
         title=next((r.title for r in records if r.title), "Backdoor report"),
         sections=found,
+        sweeps=moving,
         columns=TITLES,
         stealth={n: head for n, head in STEALTH.items() if any(n in r.figures for s in found for r in s["stealth"])},
         drawn=DRAWN,
         now=time.time(),
-        bundle=bundle() if any(s["figures"] for s in found) else "",
+        bundle=bundle() if moving or any(s["figures"] for s in found) else "",
     )
     return _save(page, Path(path))
 
 
 def save_figures(records: Sequence[Record], store: str | Path | Store, folder: str | Path) -> list[Path]:
-    """Write every figure of `records` as an SVG file into `folder`: `1-scatter.svg`, ... (group number, name)."""
-    from ostiary.report.figures import INK, figures
+    """Write every figure of `records` as an SVG file into `folder`: `1-scatter.svg`, ... (group number, name), and
+    those about several groups without a number."""
+    from ostiary.report.drawing import INK
+    from ostiary.report.figures import figures
+    from ostiary.report.sweeps import sweeps
 
-    written = []
+    grouped, written = groups(records), []
     with _opened(store) as book:
-        for number, group in enumerate(groups(records), 1):
-            for figure in figures(group, book)[0]:
-                drawn = figure.svg().replace(f'"{INK}"', '"#1a1a1a"')  # not every SVG reader knows currentColor
-                written.append(_save(drawn, Path(folder) / f"{number}-{figure.name}.svg"))
+        made = [("", figure) for figure in sweeps(grouped)]
+        made += [(f"{number}-", figure) for number, group in enumerate(grouped, 1) for figure in figures(group, book)[0]]
+    for mark, figure in made:
+        drawn = figure.svg().replace(f'"{INK}"', '"#1a1a1a"')  # not every SVG reader knows currentColor
+        written.append(_save(drawn, Path(folder) / f"{mark}{figure.name}.svg"))
     return written
 
 

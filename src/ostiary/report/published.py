@@ -26,7 +26,7 @@ def beside(record: Record, lines: Sequence[Row]) -> list[Beside]:
     as it is."""
     ours = {line.defence.partition("(")[0]: line.figures for line in reversed(lines)}
     ours |= {line.defence: line.figures for line in lines}  # a paper's name stands for the method with any options
-    given = _of_cell(record.published, _names(record.plan))
+    given = _of_cell(record.published, _names(record.plan), {"none", *ours})
     parts = [(k, v) if isinstance(v, dict) else ("none", {k: v}) for k, v in given.items()]
     own = [(label, k, v) for label, held in parts for k, v in held.items() if not isinstance(v, dict)]
     rates = {(label, k): v for label, k, v in own if k in FIGURES and isinstance(v, int | float)}
@@ -53,17 +53,15 @@ def _names(plan: dict[str, Any]) -> set[str]:
     return {p["name"] for p in parts} | {f"{k}={short(v)}" for p in parts for k, v in p.items()}
 
 
-def _of_cell(given: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    """The entries under the cell's own names, moved up; those under other parts' names left out."""
+def _of_cell(given: dict[str, Any], names: set[str], defences: set[str]) -> dict[str, Any]:
+    """The entries under the cell's own names, moved up; what stands beside these under other names is about other cells."""
+    mine = any(key in names and isinstance(value, dict) for key, value in given.items())
     found: dict[str, Any] = {}
     for key, value in given.items():
-        if key in names and isinstance(value, dict):
-            found |= _of_cell(value, names)
-        elif key in names or not _other(key, value):
+        if not isinstance(value, dict) or key in defences:
+            found[key] = value
+        elif key in names:
+            found |= _of_cell(value, names, defences)
+        elif not mine and "=" not in key and not any(isinstance(v, dict) for v in value.values()):
             found[key] = value
     return found
-
-
-def _other(key: str, value: Any) -> bool:
-    """Whether the entry is about another cell: `option=value`, or a name over more names."""
-    return isinstance(value, dict) and ("=" in key or any(isinstance(v, dict) for v in value.values()))
