@@ -98,6 +98,16 @@ ROWS: tuple[Row, ...] = (
         {"rate": 0.2, "size": 4},
         trainer=LONGER,
     ),
+    # the inner attack still works while its embeddings are pushed apart
+    Row(
+        "attack",
+        "adaptive",
+        GRAPHS,
+        {"acc": (0.8, 1), "asr_lift": (0.5, 1), "poisoned": (24, 24)},
+        GIN,
+        {"attack": dict(CLIQUE), "alpha": 0.5},
+        trainer=LONGER,
+    ),
     # detectors
     Row("detector", "spectral", IMAGES, {"auroc": (0.8, 1), "tpr": (0.6, 1), "fpr": (0, 0.2)}, RESNET, attack=CORNER),
     # purifiers: the backdoor was there, it falls, accuracy stays
