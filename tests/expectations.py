@@ -88,6 +88,16 @@ ROWS: tuple[Row, ...] = (
         {"size": 8, "density": 1.0, "rate": 0.4},
         trainer=LONGER,
     ),
+    Row(
+        "attack",
+        "dpsba",
+        GRAPHS,
+        {**WORKS, "asr_lift": (0.5, 1), "poisoned": (90, 96)},
+        MAXGIN,
+        {"size": 4, "rate": 0.4, "rounds": 8, "hidden": 16},
+        trainer=LONGER,
+        small={"rounds": 2, "steps": 2},
+    ),
     # a new subgraph for each of three classes, in turn
     Row(
         "attack",

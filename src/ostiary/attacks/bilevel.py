@@ -65,7 +65,7 @@ class BiLevel(TriggerHook):
         self.net.to(victim.device)
         with evaluating(victim), without_gradients(victim):
             if round_ == 0 and trigger.features == "one-hot":
-                bias_to_best(self.net.feature_head.get_parameter("2.bias"), lambda: self.loss_of(victim, rows, self.seed))
+                bias_to_best(self.net.feature_head.get_parameter("2.bias"), lambda: self.first(victim, rows))
             for step in range(self.attack.steps):
                 loss = self.loss_of(victim, rows, derive(self.seed, round_ // 4, step))
                 self.optimizer.zero_grad()
@@ -74,6 +74,10 @@ class BiLevel(TriggerHook):
                 self.losses.append(float(loss.detach()))
         learnt = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
         self.trigger = trigger.replace(state={**trigger.state, **learnt})
+
+    def first(self, victim: Victim, rows: Dataset) -> Tensor:
+        """What the kind of node that a generator starts from should make least."""
+        return self.loss_of(victim, rows, self.seed)
 
     def loss_of(self, victim: Victim, rows: Dataset, seed: int) -> Tensor:
         """How far the triggered rows (all as one batch) are from being called as wanted."""
