@@ -59,7 +59,9 @@ def test_labels_stay_and_the_least_sure_graphs_of_the_class_are_poisoned(splits:
 @pytest.mark.parametrize("critic", ["structure", "semantics"])
 def test_gradients_reach_generator_and_critics(splits: Splits, critic: str) -> None:
     ctx = context()
-    made = hook(splits, ctx, DPSBA(structure=0.0, semantics=0.0).replace(**{critic: 1e6}))  # cross-entropy counts for nothing
+    made = hook(
+        splits, ctx, DPSBA(structure=0.0, semantics=0.0, keep=0.0).replace(**{critic: 1e6})
+    )  # cross-entropy counts for nothing
     before = [p.clone() for p in made.critics.parameters()]
     victim = ctx.fit(splits.train)
     with evaluating(victim), without_gradients(victim):

@@ -13,7 +13,7 @@ from ostiary.attacks.critic import Critic
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.modality.graphs import Graphs
-from ostiary.models.victim import Victim, evaluating
+from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.seeds import scoped
 from ostiary.triggers.generated import GeneratedSubgraph
 
@@ -25,6 +25,8 @@ class DisguiseSchedule(Schedule, Protocol):
     def structure(self) -> float: ...
     @property
     def semantics(self) -> float: ...
+    @property
+    def keep(self) -> float: ...
     @property
     def critic_lr(self) -> float: ...
 
@@ -62,12 +64,17 @@ class Disguised(BiLevel):
             return -F.cross_entropy(self.model(self.trigger.soft(self.net, rows.inputs, at)), self.goal)
 
     def loss_of(self, victim: Victim, rows: Dataset, seed: int) -> Tensor:
-        """Of the triggered sources: cross-entropy to the target plus the critics' doubt."""
+        """Of the triggered sources: cross-entropy to the target, the critics' doubt, and the own model's error."""
         soft = self.trigger.soft(self.net, self.sources.inputs, self.at)
         self.teach(soft)
         doubts = [F.softplus(-critic(soft, self.at)).mean() for critic in self.critics]
-        goal = torch.full((len(self.sources),), self.attack.target, device=victim.device)
-        return F.cross_entropy(victim(soft), goal) + self.attack.structure * doubts[0] + self.attack.semantics * doubts[1]
+        weights = self.attack
+        loss = weights.structure * doubts[0] + weights.semantics * doubts[1]
+        if weights.keep:
+            with evaluating(self.model), without_gradients(self.model):
+                loss = loss + weights.keep * F.cross_entropy(self.model(soft), self.sources.y)
+        goal = torch.full((len(self.sources),), weights.target, device=victim.device)
+        return loss + F.cross_entropy(victim(soft), goal)
 
     def teach(self, soft: Graphs) -> None:
         """One step of the critics: clean sources against triggered ones."""

@@ -36,9 +36,10 @@ class DPSBA(PoisoningAttack, name="dpsba"):
     `semantics` times what two critics, learning at `critic_lr`, hold against them: one sees degrees and triangles, one
     features too. The generator is then frozen and only data are handed out. Rate 10 %: as ER-CLBA.
 
-    Built from the paper's description, not from its code: critics, weights and schedule are ours. Also ours: one-hot
-    features start from the kind of node that hides the poisoned graphs' class best from the own model, since what still
-    looks like the class teaches a victim nothing about the trigger (the point of Turner et al., 2019, arXiv:1912.02771).
+    Built from the paper's description, not from its code: critics, weights and schedule are ours. Also ours, because a
+    trigger must be learnt from graphs whose class is known anyway and should mean nothing to a clean model: one-hot features
+    start from the kind of node that hides the class of the poisoned graphs best from the own model (the point of Turner et
+    al., 2019, arXiv:1912.02771), and `keep` times the own model's cross-entropy to the truth is part of the loss.
     """
 
     modalities = frozenset({"graph"})
@@ -54,6 +55,7 @@ class DPSBA(PoisoningAttack, name="dpsba"):
     critic_lr: PositiveFloat = 0.01
     structure: Weight = 1.0
     semantics: Weight = 0.1
+    keep: Weight = 1.0
 
     def make_trigger(self, train: Dataset, ctx: Context) -> GeneratedSubgraph:
         trigger = untrained(self.size or trigger_size(train), train, self.hidden, ctx).replace(position=self.position)
