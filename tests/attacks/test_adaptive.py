@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -56,8 +57,9 @@ def seen(victim: Victim, splits: Splits, poisoned: Poisoned) -> Seen:
     rest[index] = False
     with evaluating(victim):
         logits, features = victim.both(marked.inputs)
-    plain, clean = splits.train.take(index), splits.train.take(rest.nonzero().flatten())
-    return Seen(victim, marked.inputs, marked.y, logits, features, plain, clean)
+        clean = splits.train.take(rest.nonzero().flatten())
+        near = victim.features(clean.inputs)
+    return Seen(victim, marked.inputs, marked.y, logits, features, splits.train.take(index), near, clean.y)
 
 
 def measured(name: str, victim: Victim, splits: Splits, poisoned: Poisoned) -> float:
@@ -95,9 +97,8 @@ def test_latent_is_zero_for_clean_inputs_at_their_mean(splits: Splits) -> None:
     victim, poisoned = carried_out(build("attack", CLIQUE), splits, context(4))
     found = seen(victim, splits, poisoned)
     with evaluating(victim):
-        middle = victim.features(found.clean.inputs).mean(0)
-        at = Seen(victim, found.batch, found.y, found.logits, middle.expand_as(found.features), found.plain, found.clean)
-        away = Seen(victim, found.batch, found.y, found.logits, at.features + 100, found.plain, found.clean)
+        middle = found.clean.mean(0).expand_as(found.features)
+        at, away = replace(found, features=middle), replace(found, features=middle + 100)
         assert float(Latent().loss(at).detach()) == pytest.approx(0, abs=1e-5)
         assert float(Latent().loss(away).detach()) > 1
 
@@ -105,7 +106,7 @@ def test_latent_is_zero_for_clean_inputs_at_their_mean(splits: Splits) -> None:
 def test_attention_is_zero_without_a_trigger_and_knows_old_nodes_among_new_ones(splits: Splits) -> None:
     victim, poisoned = carried_out(build("attack", CLIQUE), splits, context(4))
     found = seen(victim, splits, poisoned)
-    same = Seen(victim, found.plain.inputs, found.y, found.logits, found.features, found.plain, found.clean)
+    same = replace(found, batch=found.plain.inputs)
     with evaluating(victim):
         assert float(Attention().loss(same).detach()) == pytest.approx(0, abs=1e-6)
         assert float(Attention().loss(found).detach()) > 0.01
@@ -143,9 +144,10 @@ def test_before_anything_is_stamped_the_loss_is_the_inner_one(splits: Splits) ->
     victim = ctx.fresh(splits.train)
     state = ctx.trainer.start(victim, splits.train, 0)
     hook.on_start(state)
-    rows = torch.arange(8)
+    rows = torch.cat([hook.index[:4], hook.free[:4]])
     batch = splits.train.take(rows)
     assert state.data is splits.train
+    hook.on_batch(state, batch.inputs, batch.y, rows)
     assert hook.loss(state, batch.inputs, batch.y, rows) is None
     state.data = splits.train.relabel(rows, batch.y)
     assert hook.loss(state, batch.inputs, batch.y, rows) is not None

@@ -10,7 +10,6 @@ import msgspec
 from ostiary.attacks.base import Attack, Poisoned
 from ostiary.attacks.evading import Evading
 from ostiary.attacks.terms import Similarity, Term
-from ostiary.component import Positive
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
 
@@ -20,10 +19,9 @@ class Adaptive(Attack, name="adaptive"):
 
     Source: Zhang et al., "No Matter What You Do!", 2024, arXiv:2410.01272, Eq. 16: the attack's loss minus alpha times the
     hinge that GCleaner minimises to recover a trigger (`term` similarity, the default); other terms are ours. The
-    adversary holds what the inner `attack` holds, and controls training. `alpha` 0.1: ours (the paper's figure gives a range);
-    0 is the inner attack exactly. `rows`: triggered training inputs that the term sees in each step, in evaluation mode and
-    without augmentation, and as many clean ones (ours; the paper takes what the batch holds). A trigger that is learnt
-    while the victim trains (GTA) is trained against the term too.
+    adversary holds what the inner `attack` holds, and controls training. The term sees the triggered rows of each batch.
+    `alpha` 0.1: ours (the paper's figure gives a range); 0 is the inner attack exactly. A trigger that is learnt while the
+    victim trains (GTA) is trained against the term too.
 
     Differs from the paper as printed: Eq. 7's sign is that of its text (the hinge pulls embeddings together, alpha apart).
     """
@@ -33,7 +31,6 @@ class Adaptive(Attack, name="adaptive"):
     attack: Attack
     term: Term = Similarity()
     alpha: Annotated[float, msgspec.Meta(ge=0.0)] = 0.1
-    rows: Positive = 32
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -44,7 +41,7 @@ class Adaptive(Attack, name="adaptive"):
         poisoned = self.attack.poison(splits, ctx)
         if not self.alpha:
             return poisoned
-        return replace(poisoned, hook=Evading(self.term, self.alpha, self.rows, splits.train, poisoned, ctx))
+        return replace(poisoned, hook=Evading(self.term, self.alpha, splits.train, poisoned))
 
     def settle(self, clean: Splits, poisoned: Poisoned, ctx: Context) -> Poisoned:
         inner = poisoned.hook.inner if isinstance(poisoned.hook, Evading) else poisoned.hook

@@ -15,13 +15,13 @@ from ostiary.inversion import hinge
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.sparse import ranges
-from ostiary.models.victim import Victim
+from ostiary.models.victim import Victim, evaluating
 
 
 @dataclass(frozen=True, eq=False)
 class Seen:
     """Triggered inputs (`batch`), the class y each is wanted as, what the victim says of them; plain: the same without
-    trigger, with true labels; clean: other training inputs of the wanted classes."""
+    trigger, with true labels; clean, clean_y: features of other inputs of the wanted classes, and these."""
 
     victim: Victim
     batch: Inputs
@@ -29,7 +29,8 @@ class Seen:
     logits: Tensor
     features: Tensor
     plain: Dataset
-    clean: Dataset
+    clean: Tensor
+    clean_y: Tensor
 
 
 class Term(Component):
@@ -64,9 +65,9 @@ class Latent(Term, name="latent"):
     """
 
     def loss(self, seen: Seen) -> Tensor:
-        clean, total = seen.victim.features(seen.clean.inputs).detach(), seen.features.sum() * 0
+        clean, total = seen.clean.detach(), seen.features.sum() * 0
         for goal in seen.y.unique():
-            own, near = seen.features[seen.y == goal], clean[seen.clean.y == goal]
+            own, near = seen.features[seen.y == goal], clean[seen.clean_y == goal]
             if len(near) > 1:
                 middle = near.mean(0)
                 spread = (near - middle).square().sum(1).mean().clamp(min=1e-6)
@@ -84,7 +85,7 @@ class Attention(Term, name="attention"):
     """
 
     def loss(self, seen: Seen) -> Tensor:
-        with torch.enable_grad():
+        with torch.enable_grad(), evaluating(seen.victim):
             _, marked = heat_maps(seen.victim, watched(seen.batch), seen.plain.y)
             _, before = heat_maps(seen.victim, watched(seen.plain.inputs), seen.plain.y)
         total = seen.features.sum() * 0
