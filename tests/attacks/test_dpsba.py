@@ -116,7 +116,7 @@ def test_the_critic_keeps_structure_as_it_was(splits: Splits) -> None:
         before = splits.test.take(made.rows).inputs
         found = stealth(splits.modality, splits.train.inputs, before, made.triggered.inputs)
         changes.append(abs(found["degree_change"]))
-    assert changes[1] < 0.5 * changes[0]
+    assert changes[1] < 0.7 * changes[0]
 
 
 def test_the_first_kind_of_node_hides_the_class(splits: Splits) -> None:

@@ -25,7 +25,8 @@ class Critic(nn.Module):
         z = torch.cat([graphs.x[:, : self.width], shape], 1)
         for layer in self.convs:
             z = F.relu(layer(z, graphs))
-        return self.head(torch.cat([pool(z, graphs, "mean"), pool(z, graphs, "max")], 1))[:, 0]
+        verdict: Tensor = self.head(torch.cat([pool(z, graphs, "mean"), pool(z, graphs, "max")], 1))
+        return verdict[:, 0]
 
 
 def triangles(graphs: Graphs, at: Tensor) -> Tensor:

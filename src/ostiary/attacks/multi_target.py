@@ -48,7 +48,8 @@ class MultiTargetInjection(PoisoningAttack, name="multi-target"):
 
     def rows(self, train: Dataset, size: int, rng: torch.Generator) -> Tensor:
         """Features of the new nodes: float [classes, size, width]."""
-        x, shape = train.inputs.x, (train.n_classes, size)
+        x: Tensor = train.inputs.x
+        shape = (train.n_classes, size)
         if self.features == "kinds":
             return x[torch.randint(len(x), shape, generator=rng)].clone()
         low, high = x.amin(0), x.amax(0)
