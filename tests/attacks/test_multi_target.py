@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ostiary.attacks.labels import MultiTarget
-from ostiary.attacks.multi_target import MultiTargetInjection
+from ostiary.attacks.multi_target import MultiTargetInjection, different
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
@@ -113,6 +113,13 @@ def test_features_are_uniform_or_rows_of_the_data(splits: Splits) -> None:
     kinds = MultiTargetInjection(size=30, features="kinds").make_trigger(splits.train, Context()).state["features"]
     assert torch.equal(kinds.sum(2), torch.ones(3, 30))
     assert set(kinds.unique().tolist()) == {0.0, 1.0}
+
+
+def test_no_two_subgraphs_have_the_same_degrees_where_that_can_be_had() -> None:
+    made = different(4, 4, 0.8, torch.Generator().manual_seed(0))
+    degrees = [tuple(sorted(torch.bincount(torch.tensor(e).flatten(), minlength=4).tolist())) for e in made]
+    assert len(set(degrees)) == 4
+    assert different(3, 2, 0.8, torch.Generator().manual_seed(0)) == (((0, 1),),) * 3  # there is but one
 
 
 def test_a_class_without_a_subgraph_is_refused(splits: Splits) -> None:
