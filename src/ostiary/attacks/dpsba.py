@@ -53,7 +53,7 @@ class DPSBA(PoisoningAttack, name="dpsba"):
     steps: Positive = 20
     generator_lr: PositiveFloat = 0.01
     critic_lr: PositiveFloat = 0.01
-    structure: Weight = 1.0
+    structure: Weight = 5.0
     semantics: Weight = 0.1
     keep: Weight = 1.0
 
