@@ -22,6 +22,7 @@ Spec = Mapping[str, Any]
 GRAPHS: Spec = {"name": "toy-graphs", "n": 400, "test_rate": 0.4}  # 240 / 120 / 40
 IMAGES: Spec = {"name": "toy-images", "n": 400, "test_rate": 0.4}
 IMAGES32: Spec = {"name": "toy-images", "n": 240, "size": 32, "test_rate": 0.3}
+GRAPHS3: Spec = {**GRAPHS, "n": 500, "n_classes": 3}  # 300 / 150 / 50
 GIN: Spec = {"name": "gin", "hidden": 32, "layers": 2}
 MAXGIN: Spec = {**GIN, "pooling": "max"}
 WORKS = {"acc": (0.8, 1), "asr_lift": (0.6, 1), "poisoned": (24, 24)}
@@ -95,6 +96,36 @@ ROWS: tuple[Row, ...] = (
         {**WORKS, "asr_lift": (0.5, 1), "poisoned": (90, 96)},
         MAXGIN,
         {"size": 8, "density": 1.0, "rate": 0.4},
+        trainer=LONGER,
+    ),
+    Row(
+        "attack",
+        "dpsba",
+        GRAPHS,
+        {**WORKS, "asr_lift": (0.5, 1), "poisoned": (70, 72)},
+        MAXGIN,
+        {"size": 4, "rate": 0.3, "rounds": 8, "hidden": 16, "structure": 0.3},
+        trainer=LONGER,
+        small={"rounds": 2, "steps": 2},
+    ),
+    # a new subgraph for each of three classes, in turn
+    Row(
+        "attack",
+        "multi-target",
+        GRAPHS3,
+        {**WORKS, "asr_lift": (0.5, 1), "poisoned": (60, 60)},
+        GIN,
+        {"rate": 0.2, "size": 4},
+        trainer=LONGER,
+    ),
+    # the inner attack still works while its embeddings are pushed apart
+    Row(
+        "attack",
+        "adaptive",
+        GRAPHS,
+        {"acc": (0.8, 1), "asr_lift": (0.5, 1), "poisoned": (24, 24)},
+        GIN,
+        {"attack": dict(CLIQUE), "alpha": 0.5},
         trainer=LONGER,
     ),
     # detectors

@@ -31,13 +31,14 @@ def test_every_registered_component_keeps_the_pact(kind: str, name: str) -> None
         CHECKS[kind](part)
 
 
-@pytest.mark.parametrize("kind", ["modality", "dataset", "trainer", "trigger", "position", "selector", "labels"])
+@pytest.mark.parametrize("kind", ["modality", "dataset", "trainer", "trigger", "position", "selector", "labels", "term"])
 def test_every_other_component_is_rebuilt_from_its_spec(kind: str) -> None:
     needed: dict[str, dict[str, Any]] = {
         "npz": {"path": "a.npz"},
         "image-folder": {"path": "folder"},
         "subgraph": {"size": 3, "edges": [[0, 1], [1, 2]]},
         "generated-subgraph": {"size": 3, "width": 4},
+        "injected-subgraphs": {"size": 3, "edges": [[[0, 1]], [[1, 2]]]},
     }
     assert catalogue(kind), f"the room of {kind}s is empty"
     for entry in catalogue(kind):

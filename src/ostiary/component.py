@@ -42,6 +42,7 @@ ROOMS: dict[str, str] = {  # kind -> folder or file under the package
     "position": "triggers/positions",
     "selector": "attacks/select.py",
     "labels": "attacks/labels.py",
+    "term": "attacks/terms.py",
     "attack": "attacks",
     "detector": "detectors",
     "purifier": "purifiers",

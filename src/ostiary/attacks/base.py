@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, final
 
@@ -14,15 +15,19 @@ from ostiary.component import Component, NonNegative, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.errors import InvalidInput, Unsupported
+from ostiary.modality.base import Inputs
 from ostiary.models.base import Architecture
+from ostiary.models.victim import Victim
 from ostiary.training.hooks import TrainHook
 from ostiary.triggers.base import Trigger
 
 
 class TriggerHook(TrainHook):
-    """A hook that learns the trigger while the victim trains."""
+    """A hook that learns the trigger while the victim trains. `extra`: from (victim, triggered inputs, their rows of the
+    training set), what the trigger's own loss is to have on top; set by whoever wraps the attack."""
 
     trigger: Trigger
+    extra: Callable[[Victim, Inputs, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, eq=False)

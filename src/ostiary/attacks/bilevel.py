@@ -65,19 +65,26 @@ class BiLevel(TriggerHook):
         self.net.to(victim.device)
         with evaluating(victim), without_gradients(victim):
             if round_ == 0 and trigger.features == "one-hot":
-                bias_to_best(self.net.feature_head.get_parameter("2.bias"), lambda: self.loss_of(victim, rows, self.seed))
+                bias_to_best(self.net.feature_head.get_parameter("2.bias"), lambda: self.first(victim, rows))
             for step in range(self.attack.steps):
                 loss = self.loss_of(victim, rows, derive(self.seed, round_ // 4, step))
                 self.optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 self.optimizer.step()
                 self.losses.append(float(loss.detach()))
-        self.trigger = trigger.replace(state={k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()})
+        learnt = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
+        self.trigger = trigger.replace(state={**trigger.state, **learnt})
+
+    def first(self, victim: Victim, rows: Dataset) -> Tensor:
+        """What the kind of node that a generator starts from should make least."""
+        return self.loss_of(victim, rows, self.seed)
 
     def loss_of(self, victim: Victim, rows: Dataset, seed: int) -> Tensor:
         """How far the triggered rows (all as one batch) are from being called as wanted."""
         chosen = self.trigger.positions(rows.inputs, rows.ids, seed)
-        return F.cross_entropy(victim(self.trigger.soft(self.net, rows.inputs, chosen)), self.goal.to(victim.device))
+        soft = self.trigger.soft(self.net, rows.inputs, chosen)
+        loss = F.cross_entropy(victim(soft), self.goal.to(victim.device))
+        return loss if self.extra is None else loss + self.extra(victim, soft, self.index)
 
     def stamped(self, data: Dataset) -> Dataset:
         """`data` with the trigger as it is now on the poisoned rows, labelled as wanted."""

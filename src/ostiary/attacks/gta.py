@@ -45,13 +45,7 @@ class GTA(PoisoningAttack, name="gta"):
     generator_lr: PositiveFloat = 0.01
 
     def make_trigger(self, train: Dataset, ctx: Context) -> GeneratedSubgraph:
-        size = self.size or trigger_size(train)
-        kind, width = feature_kind(train.inputs), train.inputs.x.shape[1]
-        with scoped(ctx.key("generator"), "init"):
-            net = Generator(width, self.hidden, kind)
-        net.low.copy_(train.inputs.x.amin(0))
-        net.high.copy_(train.inputs.x.amax(0))
-        trigger = GeneratedSubgraph(size=size, width=width, hidden=self.hidden, features=kind, state=net.state_dict())
+        trigger = untrained(self.size or trigger_size(train), train, self.hidden, ctx)
         if self.mode == "model":
             return trigger
         eligible = self.labels.eligible(train.y, self.target)
@@ -63,3 +57,13 @@ class GTA(PoisoningAttack, name="gta"):
     def make_hook(self, trigger: Trigger, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
         assert isinstance(trigger, GeneratedSubgraph)
         return BiLevel(self, trigger, train, index, ctx) if self.mode == "model" else None
+
+
+def untrained(size: int, train: Dataset, hidden: int, ctx: Context) -> GeneratedSubgraph:
+    """A trigger whose generator is fitted to the data's features and has random weights."""
+    kind, width = feature_kind(train.inputs), train.inputs.x.shape[1]
+    with scoped(ctx.key("generator"), "init"):
+        net = Generator(width, hidden, kind)
+    net.low.copy_(train.inputs.x.amin(0))
+    net.high.copy_(train.inputs.x.amax(0))
+    return GeneratedSubgraph(size=size, width=width, hidden=hidden, features=kind, state=net.state_dict())

@@ -59,3 +59,22 @@ class CleanLabel(LabelRule, name="clean-label"):
 
     def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
         return torch.full_like(y, target)
+
+
+class MultiTarget(LabelRule, name="multi-target"):
+    """Inputs of every class, relabelled to each of the other classes in turn."""
+
+    def eligible(self, y: Tensor, target: int) -> Tensor:
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def sources(self, y: Tensor, target: int) -> Tensor:
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        """The k-th row of a class is wanted as class + 1 + k mod (classes - 1): all pairs occur, about equally often."""
+        order = y.argsort(stable=True)
+        before = torch.bincount(y, minlength=n_classes).cumsum(0).roll(1)  # rows of lower classes
+        before[0] = 0
+        k = torch.empty_like(y)
+        k[order] = torch.arange(len(y), device=y.device) - before[y[order]]
+        return (y + 1 + k % max(1, n_classes - 1)) % n_classes

@@ -51,3 +51,10 @@ def heat_maps(victim: Victim, batch: Inputs, classes: Tensor) -> tuple[Tensor, l
             heat = heat.flatten(1)
             found.append(heat / (heat.square().sum(1, keepdim=True) + 1e-12).sqrt())
     return logits, found
+
+
+def watched(batch: Inputs) -> Inputs:
+    """The same inputs, such that layers have gradients even where neither they nor the victim's weights ask for one."""
+    values = batch.x if isinstance(batch, Graphs) else batch
+    values = values if values.requires_grad else values.detach().clone().requires_grad_()
+    return batch.with_(x=values) if isinstance(batch, Graphs) else values

@@ -8,17 +8,20 @@ from torch import Tensor
 from ostiary.component import Positive
 from ostiary.modality.graphs import Graphs
 from ostiary.seeds import scoped
-from ostiary.triggers.base import Trigger
 from ostiary.triggers.generator import Features, Generator
-from ostiary.triggers.mount import mount, random_score, top_nodes
+from ostiary.triggers.mount import mount
+from ostiary.triggers.own_model import PREFIX, ModelTrigger
+from ostiary.triggers.positions.base import Position
+from ostiary.triggers.positions.structure import RandomNodes
 from ostiary.triggers.subgraph import with_degrees
 
 
-class GeneratedSubgraph(Trigger, name="generated-subgraph"):
-    """`size` random nodes of each graph get the features and inner edges that a generator makes for them.
+class GeneratedSubgraph(ModelTrigger, name="generated-subgraph"):
+    """`size` nodes of each graph, at `position`, get the features and inner edges that a generator makes for them.
 
     `width`: node features; `hidden`: units of the generator; `features`: one-hot, range (of the training data), or
-    degree (then only edges are generated and degrees counted again). The generator's weights are the state.
+    degree (then only edges are generated and degrees counted again). The generator's weights are the state, beside
+    those of the attacker's model where `position` asks one.
     """
 
     modalities = frozenset({"graph"})
@@ -26,16 +29,18 @@ class GeneratedSubgraph(Trigger, name="generated-subgraph"):
     width: Positive
     hidden: Positive = 64
     features: Features = "one-hot"
+    position: Position = RandomNodes()
 
     def network(self) -> Generator:
         with scoped(0, "init"):  # overwritten at once; leaves torch's global stream alone
             net = Generator(self.width, self.hidden, self.features)
-        net.load_state_dict(self.state)
+        net.load_state_dict({k: v for k, v in self.state.items() if not k.startswith(PREFIX)})
         return net
 
     def positions(self, graphs: Graphs, ids: Tensor, seed: int) -> Tensor:
         """The nodes mounted on: int64 [G, size], -1 where a graph is smaller."""
-        return top_nodes(graphs, random_score(graphs, ids, seed), self.size)
+        model = self.model(graphs.x.device) if self.position.asks else None
+        return self.position.choose(graphs, self.size, ids, seed, model)
 
     def soft(self, net: Generator, graphs: Graphs, chosen: Tensor) -> Graphs:
         """The stamped graphs with gradients: every pair of mounted nodes is an edge whose weight is 0 or 1."""
