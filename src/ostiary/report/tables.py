@@ -88,7 +88,9 @@ def short(value: Any) -> str:
     """A setting in a few words: parts by their name."""
     if isinstance(value, dict):
         return str(value.get("name") or ", ".join(f"{k}={short(v)}" for k, v in value.items()) or "as they are")
-    return ", ".join(short(v) for v in value) or "none" if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ", ".join(short(v) for v in value) or "none"
+    return "none" if value is None else str(value)
 
 
 def rows(group: Group) -> list[Row]:
