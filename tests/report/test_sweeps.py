@@ -20,7 +20,7 @@ def record(rate: float, seed: int, asr: float, attack: str = "sub-ba", **more: A
     }
     figures = {"acc": 0.9, "asr": asr, "cad": 0.01, "asr_strict": asr / 2, **more}
     metrics = {"victim": {k: {"value": v} for k, v in figures.items()}, "purifiers": {}, "detectors": {}}
-    return Record(key=f"{attack}{rate}{seed}", plan=plan, metrics=metrics)
+    return Record(key=f"{attack}{rate}{seed}", plan=plan, metrics=metrics, seconds={}, doubts=[], status="done")
 
 
 def test_lines_join_what_differs_in_one_number_only() -> None:
