@@ -19,6 +19,8 @@ ROOMS = {
     "detector": "Detectors",
     "purifier": "Purifiers",
     "explainer": "Explainers",
+    "position": "Positions of a trigger",
+    "term": "What an adaptive attack evades",
     "victim": "Victims",
     "dataset": "Data sets",
 }
