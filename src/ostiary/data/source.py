@@ -37,7 +37,11 @@ class DataSource(Component):
     def load(self, seed: int) -> Splits:
         """Stratified train / test / clean for this seed; a split that came with the data is kept."""
         data, given = self.read()
-        return split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed)
+        return self.part(split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed))
+
+    def part(self, splits: Splits) -> Splits:
+        """The same rows, with what they may not see of each other taken away; nothing by default."""
+        return splits
 
 
 def split(data: Dataset, given: Tensor | None, test_rate: float, clean_rate: float, clean_from: str, seed: int) -> Splits:
