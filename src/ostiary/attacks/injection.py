@@ -1,0 +1,39 @@
+"""The family of attacks that learn to make new nodes."""
+
+from __future__ import annotations
+
+from ostiary.attacks.base import PoisoningAttack
+from ostiary.attacks.in_turn import InTurn, Penalty
+from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.training.trainer import Trainer
+from ostiary.triggers.generated_nodes import GeneratedNodes, NodeFeatures
+
+
+class Injection(PoisoningAttack):
+    """`size` nodes per trigger, `hidden` units of the generator, `features` of new nodes (free, range or binary: see the
+    trigger), `epochs` of one surrogate step and one generator step each, Adam with `generator_lr` for both, `others` nodes
+    besides the poisoned ones on which the generator learns. Defaults of all but `hidden`: UGBA."""
+
+    modalities = frozenset({"node"})
+    rate: Rate = 0.005
+    size: Positive = 3
+    hidden: Positive = 64
+    features: NodeFeatures = "free"
+    epochs: Positive = 400
+    generator_lr: PositiveFloat = 0.01
+    others: NonNegative = 512
+
+    def penalty(self, train: Dataset, ctx: Context) -> Penalty:
+        return Penalty()
+
+    def make_trigger(self, train: Dataset, ctx: Context) -> GeneratedNodes:
+        eligible = self.labels.eligible(train.y, self.target)
+        n = min(round(self.rate * len(train)), int(eligible.sum()))
+        index = self.select.choose(train, eligible, n, ctx)  # those of `pick`
+        own = ctx.within("surrogate")
+        hook = InTurn(self, train, index, own)
+        trainer = Trainer(lr=self.generator_lr, epochs=self.epochs, batch_size=len(train), weight_decay=5e-4)
+        trainer.fit(own.fresh(train), train, own.seed, [hook], what=f"{self.name}: generator")
+        return hook.best
