@@ -50,8 +50,9 @@ class InTurn(TrainHook):
         rest[index] = False
         self.rest = rest.nonzero().flatten()
         x = train.inputs.x
+        self.active = round(float(x.sum(1).mean()))
         with scoped(ctx.key("generator"), "init"):
-            net = NodeMaker(x.shape[1], attack.hidden, attack.size, attack.features)
+            net = NodeMaker(x.shape[1], attack.hidden, attack.size, attack.features, self.active)
         net.low.copy_(x.amin(0))
         net.high.copy_(x.amax(0))
         self.net = net.to(ctx.device)
@@ -61,7 +62,7 @@ class InTurn(TrainHook):
     def trigger(self) -> GeneratedNodes:
         state = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
         a = self.attack
-        return GeneratedNodes(size=a.size, width=len(state["low"]), hidden=a.hidden, features=a.features, state=state)
+        return GeneratedNodes(size=a.size, width=len(state["low"]), hidden=a.hidden, features=a.features, active=self.active, state=state)
 
     def on_epoch(self, state: TrainState) -> None:
         if state.epoch:

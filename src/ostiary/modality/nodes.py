@@ -117,7 +117,7 @@ class Nodes:
             old = self.x.new_ones(self.edge_index.shape[1]) if weight is None else weight
             weight = torch.cat([old, old.new_ones(2 * n), matrix[g, i, j].to(old.dtype)])
         attr = None if attr is None else torch.cat([attr, attr.new_zeros(added, attr.shape[1])])
-        x = torch.cat([self.x, features[first].reshape(n * t, d).to(self.x.dtype)])
+        x = torch.cat([self.x, features.index_select(0, first).reshape(n * t, d).to(self.x.dtype)])
         owner = torch.cat([self.owner, roots.repeat_interleave(t)])
         graph = torch.cat([self.batch, self.batch[roots].repeat_interleave(t)])
         return _assemble(self, x, edges, graph, owner, attr=attr, weight=weight)
@@ -201,11 +201,14 @@ def _assemble(
     """`nodes` with more nodes behind its own, brought into the order that `Nodes` promises."""
     order = owner.argsort(stable=True)
     order = order[graph[order].argsort(stable=True)]
+    counts = torch.bincount(graph, minlength=len(nodes.graphs))
+    if bool((order[1:] > order[:-1]).all()):  # one graph without triggers: its new nodes come last anyway
+        store = Graphs.build(x, edges, counts, edge_attr=attr, edge_weight=weight)
+        return replace(nodes, graphs=store, owner=owner)
     number = torch.empty_like(order)
     number[order] = torch.arange(len(order), device=order.device)
     owner = torch.where(owner < 0, owner, number[owner.clamp(min=0)])[order]
-    counts = torch.bincount(graph, minlength=len(nodes.graphs))
-    store = Graphs.build(x[order], number[edges], counts, edge_attr=attr, edge_weight=weight)
+    store = Graphs.build(x.index_select(0, order), number[edges], counts, edge_attr=attr, edge_weight=weight)
     return Nodes(store, number[nodes.roots], owner, number[nodes.changed], nodes.plain)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ostiary.component import Positive
+from ostiary.component import NonNegative, Positive
 from ostiary.modality.nodes import Nodes
 from ostiary.seeds import scoped
 from ostiary.triggers.base import Trigger
@@ -21,9 +21,9 @@ class NodeMaker(nn.Module):
     low: Tensor
     high: Tensor
 
-    def __init__(self, width: int, hidden: int, size: int, features: NodeFeatures) -> None:
+    def __init__(self, width: int, hidden: int, size: int, features: NodeFeatures, active: int) -> None:
         super().__init__()
-        self.size, self.features = size, features
+        self.size, self.features, self.active = size, features, active
         self.body = nn.Sequential(nn.Linear(width, hidden), nn.ReLU())
         self.feature_head = nn.Linear(hidden, size * width)
         self.edge_head = nn.Linear(hidden, size * size)
@@ -42,10 +42,10 @@ class NodeMaker(nn.Module):
         if self.features == "free":
             return raw
         p = torch.sigmoid(raw)
-        if self.features == "binary":
-            hard = (p > 0.5).to(p.dtype)
-            p = hard + (p - p.detach())  # in this order exactly 0 or 1
-        return self.low + (self.high - self.low) * p
+        if self.features == "range":
+            return self.low + (self.high - self.low) * p
+        hard = torch.zeros_like(p).scatter(-1, raw.topk(self.active, dim=-1).indices, 1.0)
+        return hard + (p - p.detach())  # in this order exactly 0 or 1
 
 
 class GeneratedNodes(Trigger, name="generated-nodes"):
@@ -60,10 +60,11 @@ class GeneratedNodes(Trigger, name="generated-nodes"):
     width: Positive
     hidden: Positive = 64
     features: NodeFeatures = "free"
+    active: NonNegative = 0
 
     def network(self) -> NodeMaker:
         with scoped(0, "init"):  # overwritten at once; leaves torch's global stream alone
-            net = NodeMaker(self.width, self.hidden, self.size, self.features)
+            net = NodeMaker(self.width, self.hidden, self.size, self.features, self.active)
         net.load_state_dict(self.state)
         return net
 
