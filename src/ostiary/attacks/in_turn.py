@@ -50,7 +50,7 @@ class InTurn(TrainHook):
         rest[index] = False
         self.rest = rest.nonzero().flatten()
         x = train.inputs.x
-        self.active = round(float(x.sum(1).mean()))
+        self.active = min(max(1, round(float((x != 0).sum(1).double().mean()))), x.shape[1] - 1)
         with scoped(ctx.key("generator"), "init"):
             net = NodeMaker(x.shape[1], attack.hidden, attack.size, attack.features, self.active)
         net.low.copy_(x.amin(0))
@@ -58,6 +58,10 @@ class InTurn(TrainHook):
         self.net = net.to(ctx.device)
         self.optimizer = torch.optim.Adam(net.parameters(), attack.generator_lr, weight_decay=5e-4)
         self.best = self.trigger()
+        self.reference: Victim | None = None
+        if attack.natural:
+            self.reference = ctx.within("reference").fit(train, what=f"{attack.name}: clean reference")
+            self.reference.requires_grad_(False)
 
     def trigger(self) -> GeneratedNodes:
         state = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
@@ -65,7 +69,7 @@ class InTurn(TrainHook):
         return GeneratedNodes(size=a.size, width=len(state["low"]), hidden=a.hidden, features=a.features, active=self.active, state=state)
 
     def on_epoch(self, state: TrainState) -> None:
-        if state.epoch:
+        if state.epoch > self.attack.warm_up:
             self.step(state.victim)
         rows = self.train.take(self.index)
         stamped = self.trigger().apply(rows.inputs, rows.ids, seed=0, target=self.goal[self.index])
@@ -82,11 +86,20 @@ class InTurn(TrainHook):
         with evaluating(victim), without_gradients(victim):
             x = nodes.x[nodes.roots]
             features, adjacency = self.net(x)
-            logits, embedding = victim.both(nodes.attach(features, adjacency, soft=True))
+            marked, goal = nodes.attach(features, adjacency, soft=True), self.goal[rows].to(victim.device)
+            logits, embedding = victim.both(marked)
             made = Made(x, features, adjacency, embedding, len(self.index))
-            loss = F.cross_entropy(logits, self.goal[rows].to(victim.device)) + self.penalty(made, victim)
+            loss = F.cross_entropy(logits, goal) + self.penalty(made, victim)
+            if self.reference is not None:
+                loss = loss + self.attack.natural * called(self.reference(marked), goal)
             if float(loss.detach()) < self.least:
                 self.least, self.best = float(loss.detach()), self.trigger()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
+
+
+def called(logits: Tensor, goal: Tensor) -> Tensor:
+    """Mean of -log(1 - p) with p the probability of `goal`."""
+    others = logits.scatter(1, goal[:, None], float("-inf"))
+    return (logits.logsumexp(1) - others.logsumexp(1)).mean()

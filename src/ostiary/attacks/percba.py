@@ -19,15 +19,22 @@ from ostiary.triggers.features import SetFeatures
 class PerCBA(PoisoningAttack, name="percba"):
     """Sets a few features of nodes of the target class; labels and edges stay.
 
-    PLACEHOLDER
+    Source: Yang et al., PerCBA: Persistent Clean-label Backdoor Attacks on Semi-Supervised Graph Node Classification, 2023;
+    and Xing et al., clean-label feature triggers for nodes, 2024. The adversary controls the features of some training
+    nodes, and trains a surrogate (of the plan's architecture). `width` features, random ones or the rarest (`columns`), get
+    `value`; then `steps` signed-gradient steps of size `step`, within `bound` of `value`, bring the surrogate's features of
+    triggered nodes of other classes closer to the mean of the target class. All defaults: ours, rate 2 %.
+
+    Differs from the papers: no code or full text was at hand; one trigger is refined for all nodes, and poisoned and test
+    nodes get the same. Its values are real numbers also where features are binary; `steps` 0 keeps them as they are.
     """
 
     modalities = frozenset({"node"})
-    rate: Rate = 0.05
+    rate: Rate = 0.02
     labels: LabelRule = CleanLabel()
     width: Positive = 20
     value: float = 1.0
-    columns: Literal["rare", "random"] = "rare"
+    columns: Literal["rare", "random"] = "random"
     steps: NonNegative = 10
     step: PositiveFloat = 0.05
     bound: Rate = 0.5

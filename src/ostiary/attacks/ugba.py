@@ -25,9 +25,9 @@ class UGBA(Injection, name="ugba"):
     `epochs` 400, `weight` 50, `threshold` 0.5, Adam 0.01 with weight decay 5e-4: the authors' settings for Cora; rate 0.5 %
     are its 10 nodes.
 
-    Differs from the authors' code: the generator's hidden layer has `hidden` units, not one per feature; edges are the
-    sigmoid of the head's output, rounded at 0.5; poisoned nodes are labelled ones that are relabelled, all other training
-    nodes keep their labels; test triggers are judged in the graph without the training triggers.
+    Differs from the authors' code: `warm_up` and `natural` (see `Injection`; 0 and 0 there); the generator's hidden layer
+    has `hidden` units, not one per feature; edges are the sigmoid of the head's output, rounded at 0.5; poisoned nodes are
+    labelled ones that are relabelled; test triggers are judged in the graph without the training triggers, all at once.
     """
 
     select: Selector = Clustered()

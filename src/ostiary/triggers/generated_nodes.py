@@ -41,10 +41,11 @@ class NodeMaker(nn.Module):
     def rows(self, raw: Tensor) -> Tensor:
         if self.features == "free":
             return raw
-        p = torch.sigmoid(raw)
         if self.features == "range":
-            return self.low + (self.high - self.low) * p
-        hard = torch.zeros_like(p).scatter(-1, raw.topk(self.active, dim=-1).indices, 1.0)
+            return self.low + (self.high - self.low) * torch.sigmoid(raw)
+        top = raw.topk(self.active + 1, dim=-1)
+        p = torch.sigmoid(raw - top.values[..., -1:].detach())  # steepest where a word is about to come in or go
+        hard = torch.zeros_like(p).scatter(-1, top.indices[..., :-1], 1.0)
         return hard + (p - p.detach())  # in this order exactly 0 or 1
 
 
@@ -52,7 +53,7 @@ class GeneratedNodes(Trigger, name="generated-nodes"):
     """`size` new nodes at every root, made from the root's features; the first is joined to the root.
 
     `width`: node features; `hidden`: units of the generator; `features`: free real numbers, those in the range of the
-    training data, or binary (the ends of that range). The generator's weights are the state.
+    training data, or binary: ones for the `active` highest of the generator's outputs. Its weights are the state.
     """
 
     modalities = frozenset({"node"})
