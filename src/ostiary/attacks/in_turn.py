@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ostiary.attacks.penalties import Made, called
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.modality.nodes import Nodes
@@ -19,24 +20,6 @@ from ostiary.triggers.generated_nodes import GeneratedNodes, NodeMaker
 
 if TYPE_CHECKING:
     from ostiary.attacks.injection import Injection
-
-
-class Made(NamedTuple):
-    """One proposal: for n nodes x float [n, d] and y int64 [n], new nodes' features [n, t, d], adjacency [n, t, t], and
-    what the surrogate makes of the nodes, embedding [n, h]; the first `poisoned` of them are those to be poisoned."""
-
-    x: Tensor
-    features: Tensor
-    adjacency: Tensor
-    embedding: Tensor
-    poisoned: int
-
-
-class Penalty:
-    """What an attack asks of its new nodes beside success; nothing by default."""
-
-    def __call__(self, made: Made, victim: Victim) -> Tensor | float:
-        return 0.0
 
 
 class InTurn(TrainHook):
@@ -97,9 +80,3 @@ class InTurn(TrainHook):
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             self.optimizer.step()
-
-
-def called(logits: Tensor, goal: Tensor) -> Tensor:
-    """Mean of -log(1 - p) with p the probability of `goal`."""
-    others = logits.scatter(1, goal[:, None], float("-inf"))
-    return (logits.logsumexp(1) - others.logsumexp(1)).mean()

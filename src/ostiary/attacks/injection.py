@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ostiary.attacks.base import PoisoningAttack
-from ostiary.attacks.in_turn import InTurn, Penalty
+from ostiary.attacks.in_turn import InTurn
+from ostiary.attacks.penalties import Penalty
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.attacks.in_turn import Made, Penalty
 from ostiary.attacks.injection import Injection
+from ostiary.attacks.penalties import Made, Penalty
 from ostiary.attacks.select import Clustered, Selector
 from ostiary.component import Rate
 from ostiary.context import Context
