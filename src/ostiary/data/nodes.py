@@ -27,7 +27,12 @@ class NodeSource(DataSource):
     modalities = frozenset({"node"})
 
     def part(self, splits: Splits) -> Splits:
-        return splits.with_part("train", replace(splits.train, inputs=induced(splits.train.inputs)))
+        return inductive(splits)
+
+
+def inductive(splits: Splits) -> Splits:
+    """The same, with the training part in a graph of its own."""
+    return splits.with_part("train", replace(splits.train, inputs=induced(splits.train.inputs)))
 
 
 class SBM(NodeSource, name="sbm"):
