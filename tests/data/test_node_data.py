@@ -101,6 +101,7 @@ def raw_files(folder: Path) -> np.ndarray:
         (folder / f"ind.cora.{name}").write_bytes(pickle.dumps(sp.csr_matrix(x[at])))
         (folder / f"ind.cora.{name.replace('x', 'y')}").write_bytes(pickle.dumps(y[at]))
     graph = {i: [(i + 1) % 600, (i - 1) % 600] for i in range(600)}
+    graph[7].append(7)  # a self-loop, which is left out
     (folder / "ind.cora.graph").write_bytes(pickle.dumps(graph))
     (folder / "ind.cora.test.index").write_text("596\n597\n598\n599\n", encoding="utf-8")
     return x
@@ -122,7 +123,7 @@ def test_planetoid_that_is_nowhere_is_one_sentence(own_cache: Path, monkeypatch:
         raise OSError("no network")
 
     monkeypatch.setattr("torch_geometric.datasets.Planetoid.download", offline)
-    with pytest.raises(InvalidInput, match="'PubMed' is neither in .* nor could it be fetched: no network"):
+    with pytest.raises(InvalidInput, match=r"'PubMed' is neither in .* nor could it be fetched: no network"):
         build("dataset", {"name": "planetoid", "set": "PubMed", "unpickle": True}).read()
     with pytest.raises(InvalidInput, match="no name of a Planetoid data set"):
         build("dataset", {"name": "planetoid", "set": "../x"}).read()

@@ -48,8 +48,9 @@ class InTurn(TrainHook):
 
     def trigger(self) -> GeneratedNodes:
         state = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
-        a = self.attack
-        return GeneratedNodes(size=a.size, width=len(state["low"]), hidden=a.hidden, features=a.features, active=self.active, state=state)
+        a, width = self.attack, len(state["low"])
+        made = GeneratedNodes(size=a.size, width=width, hidden=a.hidden, features=a.features, active=self.active)
+        return made.replace(state=state)
 
     def on_epoch(self, state: TrainState) -> None:
         if state.epoch > self.attack.warm_up:

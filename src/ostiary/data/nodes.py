@@ -147,4 +147,5 @@ def _from_pyg(name: str) -> dict[str, Tensor]:
     except Exception as error:
         where = f"{offline / 'planetoid'}" if offline else "OSTIARY_DATA (not set)"
         raise InvalidInput(f"the Planetoid set '{name}' is neither in {where} nor could it be fetched: {error}") from error
-    return {"x": data.x.float(), "edge_index": data.edge_index, "y": data.y.long()}
+    edges = data.edge_index[:, data.edge_index[0] != data.edge_index[1]]  # layers add self-loops where they want them
+    return {"x": data.x.float(), "edge_index": edges, "y": data.y.long()}

@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from pathlib import Path
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class DataSource(Component):
     """Options of every source. Default rates: 20 % test, 3 % clean out of the test part (GCleaner, section 5.1)."""
 
     kind = "dataset"
+    modalities: ClassVar[frozenset[str]] = frozenset()
     test_rate: Rate = 0.2
     clean_rate: Rate = 0.03
     clean_from: Literal["test", "train"] = "test"

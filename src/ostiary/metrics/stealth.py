@@ -12,8 +12,9 @@ from ostiary.modality.nodes import Nodes, egos
 
 
 def stealth(modality: Modality, clean: Inputs, before: Inputs, after: Inputs, limit: int = 200) -> dict[str, float]:
-    """Means over (at most `limit`) inputs of the modality's distances; graphs: change of degree, density and
-    clustering; nodes: the same of their neighbourhoods, and of how alike their neighbours are; images: SSIM. `anomaly_auc`: AUROC of an isolation forest on simple statistics, fitted on `clean`."""
+    """Means over (at most `limit`) inputs of the modality's distances; graphs: change of degree, density and clustering;
+    nodes: the same of their neighbourhoods, and of how alike their neighbours are; images: SSIM. `anomaly_auc`: AUROC of an
+    isolation forest on simple statistics, fitted on `clean`."""
     n = min(limit, modality.count(before))
     first = torch.arange(n)
     before, after = modality.take(before, first), modality.take(after, first)
