@@ -15,7 +15,7 @@ from ostiary.modality.nodes import Nodes
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
-from ostiary.training.trainer import TrainState
+from ostiary.training.trainer import Trainer, TrainState
 from ostiary.triggers.generated_nodes import GeneratedNodes, NodeMaker
 
 if TYPE_CHECKING:
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 
 class InTurn(TrainHook):
-    """Poisons the surrogate's training set with what the generator makes now, and teaches the generator in between."""
+    """Poisons the surrogate's training set with what the generator makes now, and teaches the generator in between; beside
+    them a twin of the surrogate is trained on clean data."""
 
-    def __init__(self, attack: Injection, train: Dataset, index: Tensor, ctx: Context) -> None:
+    def __init__(self, attack: Injection, train: Dataset, index: Tensor, trainer: Trainer, ctx: Context) -> None:
         self.attack, self.train, self.index = attack, train, index
         self.rng, self.penalty, self.least = ctx.rng("others"), attack.penalty(train, ctx), float("inf")
         self.goal = attack.labels.wanted(train.y, attack.target, train.n_classes)
@@ -41,10 +42,8 @@ class InTurn(TrainHook):
         self.net = net.to(ctx.device)
         self.optimizer = torch.optim.Adam(net.parameters(), attack.generator_lr, weight_decay=5e-4)
         self.best = self.trigger()
-        self.reference: Victim | None = None
-        if attack.natural:
-            self.reference = ctx.within("reference").fit(train, what=f"{attack.name}: clean reference")
-            self.reference.requires_grad_(False)
+        self.trainer, own = trainer, ctx.within("twin")
+        self.twin = trainer.start(own.fresh(train), train, own.seed)
 
     def trigger(self) -> GeneratedNodes:
         state = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
@@ -53,6 +52,8 @@ class InTurn(TrainHook):
         return made.replace(state=state)
 
     def on_epoch(self, state: TrainState) -> None:
+        if self.attack.natural:
+            self.trainer.run_epoch(self.twin)
         if state.epoch > self.attack.warm_up:
             self.step(state.victim)
         rows = self.train.take(self.index)
@@ -66,16 +67,17 @@ class InTurn(TrainHook):
         """One step of the generator against the surrogate as it is, on the poisoned nodes and others drawn anew."""
         drawn = self.rest[torch.randperm(len(self.rest), generator=self.rng)[: self.attack.others]]
         rows = torch.cat([self.index, drawn])
+        twin = self.twin.victim
         nodes: Nodes = self.train.modality.move(self.train.inputs.take(rows), victim.device)
-        with evaluating(victim), without_gradients(victim):
+        with evaluating(victim), without_gradients(victim), evaluating(twin), without_gradients(twin):
             x = nodes.x[nodes.roots]
             features, adjacency = self.net(x)
             marked, goal = nodes.attach(features, adjacency, soft=True), self.goal[rows].to(victim.device)
             logits, embedding = victim.both(marked)
             made = Made(x, features, adjacency, embedding, len(self.index))
             loss = F.cross_entropy(logits, goal) + self.penalty(made, victim)
-            if self.reference is not None:
-                loss = loss + self.attack.natural * called(self.reference(marked), goal)
+            if self.attack.natural:
+                loss = loss + self.attack.natural * called(twin(marked), goal)
             if float(loss.detach()) < self.least:
                 self.least, self.best = float(loss.detach()), self.trigger()
             self.optimizer.zero_grad()

@@ -19,9 +19,9 @@ class Injection(PoisoningAttack):
     besides the poisoned ones on which the generator learns. Defaults of these but `hidden`: UGBA.
 
     Ours are `warm_up` epochs in which the surrogate first learns the triggers as the untrained generator makes them, and
-    the weight `natural` of -log(1 - p), p being how probable a clean surrogate finds the target. With both at 0, as
-    published, triggers fool clean models as well (natural rates of 85 to 100 % where we measured): that is evasion, which
-    needs no poison, and leaves little to detect in the victim."""
+    the weight `natural` of -log(1 - p), p being how probable a twin of the surrogate, trained on clean data at the same
+    pace, finds the target. With both at 0, as published, triggers fool clean models as well (natural rates of 85 to 100 %
+    where we measured): that is evasion, which needs no poison, and leaves little to detect in the victim."""
 
     modalities = frozenset({"node"})
     rate: Rate = 0.005
@@ -45,7 +45,7 @@ class Injection(PoisoningAttack):
         if self.features == "binary" and not bool(((x == 0) | (x == 1)).all()):
             raise InvalidInput(f"{self.name}: features are not all 0 or 1, so binary ones cannot be made; choose range")
         own = ctx.within("surrogate")
-        hook = InTurn(self, train, index, own)
         trainer = Trainer(lr=self.generator_lr, epochs=self.epochs, batch_size=len(train), weight_decay=5e-4)
+        hook = InTurn(self, train, index, trainer, own)
         trainer.fit(own.fresh(train), train, own.seed, [hook], what=f"{self.name}: generator")
         return hook.best
