@@ -117,7 +117,7 @@ ROWS: tuple[Row, ...] = (
         NODES,
         {"acc": (0.75, 1), "asr": (0.6, 1), "asr_lift": (0.5, 1), "poisoned": (21, 21)},
         GCN,
-        {"rate": 0.05, "columns": "rare"},
+        {"rate": 0.05},
         trainer=WHOLE,
     ),
     # detectors
