@@ -46,7 +46,9 @@ class Architecture(Component):
     def make(self, data: Dataset, seed: int) -> Victim:
         """A fresh victim; its initial weights depend on `seed` alone."""
         if self.modalities and data.modality.name not in self.modalities:
-            raise Unsupported(f"victim '{self.name}' works on {', '.join(sorted(self.modalities))} data, not {data.modality.name}")
+            raise Unsupported(
+                f"victim '{self.name}' works on {', '.join(sorted(self.modalities))} data, not {data.modality.name}"
+            )
         return self.rebuild(data.describe(), data.modality, seed)
 
     @final

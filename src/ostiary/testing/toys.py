@@ -27,7 +27,7 @@ _DATA = {
     "graph": {"name": "toy-graphs", "n": 160, "test_rate": 0.4},
     "image": {"name": "toy-images", "n": 160, "test_rate": 0.4},
     "node": {
-        **{"name": "sbm", "nodes": 160, "sizes": [1, 1, 1], "edges": 300, "words": 40, "length": 6, "signal": 0.4},
+        **{"name": "sbm", "nodes": 160, "sizes": [1, 1, 1], "edges": 300, "words": 40, "length": 8, "signal": 0.6},
         **{"test_rate": 0.4, "clean_rate": 0.1},
     },
 }
