@@ -11,7 +11,7 @@ from ostiary.attacks.sub_ba import random_edges
 from ostiary.component import Positive, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.triggers.injected import InjectedSubgraph
+from ostiary.triggers.attached import AttachedSubgraph
 
 
 class SBA(PoisoningAttack, name="sba"):
@@ -32,11 +32,11 @@ class SBA(PoisoningAttack, name="sba"):
     size: Positive = 3
     density: Rate = 0.8
 
-    def make_trigger(self, train: Dataset, ctx: Context) -> InjectedSubgraph:
+    def make_trigger(self, train: Dataset, ctx: Context) -> AttachedSubgraph:
         edges = random_edges(self.size, self.density, ctx)
         x, rng = train.inputs.x, ctx.rng("features")
         if self.features == "samp":
             made = x[torch.randint(len(x), (self.size,), generator=rng)]
         else:
             made = x.mean(0) + x.std(0, unbiased=False) * torch.randn(self.size, x.shape[1], generator=rng)
-        return InjectedSubgraph(size=self.size, edges=edges, state={"features": made})
+        return AttachedSubgraph(size=self.size, edges=edges, state={"features": made})

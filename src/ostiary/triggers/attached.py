@@ -10,7 +10,7 @@ from ostiary.modality.nodes import Nodes
 from ostiary.triggers.base import Trigger
 
 
-class InjectedSubgraph(Trigger, name="injected-subgraph"):
+class AttachedSubgraph(Trigger, name="attached-subgraph"):
     """`size` new nodes at every root, `edges` among them (undirected pairs), the first joined to the root.
 
     Their features are the state: float [size, d].
