@@ -20,7 +20,7 @@ class Injection(PoisoningAttack):
 
     Ours are `warm_up` epochs in which the surrogate first learns the triggers as the untrained generator makes them, and
     the weight `natural` of -log(1 - p), p being how probable a twin of the surrogate, trained on clean data at the same
-    pace, finds the target. With both at 0, as published, triggers fool clean models as well (natural rates of 85 to 100 %
+    pace, finds the target. With both at 0, as published, triggers fool clean models as well (natural rates of 47 to 100 %
     where we measured): that is evasion, which needs no poison, and leaves little to detect in the victim."""
 
     modalities = frozenset({"node"})
