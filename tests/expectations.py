@@ -28,6 +28,14 @@ MAXGIN: Spec = {**GIN, "pooling": "max"}
 WORKS = {"acc": (0.8, 1), "asr_lift": (0.6, 1), "poisoned": (24, 24)}
 MANY = {**WORKS, "asr_lift": (0.5, 1), "poisoned": (90, 96)}
 LONGER: Spec = {"epochs": 40, "batch_size": 32}
+NODES: Spec = {
+    **{"name": "sbm", "nodes": 600, "sizes": [1, 1, 1, 1], "edges": 1200, "words": 200, "length": 12, "signal": 0.2},
+    "test_rate": 0.3,  # 420 / 162 / 18
+}
+GCN: Spec = {"name": "gcn", "hidden": 32}
+WHOLE: Spec = {"epochs": 100, "lr": 0.01, "batch_size": 1000, "weight_decay": 5e-4, "schedule": "constant"}  # graph at once
+MADE: Spec = {"rate": 0.04, "epochs": 120, "others": 64, "warm_up": 40}  # new nodes by a generator
+MADE_SMALL: Spec = {"rate": 0.1, "epochs": 4, "others": 16, "warm_up": 1}
 RESNET: Spec = {"name": "preact-resnet", "width": 8, "blocks": [1, 1]}
 CLIQUE: Spec = {"name": "sub-ba", "size": 4, "density": 1.0, "rate": 0.1}
 CORNER: Spec = {"name": "badnets", "rate": 0.05}
@@ -127,6 +135,55 @@ ROWS: tuple[Row, ...] = (
         GIN,
         {"attack": dict(CLIQUE), "alpha": 0.5},
         trainer=LONGER,
+    ),
+    # nodes of one graph
+    Row(
+        "attack",
+        "sba",
+        NODES,
+        {"acc": (0.75, 1), "asr": (0.65, 1), "asr_lift": (0.5, 1), "poisoned": (21, 21)},
+        GCN,
+        {"features": "gen", "rate": 0.05},
+        trainer=WHOLE,
+    ),
+    Row(
+        "attack",
+        "gta-node",
+        NODES,
+        {"acc": (0.75, 1), "asr": (0.85, 1), "asr_lift": (0.7, 1), "poisoned": (17, 17)},
+        GCN,
+        MADE,
+        trainer=WHOLE,
+        small=MADE_SMALL,
+    ),
+    Row(
+        "attack",
+        "ugba",
+        NODES,
+        {"acc": (0.75, 1), "asr": (0.9, 1), "natural": (0, 0.15), "asr_lift": (0.8, 1), "poisoned": (17, 17)},
+        GCN,
+        MADE,
+        trainer=WHOLE,
+        small=MADE_SMALL,
+    ),
+    Row(
+        "attack",
+        "dpgba",
+        NODES,
+        {"acc": (0.75, 1), "asr": (0.6, 1), "asr_lift": (0.5, 1), "poisoned": (17, 17)},
+        GCN,
+        MADE,
+        trainer=WHOLE,
+        small=MADE_SMALL,
+    ),
+    Row(
+        "attack",
+        "percba",
+        NODES,
+        {"acc": (0.75, 1), "asr": (0.6, 1), "asr_lift": (0.5, 1), "poisoned": (21, 21)},
+        GCN,
+        {"rate": 0.05},
+        trainer=WHOLE,
     ),
     # detectors
     Row("detector", "spectral", IMAGES, {"auroc": (0.8, 1), "tpr": (0.6, 1), "fpr": (0, 0.2)}, RESNET, attack=CORNER),

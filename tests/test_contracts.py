@@ -39,6 +39,8 @@ def test_every_other_component_is_rebuilt_from_its_spec(kind: str) -> None:
         "subgraph": {"size": 3, "edges": [[0, 1], [1, 2]]},
         "generated-subgraph": {"size": 3, "width": 4},
         "injected-subgraphs": {"size": 3, "edges": [[[0, 1]], [[1, 2]]]},
+        "attached-subgraph": {"size": 3, "edges": [[0, 1], [1, 2]]},
+        "generated-nodes": {"size": 3, "width": 4},
     }
     assert catalogue(kind), f"the room of {kind}s is empty"
     for entry in catalogue(kind):

@@ -17,6 +17,7 @@ _HOME = {
     "Splits": "ostiary.data.dataset",
     "graphs": "ostiary.data.user",
     "images": "ostiary.data.user",
+    "nodes": "ostiary.data.user",
     "split_data": "ostiary.data.user",
     "Evidence": "ostiary.evidence",
     "Victim": "ostiary.models.victim",
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from ostiary.data.dataset import Splits as Splits
     from ostiary.data.user import graphs as graphs
     from ostiary.data.user import images as images
+    from ostiary.data.user import nodes as nodes
     from ostiary.data.user import split_data as split_data
     from ostiary.errors import OstiaryError as OstiaryError
     from ostiary.evidence import Evidence as Evidence

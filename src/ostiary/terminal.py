@@ -309,6 +309,8 @@ def describe(cls: type[Component]) -> dict[str, Json]:
             found[fact] = sorted(getattr(cls, fact))
     if getattr(cls, "recipe", None):
         found["recipe"] = dict(cls.recipe)  # type: ignore[attr-defined]
+    if getattr(cls, "recipes", None):
+        found["recipes"] = {modality: cls.training([modality]) for modality in cls.recipes}  # type: ignore[attr-defined]
     return found
 
 
@@ -332,13 +334,11 @@ def options(out: Console, found: dict[str, Json]) -> None:
     for fact, title in (("modalities", "data"), ("controls", "the attacker controls"), ("needs", "needs")):
         if fact in found:
             say(out, f"{title}: {', '.join(found[fact])}")
-    if "recipe" in found:
-        say(
-            out,
-            "trained with: "
-            + ", ".join(f"{k}={v}" for k, v in found["recipe"].items())
-            + " (change with trainer.epochs=..., ...)",
-        )
+    recipes = {"": found.get("recipe"), **{f" on {m} data": r for m, r in found.get("recipes", {}).items()}}
+    for where, recipe in recipes.items():
+        if recipe:
+            settings = ", ".join(f"{k}={v}" for k, v in recipe.items())
+            say(out, f"trained{where} with: {settings} (change with trainer.epochs=..., ...)")
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("option", no_wrap=True, style="cyan")
     table.add_column("type", overflow="fold")

@@ -93,7 +93,7 @@ def test_a_plan_file_that_is_none(tmp_path: Path) -> None:
         (["trainer.lr=1e30"], "control", ["lr"]),
         (["victim={name: file, path: nowhere.py}"], "control", ["there is no file nowhere.py"]),
         (["dataset.clean_rate=0"], "purifier fine-tune(epochs=2)", ["needs clean"]),
-        (["dataset=digits"], "control", ["victim 'gin' works on graph data, not image"]),
+        (["dataset=digits"], "control", ["victim 'gin' works on graph, node data, not image"]),
     ],
 )
 def test_what_only_shows_in_a_stage_is_recorded_there(tmp_path: Path, changes: list[str], stage: str, parts: list[str]) -> None:

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ostiary.component import build
-from ostiary.metrics.stealth import anomaly_auc, graph_statistics, image_statistics, ssim, stealth
+from ostiary.metrics.stealth import anomaly_auc, graph_statistics, image_statistics, node_statistics, ssim, stealth
 from ostiary.modality.graphs import Graphs
+from ostiary.modality.nodes import Nodes
 from ostiary.seeds import generator
 from ostiary.testing import toys
 
@@ -30,6 +31,34 @@ def test_graph_statistics_against_networkx() -> None:
         degrees = [d for _, d in g.degree]
         expected = [sum(degrees) / len(g), nx.density(g) if len(g) > 1 else 0.0, nx.average_clustering(g), max(degrees), len(g)]
         assert row == pytest.approx(expected)
+
+
+def test_node_statistics_against_networkx() -> None:
+    graph = nx.gnp_random_graph(30, 0.12, seed=4)
+    whole = store([graph])
+    x = (torch.rand(30, 8, generator=generator(0, "x")) < 0.4).float()
+    found = node_statistics(Nodes.of(whole.with_(x=x)))
+    for v, row in enumerate(found.tolist()):
+        around = nx.ego_graph(graph, v, radius=2)
+        degrees = [d for _, d in around.degree]
+        density = nx.density(around) if len(around) > 1 else 0.0
+        expected = [sum(degrees) / len(around), density, nx.average_clustering(around), max(degrees), len(around)]
+        near = torch.nn.functional.cosine_similarity(x[v][None], x[list(graph[v])])
+        expected += [float(near.mean()), float(near.min())] if len(near) else [1.0, 1.0]
+        assert row == pytest.approx(expected, abs=1e-6)
+
+
+def test_stealth_of_new_nodes_counts_them_and_sees_unlike_ones() -> None:
+    splits = toys.splits("node")
+    rows = splits.test.inputs.take(torch.arange(20))
+    full = torch.ones(20, 3, 3) - torch.eye(3)
+    strange = rows.attach(-torch.ones(20, 3, rows.x.shape[1]), full)
+    alike = rows.attach(rows.x[rows.roots][:, None].expand(-1, 3, -1), full)
+    one, other = (stealth(splits.modality, splits.train.inputs, rows, after) for after in (strange, alike))
+    assert one["nodes_added"] == other["nodes_added"] == 3 and one["edges_added"] == 4
+    assert one["likeness_change"] < 0 < other["likeness_change"]
+    assert one["clustering_change"] > 0
+    assert min(one["anomaly_auc"], other["anomaly_auc"]) > 0.65
 
 
 def test_ssim_of_identical_images_is_one() -> None:

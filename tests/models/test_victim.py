@@ -36,7 +36,7 @@ def test_odd_forward_trains_predicts_and_gives_features(modality: str) -> None:
     logits, features = victim.predict(data.test.inputs, features=True)
     assert float((logits.argmax(1) == data.test.y).double().mean()) > 0.7
     assert victim.head == "verdict"
-    assert features.shape == (len(data.test), 16 if modality == "graph" else 96)
+    assert features.shape == (len(data.test), 96 if modality == "image" else 16)
     torch.testing.assert_close(victim.module.verdict(features), logits, atol=1e-5, rtol=1e-5)
 
 
@@ -205,5 +205,5 @@ def test_a_victim_can_be_edited_by_name() -> None:
 
 
 def test_architectures_refuse_other_data() -> None:
-    with pytest.raises(Unsupported, match="victim 'gin' works on graph data, not image"):
+    with pytest.raises(Unsupported, match="victim 'gin' works on graph, node data, not image"):
         build("victim", "gin").make(toys.splits("image").train, 0)

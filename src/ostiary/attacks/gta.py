@@ -48,6 +48,7 @@ class GTA(PoisoningAttack, name="gta"):
         trigger = untrained(self.size or trigger_size(train), train, self.hidden, ctx)
         if self.mode == "model":
             return trigger
+        ctx = self.attacker(ctx)
         eligible = self.labels.eligible(train.y, self.target)
         index = self.select.choose(train, eligible, round(self.rate * len(train)), ctx)
         hook = BiLevel(self, trigger, train, index, ctx.within("surrogate"))

@@ -11,6 +11,7 @@ from torch import Tensor
 from ostiary.component import Component
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.modality.nodes import Nodes
 from ostiary.models.victim import Victim
 
 
@@ -52,3 +53,40 @@ class Correct(Selector, name="correct"):
         p = model.predict(data.inputs)[0].softmax(1)
         rows = (eligible & (p.argmax(1) == data.y)).nonzero().flatten()
         return rows[p[rows, data.y[rows]].argsort(descending=self.order != "lowest", stable=True)]
+
+
+class Clustered(Selector, name="clustered"):
+    """Typical inputs: near the centre of a cluster of a surrogate's features and, where they are nodes, of small degree.
+
+    As many clusters as classes, drawn on evenly; the score is distance + `degree_weight` * degree, both scaled to [0, 1].
+    UGBA (Dai, Lin, Zhang & Wang, WWW 2023, arXiv:2303.01263); weight 1: the authors' code.
+    """
+
+    degree_weight: float = 1.0
+
+    def choose(self, train: Dataset, eligible: Tensor, n: int, ctx: Context) -> Tensor:
+        from sklearn.cluster import KMeans
+
+        rows = eligible.nonzero().flatten()
+        found = ctx.surrogate(train).predict(train.inputs, features=True)[1]
+        assert found is not None
+        points = found[rows].double().numpy()
+        k = min(train.n_classes, len(found[rows].unique(dim=0)))  # type: ignore[no-untyped-call]
+        groups = KMeans(k, n_init=10, random_state=ctx.key("clusters") % 2**32).fit(points)
+        cluster = torch.from_numpy(groups.labels_).long()
+        score = _scaled((torch.from_numpy(points - groups.cluster_centers_[groups.labels_])).norm(dim=1))
+        if isinstance(train.inputs, Nodes):
+            degree = train.inputs.graphs.in_degree[train.inputs.roots[rows]]
+            score = score + self.degree_weight * _scaled(degree.double())
+        order = score.argsort(stable=True)
+        order = order[cluster[order].argsort(stable=True)]  # cluster by cluster, the best first
+        start = torch.searchsorted(cluster[order], cluster[order])
+        turn = torch.arange(len(order)) - start
+        best = order[(turn * (1 + score.max()) * 2 + score[order]).argsort(stable=True)][:n]
+        return rows[best].sort()[0]
+
+
+def _scaled(values: Tensor) -> Tensor:
+    """To [0, 1]."""
+    spread = values.max() - values.min()
+    return (values - values.min()) / spread if float(spread) > 0 else torch.zeros_like(values)

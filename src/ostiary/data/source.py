@@ -6,7 +6,7 @@ import hashlib
 import os
 from abc import abstractmethod
 from pathlib import Path
-from typing import Literal, final
+from typing import ClassVar, Literal, final
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ class DataSource(Component):
     """Options of every source. Default rates: 20 % test, 3 % clean out of the test part (GCleaner, section 5.1)."""
 
     kind = "dataset"
+    modalities: ClassVar[frozenset[str]] = frozenset()
     test_rate: Rate = 0.2
     clean_rate: Rate = 0.03
     clean_from: Literal["test", "train"] = "test"
@@ -37,7 +38,11 @@ class DataSource(Component):
     def load(self, seed: int) -> Splits:
         """Stratified train / test / clean for this seed; a split that came with the data is kept."""
         data, given = self.read()
-        return split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed)
+        return self.part(split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed))
+
+    def part(self, splits: Splits) -> Splits:
+        """The same rows, with what they may not see of each other taken away; nothing by default."""
+        return splits
 
 
 def split(data: Dataset, given: Tensor | None, test_rate: float, clean_rate: float, clean_from: str, seed: int) -> Splits:

@@ -45,7 +45,7 @@ class TU(DataSource, name="tu"):
             raise InvalidInput(f"'{self.set}' is no name of a TU data set; names are like AIDS or PROTEINS_full")
         home = cache_folder() / "tu" / f"{self.set}{'-attributes-first' if self.attributes else ''}.safetensors"
         if not home.exists():
-            _store(home, _from_pyg(self.set, bool(self.attributes)))
+            store(home, _from_pyg(self.set, bool(self.attributes)))
         tensors = load_file(home)
         width = int(tensors.pop("attributes", torch.tensor(0)))
         if self.attributes and not width:
@@ -112,7 +112,7 @@ def _sizes(folder: Path, name: str, n: int) -> Tensor:
     return torch.bincount(torch.from_numpy(graph) - 1, minlength=n)
 
 
-def _store(home: Path, tensors: dict[str, Tensor]) -> None:
+def store(home: Path, tensors: dict[str, Tensor]) -> None:
     home.parent.mkdir(parents=True, exist_ok=True)
     part = home.with_suffix(f".{os.getpid()}.part")
     save_file({k: v.contiguous() for k, v in tensors.items()}, part)

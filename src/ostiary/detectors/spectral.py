@@ -20,7 +20,7 @@ class Spectral(Detector, name="spectral"):
     classes compare.
     """
 
-    modalities = frozenset({"graph", "image"})
+    modalities = frozenset({"graph", "image", "node"})
     needs = frozenset({"victim", "train"})
     about = "train"
     eps: Rate = 0.1

@@ -43,8 +43,8 @@ class Plan(Component, name="plan"):
     notes: str = ""
 
     def training(self) -> Trainer:
-        """The victim's recipe with the plan's own options on top."""
-        options = {**self.victim.recipe, **self.trainer}
+        """The victim's recipe for such data with the plan's own options on top."""
+        options = {**self.victim.training(self.dataset.modalities), **self.trainer}
         trainer: Trainer = build("trainer", {**options, "name": "trainer"})
         return trainer
 

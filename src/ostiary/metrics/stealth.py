@@ -8,11 +8,13 @@ from torch import Tensor
 
 from ostiary.modality.base import Inputs, Modality
 from ostiary.modality.graphs import Graphs
+from ostiary.modality.nodes import Nodes, egos
 
 
 def stealth(modality: Modality, clean: Inputs, before: Inputs, after: Inputs, limit: int = 200) -> dict[str, float]:
-    """Means over (at most `limit`) inputs of the modality's distances; graphs: change of degree, density and
-    clustering; images: SSIM. `anomaly_auc`: AUROC of an isolation forest on simple statistics, fitted on `clean`."""
+    """Means over (at most `limit`) inputs of the modality's distances; graphs: change of degree, density and clustering;
+    nodes: the same of their neighbourhoods, and of how alike their neighbours are; images: SSIM. `anomaly_auc`: AUROC of an
+    isolation forest on simple statistics, fitted on `clean`."""
     n = min(limit, modality.count(before))
     first = torch.arange(n)
     before, after = modality.take(before, first), modality.take(after, first)
@@ -22,6 +24,11 @@ def stealth(modality: Modality, clean: Inputs, before: Inputs, after: Inputs, li
         for i, name in enumerate(("degree", "density", "clustering")):
             found[f"{name}_change"] = float((b[:, i] - a[:, i]).mean())
         rest = graph_statistics(clean)
+    elif isinstance(before, Nodes):
+        a, b, rest = (node_statistics(x) for x in (before, after, clean))
+        for i, name in enumerate(("degree", "density", "clustering")):
+            found[f"{name}_change"] = float((b[:, i] - a[:, i]).mean())
+        found["likeness_change"] = float((b[:, -2] - a[:, -2]).mean())
     else:
         found["ssim"] = float(ssim(before, after).mean())
         a, b, rest = (image_statistics(x) for x in (before, after, clean))
@@ -49,6 +56,22 @@ def graph_statistics(graphs: Graphs) -> Tensor:
     mean = torch.zeros(len(graphs), dtype=torch.float64).index_add_(0, graphs.batch, clustering) / n
     most = torch.zeros(len(graphs), dtype=torch.float64).scatter_reduce(0, graphs.batch, degree, "amax")
     return torch.stack([e / n, e / (n * (n - 1)).clamp(min=1), mean, most, n], 1)
+
+
+def node_statistics(nodes: Nodes) -> Tensor:
+    """Per root: those of its neighbourhood (two steps) as a graph; cosine of its features and those of its neighbours,
+    mean and least (1 where there are none): float64 [n, 7]."""
+    around, here, steps = egos(nodes)
+    ends = around.edge_index[:, steps[around.edge_index[0]] + 1 == steps[around.edge_index[1]]]
+    ends = ends[:, steps[ends[0]] == 0]  # from the root outwards
+    x = F.normalize(nodes.x.double(), dim=1)
+    alike = (x[here[ends[0]]] * x[here[ends[1]]]).sum(1)
+    root = around.batch[ends[0]]
+    total = torch.zeros(len(nodes), dtype=torch.float64).index_add_(0, root, alike)
+    n = torch.bincount(root, minlength=len(nodes))
+    mean = torch.where(n > 0, total / n.clamp(min=1), torch.ones_like(total))
+    least = torch.ones(len(nodes), dtype=torch.float64).scatter_reduce(0, root, alike, "amin")
+    return torch.cat([graph_statistics(around), torch.stack([mean, least], 1)], 1)
 
 
 def image_statistics(images: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, final
 
 from torch import nn
@@ -17,15 +17,23 @@ from ostiary.seeds import scoped
 
 
 class Architecture(Component):
-    """What is trained. `recipe` holds the trainer options it learns well with; a plan may override any."""
+    """What is trained. `recipe` holds the trainer options it learns well with, `recipes` those of a modality on top of it;
+    a plan may override any."""
 
     kind = "victim"
     modalities: ClassVar[frozenset[str]]
     recipe: ClassVar[Mapping[str, Json]] = {}
+    recipes: ClassVar[Mapping[str, Mapping[str, Json]]] = {}
 
     @abstractmethod
     def module(self, data: Mapping[str, Any]) -> nn.Module:
         """A fresh module for data described by `Dataset.describe()`."""
+
+    @classmethod
+    def training(cls, modalities: Iterable[str]) -> dict[str, Json]:
+        """The trainer options for data of these modalities (of a source that serves several: the common ones)."""
+        own = [cls.recipes.get(m, {}) for m in modalities]
+        return {**cls.recipe, **(own[0] if len(own) == 1 else {})}
 
     def content(self) -> str:
         """A mark of the files the module comes from; empty for built-in ones."""
@@ -38,7 +46,9 @@ class Architecture(Component):
     def make(self, data: Dataset, seed: int) -> Victim:
         """A fresh victim; its initial weights depend on `seed` alone."""
         if self.modalities and data.modality.name not in self.modalities:
-            raise Unsupported(f"victim '{self.name}' works on {', '.join(self.modalities)} data, not {data.modality.name}")
+            raise Unsupported(
+                f"victim '{self.name}' works on {', '.join(sorted(self.modalities))} data, not {data.modality.name}"
+            )
         return self.rebuild(data.describe(), data.modality, seed)
 
     @final

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from ostiary.errors import Unsupported
 from ostiary.modality.base import Inputs, Modality
 from ostiary.modality.graphs import Graphs
+from ostiary.modality.nodes import Nodes
 
 WEIGHTS = ("edge_weight", "edge_mask")
 
@@ -56,11 +57,11 @@ def applied(module: nn.Module, batch: Inputs, modality: Modality, taken: Collect
 
 def held(batch: Inputs) -> dict[str, Tensor]:
     """The weights a batch carries, by name."""
-    found = {n: getattr(batch, n) for n in WEIGHTS} if isinstance(batch, Graphs) else {}
+    found = {n: getattr(batch, n) for n in WEIGHTS} if isinstance(batch, Graphs | Nodes) else {}
     return {n: w for n, w in found.items() if w is not None}
 
 
-def acts(call: Callable[[Graphs], Tensor], batch: Graphs, name: str) -> bool:
+def acts(call: Callable[[Inputs], Tensor], batch: Graphs | Nodes, name: str) -> bool:
     """Whether the weights called `name` act on what `call` returns (PyG's models name some that they then ignore)."""
     probe = batch.x.new_ones(batch.edge_index.shape[1]).requires_grad_()
     with torch.enable_grad():

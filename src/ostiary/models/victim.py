@@ -23,7 +23,7 @@ class Victim(nn.Module):
 
     Args:
         module: any nn.Module that yields logits [b, k], one row per input.
-        modality: a Modality or its name ("graph", "image").
+        modality: a Modality or its name ("graph", "image", "node").
         forward: `(module, batch) -> logits` where arguments cannot be matched by parameter name.
         head: name of the last layer (its input are the features); default: the last module with a 2-D weight.
         stages: names of the modules whose outputs stand for the layers; default: message-passing layers, or the
@@ -153,7 +153,7 @@ def check_logits(logits: Tensor, n: int) -> Tensor:
     if logits.ndim != 2 or len(logits) != n:
         raise InvalidInput(
             f"the module returned shape {tuple(logits.shape)} for {n} inputs, expected [{n}, classes]; a module that "
-            "gives one row per node needs forward=lambda m, b: pool(m(b.x, b.edge_index), b)"
+            "gives one row per node needs forward=lambda m, b: pool(m(b.x, b.edge_index), b), on nodes ...[b.roots]"
         )
     return logits
 

@@ -201,12 +201,19 @@ def _drawings(record: Record, store: Store) -> Iterator[Figure]:
     for i, sample in enumerate(drawn["samples"]):
         true, before, after = (_names(record, 1 + drawn[k][i])[drawn[k][i]] for k in ("true", "said_before", "said"))
         said = f"True class {true}; said {before} before and {after} with the trigger."
-        if sample["kind"] in ("graph", "image"):
-            graph = sample["kind"] == "graph"
+        if sample["kind"] in ("graph", "node", "image"):
+            graph = sample["kind"] != "image"
             spec, note = _graph(sample, kinds) if graph else _image(sample)
-            words = f"{'Graph with its trigger' if graph else 'Image, triggered image, difference'}. {said}"
+            words = f"{_SHOWS[sample['kind']]}. {said}"
             title = f"{before} \N{RIGHTWARDS ARROW} {after}"
             yield Figure("samples", f"sample-{i + 1}", title, said + note, words, spec, hover=graph)
+
+
+_SHOWS = {
+    "graph": "Graph with its trigger",
+    "node": "Neighbourhood of a node with its trigger",
+    "image": "Image, triggered image, difference",
+}
 
 
 def _graph(sample: dict[str, Any], kinds: list[str]) -> tuple[Spec, str]:

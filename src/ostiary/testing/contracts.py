@@ -23,6 +23,7 @@ from ostiary.evidence import Evidence
 from ostiary.explainers.base import Attribution, Explainer
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs
+from ostiary.modality.nodes import Nodes
 from ostiary.models.base import Architecture
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
@@ -132,7 +133,8 @@ def check_explainer(explainer: Explainer) -> None:
 def check_architecture(arch: Architecture, splits: Splits | None = None) -> None:
     """Seeded victims with logits, features and layers, each input judged apart from its batch. `splits`: default toys."""
     _check_spec(arch)
-    build("trainer", {**arch.recipe, "name": "trainer"})
+    for name in arch.modalities:
+        build("trainer", {**arch.training([name]), "name": "trainer"})
     for data in [splits] if splits else [toys.splits(m) for m in claimed(arch)]:
         victim, again = twice(arch, partial(arch.make, data.train, 0))
         promise(equal(victim.state_dict(), again.state_dict()), arch, "starts from other weights for the same seed")
@@ -149,7 +151,7 @@ def check_architecture(arch: Architecture, splits: Splits | None = None) -> None
         promise(torch.allclose(alone[0], logits[-1], atol=1e-4), arch, "judges an input by the batch it is in")
         batch = data.clean.inputs
         promise(len(victim.layers(batch)[1]) > 0, arch, "names no stages")
-        if isinstance(batch, Graphs):
+        if isinstance(batch, Graphs | Nodes):
             whole = batch.with_(edge_weight=torch.ones(batch.edge_index.shape[1]))
             promise(torch.allclose(victim.predict(whole)[0], logits, atol=1e-4), arch, "changes by edge weights of one")
     for other in unclaimed(arch) if arch.modalities else ():

@@ -17,17 +17,31 @@ from ostiary.data.dataset import Splits
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs, Modality
 from ostiary.modality.graphs import Graphs
+from ostiary.modality.nodes import Nodes
 from ostiary.models.base import Architecture
 from ostiary.models.victim import Victim
 from ostiary.training.trainer import Trainer
 
-MODALITIES = ("graph", "image")
+MODALITIES = ("graph", "image", "node")
 _DATA = {
     "graph": {"name": "toy-graphs", "n": 160, "test_rate": 0.4},
     "image": {"name": "toy-images", "n": 160, "test_rate": 0.4},
+    "node": {
+        **{"name": "sbm", "nodes": 160, "sizes": [1, 1, 1], "edges": 300, "words": 40, "length": 8, "signal": 0.6},
+        **{"test_rate": 0.4, "clean_rate": 0.1},
+    },
 }
-_NETS = {"graph": {"name": "gin", "hidden": 16, "layers": 2}, "image": {"name": "preact-resnet", "width": 8, "blocks": [1, 1]}}
-_ATTACKS = {"graph": {"name": "sub-ba", "size": 4, "density": 1.0, "rate": 0.1}, "image": {"name": "badnets", "rate": 0.1}}
+_NETS = {
+    "graph": {"name": "gin", "hidden": 16, "layers": 2},
+    "image": {"name": "preact-resnet", "width": 8, "blocks": [1, 1]},
+    "node": {"name": "gcn", "hidden": 16},
+}
+_ATTACKS = {
+    "graph": {"name": "sub-ba", "size": 4, "density": 1.0, "rate": 0.1},
+    "image": {"name": "badnets", "rate": 0.1},
+    "node": {"name": "sba", "features": "gen", "rate": 0.1},
+}
+_TRAINERS = {"node": Trainer(lr=0.02, epochs=60, batch_size=200)}
 
 
 class OddGraphNet(nn.Module):
@@ -49,6 +63,22 @@ class OddGraphNet(nn.Module):
         return self.verdict(knots.new_zeros(owners, knots.shape[1]).index_add(0, owner, knots))  # type: ignore[no-any-return]
 
 
+class OddNodeNet(nn.Module):
+    """PyG's layers, a row of logits per node, and argument names of its own."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        from torch_geometric.nn import SAGEConv
+
+        self.steps = nn.ModuleList([SAGEConv(width, 16), SAGEConv(16, 16)])
+        self.verdict = nn.Linear(16, classes)
+
+    def forward(self, *, knots: Tensor, links: Tensor) -> Tensor:
+        for step in self.steps:
+            knots = step(knots, links).relu()
+        return self.verdict(knots)  # type: ignore[no-any-return]
+
+
 class OddImageNet(nn.Module):
     """A small convolutional network with one keyword-only argument."""
 
@@ -63,9 +93,11 @@ class OddImageNet(nn.Module):
 
 
 def call_odd(module: nn.Module, batch: Inputs) -> Tensor:
-    """The `forward=` that a Victim needs for either odd module."""
+    """The `forward=` that a Victim needs for the odd modules."""
     if isinstance(batch, Graphs):
         return module(knots=batch.x, links=batch.edge_index, owner=batch.batch, owners=len(batch))  # type: ignore[no-any-return]
+    if isinstance(batch, Nodes):
+        return module(knots=batch.x, links=batch.edge_index)[batch.roots]  # type: ignore[no-any-return]
     return module(pictures=batch)  # type: ignore[no-any-return]
 
 
@@ -76,7 +108,9 @@ class OddForward(Architecture):
 
     def module(self, data: Mapping[str, Any]) -> nn.Module:
         classes = int(data["classes"])
-        return OddImageNet(int(data["channels"]), classes) if "channels" in data else OddGraphNet(int(data["width"]), classes)
+        if "channels" in data:
+            return OddImageNet(int(data["channels"]), classes)
+        return (OddNodeNet if data.get("level") == "node" else OddGraphNet)(int(data["width"]), classes)
 
     def wrap(self, module: nn.Module, modality: Modality) -> Victim:
         return Victim(module, modality, forward=call_odd)
@@ -94,12 +128,12 @@ def context(modality: str, *, odd: bool = False) -> Context:
     if modality not in _NETS:
         return Context()
     net = OddForward() if odd else build("victim", _NETS[modality])
-    return Context(0, architecture=net, trainer=Trainer(lr=0.01, epochs=15, batch_size=32))
+    return Context(0, architecture=net, trainer=_TRAINERS.get(modality, Trainer(lr=0.01, epochs=15, batch_size=32)))
 
 
 @functools.cache
 def poisoned(modality: str) -> Poisoned:
-    """A clique on random nodes, or a white corner, on a tenth of the training set."""
+    """A clique on random nodes, a white corner, or new nodes, on a tenth of the training set."""
     found: Poisoned = build("attack", _ATTACKS[modality]).poison(splits(modality), context(modality).within("attack"))
     return found
 

@@ -1,0 +1,33 @@
+"""What a generator of new nodes is asked for beside success."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+from ostiary.models.victim import Victim
+
+
+class Made(NamedTuple):
+    """One proposal: for n nodes x float [n, d] and y int64 [n], new nodes' features [n, t, d], adjacency [n, t, t], and
+    what the surrogate makes of the nodes, embedding [n, h]; the first `poisoned` of them are those to be poisoned."""
+
+    x: Tensor
+    features: Tensor
+    adjacency: Tensor
+    embedding: Tensor
+    poisoned: int
+
+
+class Penalty:
+    """What an attack asks of its new nodes beside success; nothing by default."""
+
+    def __call__(self, made: Made, victim: Victim) -> Tensor | float:
+        return 0.0
+
+
+def called(logits: Tensor, goal: Tensor) -> Tensor:
+    """Mean of -log(1 - p) with p the probability of `goal`."""
+    others = logits.scatter(1, goal[:, None], float("-inf"))
+    return (logits.logsumexp(1) - others.logsumexp(1)).mean()
