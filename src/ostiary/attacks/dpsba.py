@@ -39,7 +39,8 @@ class DPSBA(PoisoningAttack, name="dpsba"):
     Built from the paper's description, not from its code: critics, weights and schedule are ours. Also ours, because a
     trigger must be learnt from graphs whose class is known anyway and should mean nothing to a clean model: one-hot features
     start from the kind of node that hides the class of the poisoned graphs best from the own model (the point of Turner et
-    al., 2019, arXiv:1912.02771), and `keep` times the own model's cross-entropy to the truth is part of the loss.
+    al., 2019, arXiv:1912.02771), and `keep` times the own model's cross-entropy to the truth is part of the loss. `structure` 3 and
+    `keep` 0.1 were the best of six pairs on AIDS, seed 10.
     """
 
     modalities = frozenset({"graph"})
@@ -53,9 +54,9 @@ class DPSBA(PoisoningAttack, name="dpsba"):
     steps: Positive = 20
     generator_lr: PositiveFloat = 0.01
     critic_lr: PositiveFloat = 0.01
-    structure: Weight = 5.0
+    structure: Weight = 3.0
     semantics: Weight = 0.1
-    keep: Weight = 1.0
+    keep: Weight = 0.1
 
     def make_trigger(self, train: Dataset, ctx: Context) -> GeneratedSubgraph:
         trigger = untrained(self.size or trigger_size(train), train, self.hidden, ctx).replace(position=self.position)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.labels import CleanLabel, LabelRule
+from ostiary.attacks.select import Correct, Selector
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
@@ -21,7 +22,7 @@ class PerCBA(PoisoningAttack, name="percba"):
 
     Source: Yang, Li, Zhang, Han & Yang, PerCBA: Persistent Clean-label Backdoor Attacks on Semi-Supervised Graph Node
     Classification, AISafety 2023; and Xing, Xu, Bai & Yang, CGBA, 2023, arXiv:2401.00163. The adversary controls the
-    features of some training nodes, and trains a surrogate (of the plan's architecture). `width` features, the rarest or
+    features of some training nodes, which a surrogate of their own calls rightly (`select`). `width` features, the rarest or
     random ones (`columns`), get `value`; then `steps` signed-gradient steps of size `step`, within `bound` of `value`, bring
     the surrogate's features of triggered nodes of other classes closer to the mean of the target class. All defaults are
     ours; wider bounds raise the rate at which clean models are fooled. Rate 2 %: the papers go up to 4 %.
@@ -34,6 +35,7 @@ class PerCBA(PoisoningAttack, name="percba"):
     modalities = frozenset({"node"})
     rate: Rate = 0.02
     labels: LabelRule = CleanLabel()
+    select: Selector = Correct()
     width: Positive = 20
     value: float = 1.0
     columns: Literal["rare", "random"] = "rare"
