@@ -112,7 +112,7 @@ ROWS: tuple[Row, ...] = (
         GRAPHS,
         {**WORKS, "asr_lift": (0.5, 1), "poisoned": (70, 72)},
         MAXGIN,
-        {"size": 4, "rate": 0.3, "rounds": 8, "hidden": 16, "structure": 0.3},
+        {"size": 4, "rate": 0.3, "rounds": 8, "hidden": 16, "structure": 0.3, "keep": 1.0},
         trainer=LONGER,
         small={"rounds": 2, "steps": 2},
     ),

@@ -39,8 +39,8 @@ class DPSBA(PoisoningAttack, name="dpsba"):
     Built from the paper's description, not from its code: critics, weights and schedule are ours. Also ours, because a
     trigger must be learnt from graphs whose class is known anyway and should mean nothing to a clean model: one-hot features
     start from the kind of node that hides the class of the poisoned graphs best from the own model (the point of Turner et
-    al., 2019, arXiv:1912.02771), and `keep` times the own model's cross-entropy to the truth is part of the loss. `structure` 3 and
-    `keep` 0.1 were the best of six pairs on AIDS, seed 10.
+    al., 2019, arXiv:1912.02771), and `keep` times the own model's cross-entropy to the truth is part of the loss. `structure` 3
+    and `keep` 0.1 were the best of six pairs on AIDS, seed 10.
     """
 
     modalities = frozenset({"graph"})
