@@ -111,7 +111,7 @@ def test_a_critic_learns_to_tell_a_clique(splits: Splits) -> None:
 def test_the_critic_keeps_structure_as_it_was(splits: Splits) -> None:
     changes = []
     for weight in (0.0, 3.0):
-        attack = DPSBA(rate=0.3, size=4, structure=weight, semantics=0.0, rounds=6, steps=20, hidden=16)
+        attack = DPSBA(rate=0.3, size=4, structure=weight, semantics=0.0, keep=1.0, rounds=6, steps=20, hidden=16)
         made = attack.poison(splits, context(14))
         before = splits.test.take(made.rows).inputs
         found = stealth(splits.modality, splits.train.inputs, before, made.triggered.inputs)

@@ -58,7 +58,7 @@ def test_sba_hangs_one_subgraph_on_every_poisoned_node(features: str) -> None:
 
 def test_gaussian_features_have_the_mean_and_spread_of_real_ones() -> None:
     x = toys.splits("node").train.inputs.x
-    new = build("attack", {"name": "sba", "features": "gen", "size": 4000}).make_trigger(
+    new = build("attack", {"name": "sba", "features": "gen", "size": 1000, "density": 0.005}).make_trigger(
         toys.splits("node").train, toys.context("node")
     )
     made = new.state["features"]
