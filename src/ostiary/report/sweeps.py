@@ -66,7 +66,7 @@ def _points(value: float, group: Group, row: Row) -> Iterator[dict[str, Any]]:
         if figure is not None and not math.isnan(float(figure["value"])):
             ends = [float(figure.get(k, math.nan)) for k in ("low", "high")]
             low, high = (round(100 * (float(figure["value"]) if math.isnan(e) else e), 2) for e in ends)
-            low, high = max(-100.0, low), min(100.0, high)
+            low, high = max(0.0 if name.startswith("asr") else -100.0, low), min(100.0, high)
             yield {
                 "figure": name,
                 "own": own is not None,
