@@ -10,7 +10,9 @@ from torch import Tensor
 
 from ostiary.component import build
 from ostiary.modality.graphs import Graphs
+from ostiary.models.victim import Victim
 from ostiary.testing import toys
+from ostiary.triggers.positions.base import Ranked
 
 NAMES = ["random", "degree", "dense", "explained", "impact"]
 
@@ -85,3 +87,17 @@ def test_impact_equals_a_loop_over_nodes() -> None:
             scores[node] = float((victim.predict(cut)[0] - before)[g].square().mean())
         best = sorted(scores.values(), reverse=True)[:3]
         assert [scores[n] for n in found[g].tolist()] == pytest.approx(best, rel=1e-3)
+
+
+class Extreme(Ranked):
+    """Not registered: small differences in the first graph, huge ones in the last."""
+
+    def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
+        place = torch.arange(len(graphs.x)) - graphs.node_ptr[graphs.batch]
+        return place * torch.where(ids == 0, 1e-6, 1e6)[graphs.batch]
+
+
+def test_a_graph_of_extreme_scores_does_not_blur_the_others() -> None:
+    graphs = toys.splits("graph").test.inputs.take(torch.tensor([0, 1]))
+    found = Extreme().choose(graphs, 3, torch.arange(2), 7)
+    assert torch.equal(found, graphs.node_ptr[1:, None] - 1 - torch.arange(3))

@@ -18,17 +18,31 @@ from ostiary.models.graph_layers import Conv, GATConv, GCNConv, GINConv, SAGECon
 Pooling = Literal["sum", "mean", "max"]
 
 
-class GraphNet(nn.Module):
-    """Convolutions with ReLU, a pooling, and a head of `head_layers` linear layers."""
+class Stack(nn.Module):
+    """The convolutions, each with a ReLU of its own, and the store they work on."""
 
-    def __init__(self, convs: list[Conv], hidden: int, classes: int, pooling: str, dropout: float, deep: bool) -> None:
+    def __init__(self, convs: list[Conv]) -> None:
         super().__init__()
         self.convs = nn.ModuleList(convs)
         self.acts = nn.ModuleList(nn.ReLU() for _ in convs)
+        self.stages = tuple(f"acts.{i}" for i in range(len(convs)))
+
+    @staticmethod
+    def built(x: Tensor, edge_index: Tensor, counts: Tensor, edge_weight: Tensor | None, edge_mask: Tensor | None) -> Graphs:
+        """A store of the plain arguments of a call that brings none."""
+        if edge_mask is not None:
+            raise ValueError("edge_mask needs graphs=, whose edge order it follows")
+        return Graphs.build(x, edge_index, counts, edge_weight=edge_weight)
+
+
+class GraphNet(Stack):
+    """Convolutions with ReLU, a pooling, and a head of one linear layer or, if `deep`, two."""
+
+    def __init__(self, convs: list[Conv], hidden: int, classes: int, pooling: str, dropout: float, deep: bool) -> None:
+        super().__init__(convs)
         self.pooling, self.dropout = pooling, dropout
         self.lin = nn.Linear(hidden, hidden) if deep else None
         self.head = nn.Linear(hidden, classes)
-        self.stages = tuple(f"acts.{i}" for i in range(len(convs)))
 
     def forward(
         self,
@@ -41,10 +55,8 @@ class GraphNet(nn.Module):
     ) -> Tensor:
         """Logits [G, classes]. `graphs`, when given, already holds the sorted structure and is used as it is."""
         if graphs is None:
-            if edge_mask is not None:
-                raise ValueError("edge_mask needs graphs=, whose edge order it follows")
             counts = torch.bincount(batch, minlength=int(batch.max()) + 1)
-            graphs = Graphs.build(x, edge_index, counts, edge_weight=edge_weight)
+            graphs = self.built(x, edge_index, counts, edge_weight, edge_mask)
         x = graphs.x
         for conv, act in zip(self.convs, self.acts, strict=True):
             x = act(conv(x, graphs))
@@ -54,16 +66,13 @@ class GraphNet(nn.Module):
         return self.head(F.dropout(g, self.dropout, self.training))  # type: ignore[no-any-return]
 
 
-class NodeNet(nn.Module):
+class NodeNet(Stack):
     """Convolutions with ReLU and dropout, and a linear layer on every node."""
 
     def __init__(self, convs: list[Conv], hidden: int, classes: int, dropout: float) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(convs)
-        self.acts = nn.ModuleList(nn.ReLU() for _ in convs)
+        super().__init__(convs)
         self.dropout = dropout
         self.head = nn.Linear(hidden, classes)
-        self.stages = tuple(f"acts.{i}" for i in range(len(convs)))
 
     def forward(
         self,
@@ -75,9 +84,7 @@ class NodeNet(nn.Module):
     ) -> Tensor:
         """Logits [N, classes], a row for every node. `graphs` as in `GraphNet`."""
         if graphs is None:
-            if edge_mask is not None:
-                raise ValueError("edge_mask needs graphs=, whose edge order it follows")
-            graphs = Graphs.build(x, edge_index, torch.tensor([len(x)], device=x.device), edge_weight=edge_weight)
+            graphs = self.built(x, edge_index, torch.tensor([len(x)], device=x.device), edge_weight, edge_mask)
         x = graphs.x
         for conv, act in zip(self.convs, self.acts, strict=True):
             x = F.dropout(act(conv(x, graphs)), self.dropout, self.training)

@@ -14,11 +14,11 @@ from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.masks import node_scores
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
-from ostiary.triggers.positions.base import Position
+from ostiary.triggers.positions.base import Ranked, per_graph
 from ostiary.triggers.positions.structure import Degree
 
 
-class Explained(Position, name="explained"):
+class Explained(Ranked, name="explained"):
     """The nodes that an explainer finds most (or least) important for what the attacker's model says of the graph.
 
     Default: GNNExplainer's edge mask, summed at nodes over ln(1 + degree) (XGBD's rule), with lr 0.05 for PyG's 0.01,
@@ -37,7 +37,7 @@ class Explained(Position, name="explained"):
         return found if self.end == "most" else -found
 
 
-class Impact(Position, name="impact"):
+class Impact(Ranked, name="impact"):
     """The nodes whose edges the attacker's model misses most: mean squared change of its outputs without them.
 
     Of the `candidates` nodes of highest degree (Motif-BA: 10); the others follow in order of degree.
@@ -49,11 +49,13 @@ class Impact(Position, name="impact"):
     def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
         assert model is not None
         best = Degree().choose(graphs, self.candidates, ids, seed)
-        found = graphs.in_degree.double() / (1 + graphs.in_degree.max()) - 1
+        most = 1 + per_graph(graphs.in_degree, graphs, "amax")[graphs.batch]
+        missed = torch.full_like(most, -1.0)
         before = model.predict(graphs)[0]
         for at in best.unbind(1):
             at = at[at >= 0]
             keep = ~torch.isin(graphs.edge_index, at).any(0)
             after = model.predict(Graphs.build(graphs.x, graphs.edge_index[:, keep], graphs.n_nodes))[0]
-            found[at] = (after - before).square().mean(1).double()[graphs.batch[at]]
-        return found
+            missed[at] = (after - before).square().mean(1).double()[graphs.batch[at]]
+        unit = per_graph(missed, graphs, "amax").clamp(min=1e-30)[graphs.batch]
+        return torch.where(missed < 0, graphs.in_degree / most - 1, missed / unit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from ostiary.component import Component
@@ -14,18 +15,32 @@ from ostiary.triggers.mount import random_score, top_nodes
 
 
 class Position(Component):
-    """`asks`: whether the attacker's own model is needed. Ties are broken at random, keyed by the graph's id."""
+    """`asks`: whether the attacker's own model is needed. What an input gets does not depend on the rest of its batch."""
 
     kind = "position"
     asks: ClassVar[bool] = False
 
+    @abstractmethod
     def choose(self, graphs: Graphs, size: int, ids: Tensor, seed: int, model: Victim | None = None) -> Tensor:
         """The nodes mounted on, in the order of the subgraph's nodes: int64 [G, size], -1 where a graph is smaller."""
+
+
+class Ranked(Position):
+    """The nodes of highest score; ties are broken at random, keyed by the graph's id."""
+
+    def choose(self, graphs: Graphs, size: int, ids: Tensor, seed: int, model: Victim | None = None) -> Tensor:
         score = self.score(graphs, ids, seed, model).double()
-        spread = (score.max() - score.min()).clamp(min=1e-9) if len(score) else 1.0
-        level = (score / spread * 1e5).round()  # what another batch's rounding errors could not move
+        high = per_graph(score, graphs, "amax")
+        spread = (high - per_graph(score, graphs, "amin")).clamp(min=1e-9)
+        level = ((score - high[graphs.batch]) / spread[graphs.batch] * 1e5).round()  # rounding errors do not move it
         return top_nodes(graphs, level + 0.5 * random_score(graphs, ids, seed), size)
 
     @abstractmethod
     def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
-        """The wanted nodes score highest: float [N]."""
+        """The wanted nodes score highest: float [N]; only the order within a graph counts."""
+
+
+def per_graph(values: Tensor, graphs: Graphs, reduce: str) -> Tensor:
+    """amax or amin of node values over each graph: float64 [G], 0 for a graph without nodes."""
+    zeros = values.new_zeros(len(graphs), dtype=torch.float64)
+    return zeros.scatter_reduce(0, graphs.batch, values.double(), reduce, include_self=False)

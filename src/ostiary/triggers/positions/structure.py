@@ -10,17 +10,17 @@ from torch import Tensor
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 from ostiary.triggers.mount import random_score, top_nodes
-from ostiary.triggers.positions.base import Position
+from ostiary.triggers.positions.base import Position, Ranked, per_graph
 
 
-class RandomNodes(Position, name="random"):
+class RandomNodes(Ranked, name="random"):
     """Uniformly at random: fresh nodes for every graph."""
 
     def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
         return graphs.x.new_zeros(len(graphs.x))
 
 
-class Degree(Position, name="degree"):
+class Degree(Ranked, name="degree"):
     """The nodes of highest (or lowest) degree."""
 
     end: Literal["highest", "lowest"] = "highest"
@@ -34,7 +34,8 @@ class Dense(Position, name="dense"):
 
     def choose(self, graphs: Graphs, size: int, ids: Tensor, seed: int, model: Victim | None = None) -> Tensor:
         source, target = graphs.edge_index
-        level = graphs.in_degree / (1.0 + graphs.in_degree.max()) + 1e-3 * random_score(graphs, ids, seed)
+        most = 1 + per_graph(graphs.in_degree, graphs, "amax")[graphs.batch]
+        level = (graphs.in_degree + 0.5 * random_score(graphs, ids, seed)) / most  # below 1, which is one more link
         links, found = torch.zeros_like(level), []
         for _ in range(size):
             at = top_nodes(graphs, links + level, 1)[:, 0]
@@ -45,6 +46,3 @@ class Dense(Position, name="dense"):
             links = links.index_add(0, target[new[source]], torch.ones_like(links)[target[new[source]]])
             links[new] = -1e9
         return torch.stack(found, 1)
-
-    def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
-        raise NotImplementedError  # pragma: no cover - `choose` looks at the nodes one after the other
