@@ -228,3 +228,39 @@ def test_errors_read_as_one_sentence() -> None:
     assert str(UnknownName("a sentence")) == "a sentence"
     assert all(issubclass(e, OstiaryError) for e in (UnknownName, BadSpec))
     assert plain((1, (2, {"a": AllToOne()}))) == [1, [2, {"a": {"name": "all-to-one"}}]]
+
+
+# presets
+
+
+class Baked(Component):
+    """Not registered; `paper` is how a paper has it."""
+
+    kind: ClassVar[str] = "thing"
+    name: ClassVar[str] = "baked"
+    presets = {"paper": {"heat": 200, "hours": 3}}
+    heat: int = 180
+    hours: int = 1
+    lid: bool = False
+
+
+def test_a_preset_is_a_starting_point_that_options_may_change() -> None:
+    assert Baked.preset("paper") == Baked(heat=200, hours=3)
+    assert Baked.preset("paper", lid=True, hours=2) == Baked(heat=200, hours=2, lid=True)
+    with pytest.raises(UnknownName, match="has no preset 'papr'; did you mean 'paper'"):
+        Baked.preset("papr")
+
+
+def test_labels_name_the_preset_where_that_is_shorter() -> None:
+    assert Baked().label() == "baked"
+    assert Baked(heat=200).label() == "baked(heat=200)"
+    assert Baked.preset("paper").label() == "baked(preset=paper)"
+    assert Baked.preset("paper", lid=True).label() == "baked(preset=paper, lid=True)"
+
+
+def test_plans_name_a_preset_beside_options() -> None:
+    paper = build("purifier", {"name": "gcleaner", "preset": "paper"})
+    assert (paper.nodes, paper.optimizer, paper.rounds) == (3, "sgd", 1)
+    assert build("purifier", paper.spec()) == paper
+    assert paper.label() == "gcleaner(preset=paper)"
+    assert build("purifier", {"name": "gcleaner", "preset": "paper", "nodes": 5}).label() == "gcleaner(preset=paper, nodes=5)"

@@ -66,10 +66,10 @@ def detector(row: Row) -> Figures:
     incoming = replace(splits.test, inputs=mixed, y=torch.zeros(n, dtype=torch.int64), ids=torch.arange(n))
     method = build("detector", row.spec())
     findings = method.inspect(Evidence(found.clone(), splits.train, splits.clean, incoming), _context(row))
-    if method.about == "model":
+    if method.subject() == "model":
         return {"found_target": float(set(marked.y.unique().tolist()) <= set(findings.classes))}
     truth = torch.zeros(len(findings.scores), dtype=torch.bool)
-    truth[made.index if method.about == "train" else torch.arange(len(splits.test), n)] = True
+    truth[made.index if method.subject() == "train" else torch.arange(len(splits.test), n)] = True
     return _values(detection(findings.scores, findings.flagged, truth))
 
 

@@ -71,6 +71,7 @@ class Component(ABC):
 
     kind: ClassVar[str]
     name: ClassVar[str] = ""
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # named settings, such as a paper's: `preset: paper` in a plan
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -95,16 +96,29 @@ class Component(ABC):
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
+    @classmethod
+    def preset(cls, preset: str, /, **changes: Any) -> Self:
+        """The component with one of its named settings, and `changes` on top."""
+        if preset not in cls.presets:
+            raise UnknownName(f"{cls.kind} '{cls.name}' has no preset '{preset}'{suggest(preset, cls.presets)}")
+        return cls(**{**cls.presets[preset], **changes})
+
     def label(self) -> str:
-        """The name, with the options that differ from their defaults."""
+        """The name, with the options that differ from their defaults or, where that is shorter, from a preset."""
+        tried = [self._differing({}), *([f"preset={p}", *self._differing(own)] for p, own in self.presets.items())]
+        shown = min(tried, key=len)
+        return f"{self.name}({', '.join(shown)})" if shown else self.name
+
+    def _differing(self, preset: Mapping[str, Any]) -> list[str]:
+        """The options that differ from those of `preset` on top of the defaults."""
+        base, shown = type(self)(**preset) if preset else None, []
         options = {f.name: f for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        shown = []
         for field in hints(type(self)):
             value, option = getattr(self, field), options[field]
             default = option.default_factory() if callable(option.default_factory) else option.default
-            if plain(value) != plain(default):
+            if plain(value) != plain(getattr(base, field) if base else default):
                 shown.append(f"{field}={value.label() if isinstance(value, Component) else plain(value)}")
-        return f"{self.name}({', '.join(shown)})" if shown else self.name
+        return shown
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self.spec() == other.spec()  # type: ignore[attr-defined]
@@ -178,11 +192,11 @@ def build(kind: str, what: Any) -> Any:
     if not isinstance(what, Mapping) or not isinstance(what.get("name"), str):
         raise BadSpec(f"a {kind} is given by its name or a mapping with a 'name'; got {what!r}")
     cls = lookup(kind, what["name"])
-    options = {str(k): v for k, v in what.items() if k != "name"}
+    options = {str(k): v for k, v in what.items() if k not in ("name", "preset")}
     for option in options:
         if option not in hints(cls):
             raise UnknownName(f"{kind} '{cls.name}' has no option '{option}'{suggest(option, hints(cls))}")
-    return cls(**options)
+    return cls.preset(str(what["preset"]), **options) if "preset" in what else cls(**options)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

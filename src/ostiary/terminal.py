@@ -307,6 +307,8 @@ def describe(cls: type[Component]) -> dict[str, Json]:
     for fact in ("modalities", "controls", "needs"):
         if getattr(cls, fact, None):
             found[fact] = sorted(getattr(cls, fact))
+    if cls.presets:
+        found["presets"] = {name: plain(own) for name, own in cls.presets.items()}
     if getattr(cls, "recipe", None):
         found["recipe"] = dict(cls.recipe)  # type: ignore[attr-defined]
     if getattr(cls, "recipes", None):
@@ -334,6 +336,8 @@ def options(out: Console, found: dict[str, Json]) -> None:
     for fact, title in (("modalities", "data"), ("controls", "the attacker controls"), ("needs", "needs")):
         if fact in found:
             say(out, f"{title}: {', '.join(found[fact])}")
+    for preset, own in found.get("presets", {}).items():
+        say(out, f"preset={preset}: {', '.join(f'{k}={_text_of(v)}' for k, v in own.items())}")
     recipes = {"": found.get("recipe"), **{f" on {m} data": r for m, r in found.get("recipes", {}).items()}}
     for where, recipe in recipes.items():
         if recipe:

@@ -131,7 +131,7 @@ def test_a_position_may_ask_the_model_that_the_trigger_carries(splits: Splits) -
     ctx, train = context(), splits.train
     plain = untrained(3, train, 16, ctx)
     assert ctx.architecture is not None
-    taken = carried(ctx.surrogate(train), ctx.architecture, train)
+    taken = carried(ctx, train)
     asking = plain.replace(position=Impact(), **{**taken, "state": {**taken["state"], **plain.state}})
     by_model = asking.positions(train.inputs, train.ids, 5)
     assert torch.equal(by_model, Impact().choose(train.inputs, 3, train.ids, 5, ctx.surrogate(train).eval()))

@@ -15,12 +15,6 @@ from ostiary.models.victim import Victim
 from ostiary.testing import toys
 
 
-@pytest.fixture
-def graphs() -> Graphs:
-    found: Graphs = toys.splits("graph").test.inputs.take(torch.arange(4))
-    return found.with_(x=found.x.double())
-
-
 def loop(victim: Victim, graphs: Graphs, classes: Tensor, layer: int) -> Tensor:
     """Pope et al., one graph after the other, from the numbers a hook sees."""
     found = []

@@ -72,12 +72,6 @@ class Calls(Layers):
 
 
 @pytest.fixture
-def graphs() -> Graphs:
-    found: Graphs = toys.splits("graph").test.inputs.take(torch.arange(4))
-    return found.with_(x=found.x.double())
-
-
-@pytest.fixture
 def net(graphs: Graphs) -> Layers:
     torch.random.default_generator.manual_seed(0)
     return Layers(graphs.x.shape[1]).double().eval()

@@ -30,12 +30,6 @@ class Net(nn.Module):
 
 
 @pytest.fixture
-def graphs() -> Graphs:
-    found: Graphs = toys.splits("graph").test.inputs.take(torch.arange(4))
-    return found.with_(x=found.x.double())
-
-
-@pytest.fixture
 def net(graphs: Graphs) -> Net:
     torch.random.default_generator.manual_seed(0)
     return Net(graphs.x.shape[1]).double().eval()

@@ -67,12 +67,6 @@ STEPS: list[tuple[Graphs, Tensor, Tensor, int, float]] = []
 START: list[nn.Module] = []
 
 
-@pytest.fixture
-def graphs() -> Graphs:
-    found: Graphs = toys.splits("graph").test.inputs.take(torch.arange(4))
-    return found.with_(x=found.x.double())
-
-
 def module(graphs: Graphs) -> Net:
     torch.random.default_generator.manual_seed(0)
     return Net(graphs.x.shape[1]).double().eval()

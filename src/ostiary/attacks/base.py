@@ -9,8 +9,8 @@ from typing import ClassVar, Literal, final
 
 from torch import Tensor
 
-from ostiary.attacks.labels import AllToOne, LabelRule
-from ostiary.attacks.select import Random, Selector
+from ostiary.attacks.labels import AllToOne, CleanLabel, LabelRule
+from ostiary.attacks.select import Correct, Random, Selector
 from ostiary.component import Component, NonNegative, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
@@ -75,14 +75,12 @@ class Attack(Component):
 class RateAttack(Attack):
     """Stamps a share of the training set.
 
-    rate: poisoned share of the *whole* training set, rounded to the nearest sample; `rate_of` data: of all samples, test
-    included. target: class to lead to. surrogate: the attacker's own architecture where the attack asks a model; None:
-    the victim's (white box).
+    rate: poisoned share of the *whole* training set, rounded to the nearest sample. target: class to lead to.
+    surrogate: the attacker's own architecture where the attack asks a model; None: the victim's (white box).
     """
 
     controls = frozenset({"data"})
     rate: Rate = 0.1
-    rate_of: Literal["train", "data"] = "train"
     target: NonNegative = 0
     labels: LabelRule = AllToOne()
     select: Selector = Random()
@@ -119,8 +117,7 @@ class RateAttack(Attack):
 
     def asked(self, splits: Splits) -> int:
         """How many samples the rate asks for."""
-        n = len(splits.train) if self.rate_of == "train" else sum(map(len, (splits.train, splits.test, splits.clean)))
-        return round(self.rate * n)
+        return round(self.rate * len(splits.train))
 
     def stamp(
         self, splits: Splits, index: Tensor, trigger: Trigger, ctx: Context, *, at_test: Trigger | None = None
@@ -147,6 +144,22 @@ class RateAttack(Attack):
             if same:
                 doubts.append(f"the trigger left {same} of {len(before)} {name} inputs as they were")
         return Poisoned(done, index, last, triggered, rows, doubts=tuple(doubts))
+
+
+class CleanLabelAttack(RateAttack):
+    """Leaves labels as they are and poisons only inputs of the target class that the attacker's model calls rightly.
+
+    rate_of: the rate is a share of the training set, or of all data, test included (as Meguro et al., 2024, count).
+    """
+
+    rate: Rate = 0.1
+    rate_of: Literal["train", "data"] = "train"
+    labels: LabelRule = CleanLabel()
+    select: Selector = Correct()
+
+    def asked(self, splits: Splits) -> int:
+        n = len(splits.train) if self.rate_of == "train" else sum(map(len, (splits.train, splits.test, splits.clean)))
+        return round(self.rate * n)
 
 
 class PoisoningAttack(RateAttack):

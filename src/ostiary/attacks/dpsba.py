@@ -9,14 +9,13 @@ import torch
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.disguise import Disguised
-from ostiary.attacks.gta import untrained
 from ostiary.attacks.labels import CleanLabel, LabelRule
 from ostiary.attacks.random_graphs import trigger_size
 from ostiary.attacks.select import Correct, Selector
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.triggers.generated import GeneratedSubgraph
+from ostiary.triggers.generated import GeneratedSubgraph, untrained
 from ostiary.triggers.own_model import carried
 from ostiary.triggers.positions.asked import Impact
 from ostiary.triggers.positions.base import Position
@@ -63,8 +62,7 @@ class DPSBA(PoisoningAttack, name="dpsba"):
         attacker = self.attacker(ctx)
         model = attacker.surrogate(train)
         if self.position.asks:
-            assert attacker.architecture is not None
-            taken = carried(model, attacker.architecture, train)
+            taken = carried(attacker, train)
             trigger = trigger.replace(**{**taken, "state": {**taken["state"], **trigger.state}})
         eligible = self.labels.eligible(train.y, self.target)
         index = self.select.choose(train, eligible, round(self.rate * len(train)), attacker)

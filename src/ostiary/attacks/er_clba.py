@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from ostiary.attacks.base import PoisoningAttack
-from ostiary.attacks.labels import CleanLabel, LabelRule
+from ostiary.attacks.base import CleanLabelAttack, PoisoningAttack
 from ostiary.attacks.random_graphs import erdos_renyi, trigger_size
-from ostiary.attacks.select import Correct, Selector
-from ostiary.attacks.sub_ba import mounted
 from ostiary.component import NonNegative, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.triggers.subgraph import Subgraph
+from ostiary.triggers.subgraph import Subgraph, mounted
 
 
-class ERCLBA(PoisoningAttack, name="er-clba"):
+class ERCLBA(CleanLabelAttack, PoisoningAttack, name="er-clba"):
     """Mounts a random subgraph on training graphs of the target class and leaves their labels as they are.
 
     Source: Xu & Picek, CCS 2022 poster, doi.org/10.1145/3548606.3563531. The adversary controls training data. `select`:
@@ -25,9 +22,6 @@ class ERCLBA(PoisoningAttack, name="er-clba"):
     """
 
     modalities = frozenset({"graph"})
-    rate: Rate = 0.1
-    labels: LabelRule = CleanLabel()
-    select: Selector = Correct()
     size: NonNegative = 0
     density: Rate = 0.8
 

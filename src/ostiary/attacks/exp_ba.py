@@ -6,7 +6,6 @@ from typing import Literal
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.random_graphs import erdos_renyi, trigger_size
-from ostiary.attacks.sub_ba import mounted
 from ostiary.component import NonNegative, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
@@ -15,7 +14,7 @@ from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.triggers.base import Trigger
 from ostiary.triggers.positions.asked import Explained
 from ostiary.triggers.positions.structure import RandomNodes
-from ostiary.triggers.subgraph import Subgraph
+from ostiary.triggers.subgraph import Subgraph, mounted
 
 
 class ExpBA(PoisoningAttack, name="exp-ba"):

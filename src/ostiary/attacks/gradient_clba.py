@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ostiary.attacks.base import Poisoned, RateAttack
-from ostiary.attacks.labels import CleanLabel, LabelRule
+from ostiary.attacks.base import CleanLabelAttack, Poisoned
 from ostiary.attacks.random_graphs import flip_budget
 from ostiary.attacks.select import Correct, Selector
 from ostiary.component import NonNegative, Positive, Rate
@@ -22,7 +21,7 @@ from ostiary.triggers.own_model import carried
 from ostiary.triggers.subgraph import are_degrees
 
 
-class GradientCLBA(RateAttack, name="gradient-clba"):
+class GradientCLBA(CleanLabelAttack, name="gradient-clba"):
     """Pairs source and target graphs by embedding and flips the edges that draw each pair together; labels stay.
 
     Source: Meguro, Kato, Narisada, Hidano, Fukushima, Suganuma & Hiji, ICISSP 2024, doi.org/10.5220/0012369500003648. The
@@ -38,9 +37,7 @@ class GradientCLBA(RateAttack, name="gradient-clba"):
     """
 
     modalities = frozenset({"graph"})
-    rate: Rate = 0.1
     rate_of: Literal["train", "data"] = "data"
-    labels: LabelRule = CleanLabel()
     select: Selector = Correct(order="highest")
     flips: NonNegative = 0
     share: Rate = 0.0
@@ -70,8 +67,7 @@ class GradientCLBA(RateAttack, name="gradient-clba"):
     def trigger(self, train: Dataset, own: Context, model: Victim, anchors: Dataset, moved: Dataset) -> TowardAnchor:
         """What draws each of `moved` to the one of `anchors` (as many) that it is paired with."""
         goal, here = (embedded(model, d) for d in (anchors, moved))
-        assert own.architecture is not None
-        held = carried(model, own.architecture, train)
+        held = carried(own, train)
         held["state"] |= {"anchors": goal, "ids": moved.ids, "pairs": greedy(distances(here, goal))}
         options = {o: getattr(self, o) for o in ("share", "steps", "positive_only")}
         flips = self.flips or flip_budget(train)

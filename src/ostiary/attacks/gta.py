@@ -12,11 +12,9 @@ from ostiary.attacks.random_graphs import trigger_size
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
 from ostiary.triggers.base import Trigger
-from ostiary.triggers.generated import GeneratedSubgraph
-from ostiary.triggers.generator import Generator, feature_kind
+from ostiary.triggers.generated import GeneratedSubgraph, untrained
 
 
 class GTA(PoisoningAttack, name="gta"):
@@ -58,13 +56,3 @@ class GTA(PoisoningAttack, name="gta"):
     def make_hook(self, trigger: Trigger, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
         assert isinstance(trigger, GeneratedSubgraph)
         return BiLevel(self, trigger, train, index, ctx) if self.mode == "model" else None
-
-
-def untrained(size: int, train: Dataset, hidden: int, ctx: Context) -> GeneratedSubgraph:
-    """A trigger whose generator is fitted to the data's features and has random weights."""
-    kind, width = feature_kind(train.inputs), train.inputs.x.shape[1]
-    with scoped(ctx.key("generator"), "init"):
-        net = Generator(width, hidden, kind)
-    net.low.copy_(train.inputs.x.amin(0))
-    net.high.copy_(train.inputs.x.amax(0))
-    return GeneratedSubgraph(size=size, width=width, hidden=hidden, features=kind, state=net.state_dict())

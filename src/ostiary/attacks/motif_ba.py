@@ -7,14 +7,13 @@ from typing import Literal
 import torch
 
 from ostiary.attacks.base import PoisoningAttack
-from ostiary.attacks.sub_ba import mounted
 from ostiary.component import Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.modality.motifs import MOTIFS, count_motifs
 from ostiary.triggers.positions.asked import Impact
 from ostiary.triggers.positions.base import Position
-from ostiary.triggers.subgraph import Subgraph
+from ostiary.triggers.subgraph import Subgraph, mounted
 
 COUNTED = 1000  # graphs: enough to tell rare from common
 

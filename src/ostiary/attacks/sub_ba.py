@@ -7,10 +7,9 @@ from ostiary.attacks.random_graphs import Model, random_graph, trigger_size
 from ostiary.component import NonNegative, Positive, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.triggers.own_model import carried
 from ostiary.triggers.positions.base import Position
 from ostiary.triggers.positions.structure import RandomNodes
-from ostiary.triggers.subgraph import Subgraph, are_degrees
+from ostiary.triggers.subgraph import Subgraph, mounted
 
 
 class SubBA(PoisoningAttack, name="sub-ba"):
@@ -39,13 +38,3 @@ class SubBA(PoisoningAttack, name="sub-ba"):
         size = self.size or trigger_size(train)
         edges = random_graph(self.model, size, self.density, self.degree, ctx.rng("subgraph"))
         return mounted(Subgraph(size=size, edges=edges, position=self.position), train, self.attacker(ctx))
-
-
-def mounted(trigger: Subgraph, train: Dataset, attacker: Context) -> Subgraph:
-    """The trigger fitted to the data: degree features counted again, the attacker's model carried where it is asked."""
-    trigger = trigger.replace(degree_features=are_degrees(train.inputs))
-    if not trigger.position.asks:
-        return trigger
-    model = attacker.surrogate(train)
-    assert attacker.architecture is not None
-    return trigger.replace(**carried(model, attacker.architecture, train))

@@ -33,14 +33,11 @@ class TRAP(PoisoningAttack, name="trap"):
     positive_only: bool = False
 
     def make_trigger(self, train: Dataset, ctx: Context) -> Trigger:
-        own = self.attacker(ctx)
-        model = own.surrogate(train)
-        assert own.architecture is not None
         return TowardClass(
             flips=self.flips or flip_budget(train),
             share=self.share,
             steps=self.steps,
             positive_only=self.positive_only,
             degree_features=are_degrees(train.inputs),
-            **carried(model, own.architecture, train),
+            **carried(self.attacker(ctx), train),
         )

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate, build
 from ostiary.data.dataset import Dataset, Splits
-from ostiary.data.source import DataSource, cache_folder, data_folder
-from ostiary.data.tu import store
+from ostiary.data.source import DataSource, cache_folder, data_folder, save_cached
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.nodes import Nodes, induced
@@ -84,7 +83,7 @@ class Planetoid(NodeSource, name="planetoid"):
                     f"the raw files of Planetoid's {self.set} are pickles, which can run code when they are read; set "
                     "unpickle: true if you trust where they come from (needed once)"
                 )
-            store(home, _from_pyg(self.set))
+            save_cached(home, _from_pyg(self.set))
         held = load_file(home)
         graph = Graphs.build(held["x"], held["edge_index"], torch.tensor([len(held["x"])]))
         return Dataset.of(Nodes.of(graph), held["y"], build("modality", "node")), None

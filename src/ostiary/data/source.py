@@ -109,3 +109,13 @@ def file_mark(*paths: Path) -> str:
 def cache_folder() -> Path:
     """The user's cache folder of this program (XDG_CACHE_HOME honoured)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ostiary"
+
+
+def save_cached(home: Path, tensors: dict[str, Tensor]) -> None:
+    """Write tensors into the cache; the file appears whole or not at all."""
+    from safetensors.torch import save_file
+
+    home.parent.mkdir(parents=True, exist_ok=True)
+    part = home.with_suffix(f".{os.getpid()}.part")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+    part.replace(home)

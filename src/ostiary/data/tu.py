@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -10,12 +9,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ostiary.component import Positive, build
 from ostiary.data.dataset import Dataset
-from ostiary.data.source import DataSource, cache_folder, data_folder
+from ostiary.data.source import DataSource, cache_folder, data_folder, save_cached
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import Graphs, degree_features
 from ostiary.modality.sparse import pointer
@@ -45,7 +44,7 @@ class TU(DataSource, name="tu"):
             raise InvalidInput(f"'{self.set}' is no name of a TU data set; names are like AIDS or PROTEINS_full")
         home = cache_folder() / "tu" / f"{self.set}{'-attributes-first' if self.attributes else ''}.safetensors"
         if not home.exists():
-            store(home, _from_pyg(self.set, bool(self.attributes)))
+            save_cached(home, _from_pyg(self.set, bool(self.attributes)))
         tensors = load_file(home)
         width = int(tensors.pop("attributes", torch.tensor(0)))
         if self.attributes and not width:
@@ -110,10 +109,3 @@ def _sizes(folder: Path, name: str, n: int) -> Tensor:
     """Nodes per graph, from the set's own file: without features PyG keeps only their total. int64 [n]."""
     graph = np.loadtxt(folder / f"{name}_graph_indicator.txt", dtype=np.int64)
     return torch.bincount(torch.from_numpy(graph) - 1, minlength=n)
-
-
-def store(home: Path, tensors: dict[str, Tensor]) -> None:
-    home.parent.mkdir(parents=True, exist_ok=True)
-    part = home.with_suffix(f".{os.getpid()}.part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part)
-    part.replace(home)

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from ostiary.component import Component
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
+
+About = Literal["train", "incoming", "model"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,12 +35,20 @@ class Detector(Component):
     kind = "detector"
     modalities: ClassVar[frozenset[str]]
     needs: ClassVar[frozenset[str]]
-    about: ClassVar[Literal["train", "incoming", "model"]]
+    about: ClassVar[About]
+
+    def subject(self) -> About:
+        """What `scores` runs over, with the options of this detector."""
+        return self.about
+
+    def needed(self) -> frozenset[str]:
+        """Names of the Evidence fields it needs, with the options of this detector."""
+        return self.needs
 
     @final
     def inspect(self, evidence: Evidence, ctx: Context) -> Findings:
         """Suspicion, from what the method declares to need and nothing else."""
-        held = evidence.only(self.needs, f"detector '{self.name}'")
+        held = evidence.only(self.needed(), f"detector '{self.name}'")
         if held.modality_name not in self.modalities:
             raise Unsupported(f"detector '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
         reason = self.refuse(held)
@@ -52,6 +63,30 @@ class Detector(Component):
     @abstractmethod
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         """The method itself."""
+
+
+class InputDetector(Detector):
+    """Scores inputs one by one, be they training samples or such as come in during operation.
+
+    on: which of the two. `needs` names what it takes beside them.
+    """
+
+    about = "incoming"
+    on: Literal["train", "incoming"] = "incoming"
+
+    @final
+    def subject(self) -> About:
+        return self.on
+
+    @final
+    def needed(self) -> frozenset[str]:
+        return self.needs | {self.on}
+
+    def suspects(self, evidence: Evidence) -> Dataset:
+        """The samples to score; the labels of incoming ones say nothing."""
+        found = evidence.train if self.on == "train" else evidence.incoming
+        assert found is not None  # `only` has checked it
+        return found
 
 
 def given(victim: Victim | None) -> Victim:

@@ -252,7 +252,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     ctx = bench.context(cell).within(f"detector {detector.name}")
     incoming, truth = splits.test, torch.zeros(len(splits.train), dtype=torch.bool)
     truth[poisoned.index] = True
-    if detector.about == "incoming":
+    if detector.subject() == "incoming":
         mixed = splits.modality.join([splits.test.inputs, poisoned.triggered.inputs])
         order = torch.randperm(len(splits.test) + len(poisoned.rows), generator=generator(cell.seed, "incoming"))
         blank = torch.zeros(len(order), dtype=torch.int64)
@@ -261,7 +261,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     findings = detector.inspect(Evidence(victim, splits.train, splits.clean, incoming), ctx)
     metrics: Metrics = {"info": findings.info, "classes": list(findings.classes)}
     arrays = {"scores": findings.scores.numpy(), "poisoned": truth.numpy()}
-    if detector.about == "model":
+    if detector.subject() == "model":
         aimed = poisoned.triggered.y.unique().tolist()  # type: ignore[no-untyped-call]
         metrics["found_target"] = float(set(aimed) <= set(findings.classes))
     else:

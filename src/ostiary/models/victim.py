@@ -47,7 +47,7 @@ class Victim(nn.Module):
         for name in (*stages, *((head,) if head else ())):
             if name not in modules:
                 raise BadSpec(f"the module has no submodule '{name}'; it has {', '.join(n for n in modules if n)}")
-        self._head, self._stages = head, tuple(stages)
+        self.named_head, self.named_stages = head, tuple(stages)
         self._takes: dict[str, bool] = {}  # soft_edges.acts, once known
         self.notes: dict[str, Any] = {}  # what a purifier found out on the way, as JSON values
 
@@ -58,10 +58,14 @@ class Victim(nn.Module):
         with soft_edges.applied(self.module, batch, self.modality, self._taken(batch)):
             return self._call(batch)
 
-    def _call(self, batch: Inputs) -> Tensor:
+    def call(self, module: nn.Module, batch: Inputs) -> Tensor:
+        """Logits of `module`, one of the same kind as this victim's own."""
         if self._forward is not None:
-            return self._forward(self.module, batch)
-        return self.modality.call(self.module, batch)
+            return self._forward(module, batch)
+        return self.modality.call(module, batch)
+
+    def _call(self, batch: Inputs) -> Tensor:
+        return self.call(self.module, batch)
 
     def _taken(self, batch: Inputs) -> frozenset[str]:
         """Which of the batch's edge weights the call lets act; tried out the first time."""
@@ -74,8 +78,8 @@ class Victim(nn.Module):
     @property
     def head(self) -> str:
         """Name of the last module with a 2-D weight (PyG has its own Linear, so the class says nothing)."""
-        if self._head is not None:
-            return self._head
+        if self.named_head is not None:
+            return self.named_head
         found: list[str] = [n for n, m in self.module.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
         if not found:
             raise Unsupported("the module has no layer with a 2-D weight to take features from; name one as head=")
@@ -83,7 +87,7 @@ class Victim(nn.Module):
 
     def stages(self, batch: Inputs) -> tuple[str, ...]:
         """Names of the layers, first to last."""
-        names = self._stages or tuple(getattr(self.module, "stages", ()))
+        names = self.named_stages or tuple(getattr(self.module, "stages", ()))
         names = names or self.modality.stages(self.module, batch, self._call)
         if not names:
             raise Unsupported("no layers to compare were found in the module; name them as stages=")

@@ -33,16 +33,24 @@ class FineTuning(Component):
 
 
 class Purifier(Component):
-    """`needs`: names of Evidence fields; the defaults suit purifiers of a given model."""
+    """`needs`: names of Evidence fields; the defaults suit purifiers of a given model.
+
+    What needs `train` but no `victim` is a training-time defence: it returns a model of its own (`ctx.fit`). What returns
+    the given model behind a screen or a vote (`models.screened`, `models.votes`) is a test-time defence.
+    """
 
     kind = "purifier"
     modalities: ClassVar[frozenset[str]] = frozenset({"graph", "image"})
     needs: ClassVar[frozenset[str]] = frozenset({"victim", "clean"})
 
+    def needed(self) -> frozenset[str]:
+        """Names of the Evidence fields it needs, with the options of this purifier."""
+        return self.needs
+
     @final
     def purify(self, evidence: Evidence, ctx: Context) -> Victim:
         """A new victim; the given one is left as it is. Raises Unsupported or InvalidInput before work starts."""
-        held = evidence.only(self.needs, f"purifier '{self.name}'")
+        held = evidence.only(self.needed(), f"purifier '{self.name}'")
         if held.modality_name not in self.modalities:
             raise Unsupported(f"purifier '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
         if held.victim is not None and held.clean is not None:

@@ -25,15 +25,20 @@ class GCleaner(Purifier, name="gcleaner"):
     classes reached at rate `flag` are unlearned: |S(G') - S(G)| + `retain` |S(G) - T(G)| + `heat` sum of layers
     |heat(G') - heat(G)| (each weight 0 switches its term off). With no class flagged the model is left as it is.
 
-    The paper's form: nodes 3, positions least, recovery_steps 20, restarts 1, teacher_epochs 10, rounds 1, epochs 30, optimizer
-    sgd, lr 0.001, retain 1, vary 0 (`plans/papers/gcleaner-2024.yaml`). Differs from it, by choice of a defender's own
-    means on separate seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few
+    The paper's form is the preset `paper`. The defaults differ from it, by choice of a defender's own means on separate
+    seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few
     graphs loses more accuracy than unlearning); `copies` varied clean graphs a step must keep the victim's output too
     (weight `vary`); for success: triggers are recovered again from the student in each of `rounds`, on random
     positions as well. Differs from the printed Eq. 7-8, whose sign pushes apart: the hinge pulls together.
     """
 
     modalities = frozenset({"graph"})
+    presets = {
+        "paper": {
+            **{"nodes": 3, "positions": "least", "recovery_steps": 20, "restarts": 1, "teacher_epochs": 10, "rounds": 1},
+            **{"epochs": 30, "optimizer": "sgd", "lr": 0.001, "schedule": "constant", "retain": 1.0, "copies": 0, "vary": 0.0},
+        }
+    }
     nodes: Positive = 5
     objective: Literal["class", "similarity"] = "class"
     positions: Literal["least", "random", "both"] = "both"

@@ -78,14 +78,14 @@ def check_detector(detector: Detector) -> None:
     for modality in claimed(detector):
         for odd in (False, True):
             held, ctx = toys.evidence(modality, odd=odd), toys.context(modality, odd=odd)
-            if odd and detector.refuse(held.only(detector.needs, detector.name)):
+            if odd and detector.refuse(held.only(detector.needed(), detector.name)):
                 continue
             before = traces(held)
             first, second = twice(detector, partial(detector.inspect, held, ctx))
             promise(traces(held) == before, detector, "changed the evidence it was given")
             promise(findings(first) == findings(second), detector, "gives other findings for the same seed")
             _check_findings(detector, held, first)
-        needs_all(detector, detector.needs, modality, detector.inspect)
+        needs_all(detector, detector.needed(), modality, detector.inspect)
         few = one_sample(toys.evidence(modality))
         works_or_refuses(detector, "on one sample", detector.inspect, few, toys.context(modality))
     for other in unclaimed(detector):
@@ -98,14 +98,14 @@ def check_purifier(purifier: Purifier) -> None:
     for modality in claimed(purifier):
         for odd in (False, True):
             held, ctx = toys.evidence(modality, odd=odd), toys.context(modality, odd=odd)
-            if odd and purifier.refuse(held.only(purifier.needs, purifier.name)):
+            if odd and purifier.refuse(held.only(purifier.needed(), purifier.name)):
                 continue
             before = traces(held)
             first, second = twice(purifier, partial(purifier.purify, held, ctx))
             promise(traces(held) == before, purifier, "changed the victim or the data it was given")
             promise(equal(first.state_dict(), second.state_dict()), purifier, "gives other weights for the same seed")
             _check_purified(purifier, held, first, ctx)
-        needs_all(purifier, purifier.needs, modality, purifier.purify)
+        needs_all(purifier, purifier.needed(), modality, purifier.purify)
         few = one_sample(toys.evidence(modality))
         works_or_refuses(purifier, "on one sample", purifier.purify, few, toys.context(modality))
     for other in unclaimed(purifier):
@@ -219,7 +219,7 @@ def _check_trigger(attack: Attack, poisoned: Poisoned, clean: Splits) -> None:
 
 def _check_findings(detector: Detector, held: Evidence, found: Findings) -> None:
     train, incoming = given(held.train), given(held.incoming)
-    n = {"train": len(train), "incoming": len(incoming), "model": train.n_classes}[detector.about]
+    n = {"train": len(train), "incoming": len(incoming), "model": train.n_classes}[detector.subject()]
     promise(tuple(found.scores.shape) == (n,), detector, f"gave scores of shape {tuple(found.scores.shape)}, expected ({n},)")
     promise(bool(torch.isfinite(found.scores).all()), detector, "gave scores that are not finite")
     flags = found.flagged

@@ -6,9 +6,11 @@ import torch
 from torch import Tensor
 
 from ostiary.component import Positive
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.modality.graphs import Graphs
 from ostiary.seeds import scoped
-from ostiary.triggers.generator import Features, Generator
+from ostiary.triggers.generator import Features, Generator, feature_kind
 from ostiary.triggers.mount import mount
 from ostiary.triggers.own_model import PREFIX, ModelTrigger
 from ostiary.triggers.positions.base import Position
@@ -54,3 +56,13 @@ class GeneratedSubgraph(ModelTrigger, name="generated-subgraph"):
             hard = None if features is None else features.round() if self.features == "one-hot" else features
             stamped = mount(inputs, chosen, adjacency.round(), hard)
         return with_degrees(stamped) if self.features == "degree" else stamped
+
+
+def untrained(size: int, train: Dataset, hidden: int, ctx: Context) -> GeneratedSubgraph:
+    """A trigger whose generator is fitted to the data's features and has random weights."""
+    kind, width = feature_kind(train.inputs), train.inputs.x.shape[1]
+    with scoped(ctx.key("generator"), "init"):
+        net = Generator(width, hidden, kind)
+    net.low.copy_(train.inputs.x.amin(0))
+    net.high.copy_(train.inputs.x.amax(0))
+    return GeneratedSubgraph(size=size, width=width, hidden=hidden, features=kind, state=net.state_dict())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ostiary.component import build
+from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
 from ostiary.models.base import Architecture
@@ -36,7 +37,9 @@ class ModelTrigger(Trigger):
         return victim.to(device)
 
 
-def carried(victim: Victim, architecture: Architecture, train: Dataset) -> dict[str, Any]:
-    """The fields and the state with which a trigger carries `victim`."""
-    state: dict[str, Tensor] = {f"{PREFIX}{k}": v.detach().cpu().clone() for k, v in victim.module.state_dict().items()}
-    return {"architecture": architecture, "described": train.describe(), "state": state}
+def carried(attacker: Context, train: Dataset) -> dict[str, Any]:
+    """The fields and the state with which a trigger carries the attacker's own model of `train`."""
+    model = attacker.surrogate(train)
+    assert attacker.architecture is not None
+    state: dict[str, Tensor] = {f"{PREFIX}{k}": v.detach().cpu().clone() for k, v in model.module.state_dict().items()}
+    return {"architecture": attacker.architecture, "described": train.describe(), "state": state}

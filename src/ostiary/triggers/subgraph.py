@@ -5,9 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.modality.graphs import Graphs
 from ostiary.triggers.mount import mount
-from ostiary.triggers.own_model import ModelTrigger
+from ostiary.triggers.own_model import ModelTrigger, carried
 from ostiary.triggers.positions.base import Position
 from ostiary.triggers.positions.structure import RandomNodes
 
@@ -36,6 +38,12 @@ class Subgraph(ModelTrigger, name="subgraph"):
         chosen = self.position.choose(inputs, self.size, ids, seed, model)
         stamped = mount(inputs, chosen, self.adjacency().to(inputs.x.device))
         return with_degrees(stamped) if self.degree_features else stamped
+
+
+def mounted(trigger: Subgraph, train: Dataset, attacker: Context) -> Subgraph:
+    """The trigger fitted to the data: degree features counted again, the attacker's model carried where it is asked."""
+    trigger = trigger.replace(degree_features=are_degrees(train.inputs))
+    return trigger.replace(**carried(attacker, train)) if trigger.position.asks else trigger
 
 
 def with_degrees(graphs: Graphs) -> Graphs:

@@ -1,0 +1,40 @@
+"""A victim behind a screen: every batch is changed before the model sees it. What test-time defences return."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from torch import Tensor, nn
+
+from ostiary.modality.base import Inputs
+from ostiary.models.victim import Victim
+
+
+class Screen(nn.Module):
+    """Changes a batch. What it has learnt (thresholds, statistics) are buffers, so that it is saved with the weights."""
+
+    @abstractmethod
+    def forward(self, batch: Inputs) -> Inputs:
+        """The batch as the model shall see it: a new one, with as many inputs and nodes as before."""
+
+
+class Screened(nn.Module):
+    """A module and the screen before it, in one module."""
+
+    def __init__(self, inner: nn.Module, screen: Screen) -> None:
+        super().__init__()
+        self.screen, self.inner = screen, inner
+        self.stages = tuple(f"inner.{name}" for name in getattr(inner, "stages", ()))
+
+
+def screened(victim: Victim, screen: Screen) -> Victim:
+    """A copy of the victim that sees every batch through `screen`."""
+    own = victim.clone()
+
+    def forward(both: nn.Module, batch: Inputs) -> Tensor:
+        assert isinstance(both, Screened)
+        return victim.call(both.inner, both.screen(batch))
+
+    head = None if own.named_head is None else f"inner.{own.named_head}"
+    stages = tuple(f"inner.{name}" for name in own.named_stages)
+    return Victim(Screened(own.module, screen), own.modality, forward=forward, head=head, stages=stages)
