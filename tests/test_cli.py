@@ -191,9 +191,14 @@ def test_run_prints_the_table_and_the_way_on(call: Call, toy: list[object], stor
         assert word in answer.out
     assert re.search(r"^none +\d+\.\d +\d+\.\d \[\d+\.\d, \d+\.\d\]", answer.out, re.MULTILINE)
     assert re.search(r"^fine-tune ", answer.out, re.MULTILINE)
+    assert re.search(
+        r"^How fast the backdoor comes back\n.*after 5 triggered samples.*\n.*\nclean model .*\nfine-tune ",
+        answer.out,
+        re.MULTILINE,
+    )
     assert "Doubts" in answer.out
     assert f"ostiary report --store {store}" in answer.out
-    assert "7 of 7 stages done (7 reused)" in answer.err
+    assert "8 of 8 stages done (8 reused)" in answer.err
     again = call(*toy, "--quiet")
     assert (again.out, again.err) == (answer.out, "")
 

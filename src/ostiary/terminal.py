@@ -86,6 +86,11 @@ def results(out: Console, records: Sequence[Record]) -> None:
     if having:
         out.line()
         _figures(out, having, tables.detector_rows, "detector", DETECTION)
+    purified = [g for g in groups if tables.reactivation_rows(g)]
+    if purified:
+        out.line()
+        say(out, "How fast the backdoor comes back", "bold")
+        _figures(out, purified, tables.reactivation_rows, "model", tables.REACTIVATION)
     if len({g.plan["attack"]["name"] for g in groups}) > 1:
         out.line()
         say(out, "How visible the triggers are", "bold")

@@ -78,7 +78,7 @@ def test_many_purifiers_on_one_victim_train_it_once_and_attacks_share_the_contro
     plan = toy(purifiers=purifiers, detectors=["spectral"], vary={"attack.rate": [0.1, 0.2]})
     records = run(plan, store=tmp_path)
     assert kinds(tmp_path) == {
-        "data": 1, "control": 1, "victim": 2, "judge": 2, "detector": 2, "purifier": 12, "verdict": 12
+        "data": 1, "control": 1, "victim": 2, "judge": 2, "detector": 2, "relearning": 2, "purifier": 12, "verdict": 12
     }  # fmt: skip
     assert set(saved(tmp_path).values()) == {1}
     first, second = (r.stages for r in records)
@@ -95,7 +95,7 @@ def test_a_changed_option_recomputes_what_depends_on_it_alone(tmp_path: Path) ->
     second, computed = again(plan, tmp_path)
     assert computed == {}
     assert facts(second) == facts(first)
-    everything = {"data", "control", "victim", "judge", "detector", "purifier", "verdict"}
+    everything = {"data", "control", "victim", "judge", "detector", "relearning", "purifier", "verdict"}
     for changes, expected in (
         (["purifiers=[{name: fine-tune, epochs: 3}]"], {"purifier", "verdict"}),
         (["detectors=[{name: spectral, eps: 0.2}]"], {"detector"}),
@@ -346,7 +346,7 @@ def test_threads_on_different_plans_do_not_disturb_each_others_seeds(
     for thread in threads:
         thread.join(60)
     assert [found[seed] for seed in range(2)] == undisturbed
-    assert most == [1] * 14
+    assert most == [1] * 16
 
 
 def test_two_workers_give_the_same_bytes_as_one(tmp_path: Path, undisturbed: list[dict[str, Any]]) -> None:
@@ -463,10 +463,10 @@ def test_what_builds_on_a_failed_stage_is_not_tried_and_says_so(tmp_path: Path, 
     assert [r.status for r in records] == ["done", "failed", "done", "failed"]
     errors = records[1].errors
     assert errors.pop("victim").startswith("target class 9 does not exist: the data have classes 0 to 1")
-    names = ("judge", "detector spectral", "purifier fine-tune(epochs=2)", "verdict fine-tune(epochs=2)")
+    names = ("judge", "detector spectral", "relearning", "purifier fine-tune(epochs=2)", "verdict fine-tune(epochs=2)")
     assert errors == dict.fromkeys(names, "not tried because victim failed")
     assert kinds(tmp_path, "failed") == {"victim": 2}
-    assert seen[-1] == (24, 14 + 0, 2)
+    assert seen[-1] == (28, 16 + 0, 2)
     assert set(records[1].seconds) == {"data", "control"}
 
 
@@ -514,7 +514,7 @@ def test_damage_found_while_reading_is_repaired_on_the_way(tmp_path: Path, worke
         damage(tmp_path / "store", row, "changed in secret")
     second, computed = again(toy(seeds=[0, 1]), tmp_path / "store", workers=workers)
     assert [r.errors for r in second] == [{}, {}]
-    assert computed == {"victim": 2, "control": 2, "purifier": 2, "verdict": 2}
+    assert computed == {"victim": 2, "control": 2, "relearning": 2, "purifier": 2, "verdict": 2}
     assert facts(second) == facts(first)
     check_whole(tmp_path / "store")
 
@@ -546,8 +546,8 @@ def test_a_listener_is_told_everything_that_happens(tmp_path: Path) -> None:
         seen.append(Progress(progress.total, progress.done, progress.reused, progress.failed, dict(progress.running)))
 
     run(toy(), store=tmp_path, listener=listen)
-    assert (seen[0].total, seen[0].done, seen[0].reused) == (6, 0, 0)
-    assert (seen[-1].done, seen[-1].failed, seen[-1].running) == (6, 0, {})
+    assert (seen[0].total, seen[0].done, seen[0].reused) == (7, 0, 0)
+    assert (seen[-1].done, seen[-1].failed, seen[-1].running) == (7, 0, {})
     texts = {what for p in seen for _, what, _ in p.running.values()}
     assert {"training the clean control", "training the victim", "fine-tuning"} <= texts
     assert all(len(p.running) <= 1 for p in seen)
@@ -614,14 +614,14 @@ def test_cells_are_finished_one_by_one_and_their_records_kept_at_once(tmp_path: 
 
     def interrupted(stage: Stage, bench: Bench) -> Result:
         calls.append(stage.cell.seed)
-        if len(calls) == 16:
+        if len(calls) == 18:
             raise KeyboardInterrupt
         return compute(stage, bench)
 
     monkeypatch.setattr(runner, "compute", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run(toy(seeds=[0, 1, 2, 3]), store=tmp_path)
-    assert calls == [0] * 6 + [1] * 6 + [2] * 4
+    assert calls == [0] * 7 + [1] * 7 + [2] * 4
     with Store(tmp_path) as book:
         assert [(r.plan["seed"], r.status) for r in book.records()] == [(0, "done"), (1, "done")]
 
@@ -633,7 +633,7 @@ def test_handing_out_thousands_of_stages_takes_little_time(tmp_path: Path, monke
     began = time.process_time()
     records = run(plan, store=tmp_path)
     assert len(records) == 100
-    assert len(rows(tmp_path)) == 2 + 100 * 22
+    assert len(rows(tmp_path)) == 2 + 100 * 23
     assert time.process_time() - began < 8.0
 
 

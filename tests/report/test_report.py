@@ -26,7 +26,7 @@ from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.report import figures, html
 from ostiary.report.published import beside
-from ostiary.report.tables import TITLES, Row, groups, rows, text
+from ostiary.report.tables import TITLES, Row, groups, reactivation_rows, rows, text
 
 EVIL = "</script><script>alert('x')</script>&\"<b>"
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -43,7 +43,7 @@ class Made(NamedTuple):
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     store = tmp_path_factory.mktemp("store")
-    graphs = {"dataset": {"name": "toy-graphs", "n": 120}, "victim": "gin", "attack": {"name": "sub-ba", "rate": 0.1}}
+    graphs = {"dataset": {"name": "toy-graphs", "n": 240}, "victim": "gin", "attack": {"name": "sub-ba", "rate": 0.1}}
     images = {"dataset": {"name": "toy-images", "n": 80}, "attack": {"name": "badnets", "rate": 0.1}}
     images |= {"victim": {"name": "preact-resnet", "width": 8}}
     more = {"detectors": ["spectral"], "seeds": [0, 1]}
@@ -109,12 +109,16 @@ def test_everything_is_on_the_page(page: Page, made: Made) -> None:
         for row in rows(group):
             for name, figure in row.figures.items():
                 assert name not in TITLES or text(name, figure) in page.words
+        for row in reactivation_rows(group):
+            assert all(text(name, figure) in page.words for name, figure in row.figures.items())
+    assert len([row for group in groups(made.graphs) for row in reactivation_rows(group)]) >= 2, "a clean model and a purified"
     for record in (*made.graphs, *made.images):
         for said in (*record.doubts, *record.versions.values(), record.key[:12], record.git):
             assert said in page.words
-    heads = ("What happened", "Accuracy and attack success", "Detectors", "Settings and runs")
+    heads = ("What happened", "Accuracy and attack success", "How fast the backdoor comes back", "Detectors")
     order = [page.words.index(head) for head in heads]
     assert order == sorted(order)
+    assert "Settings and runs" in page.words
     assert all(setting in page.words for setting in ("purifiers[0].epochs", "trainer.epochs", "verdict fine-tune", "AUROC"))
     # scatter and two each of confusion and features per group, one histogram, six drawn samples of either kind
     assert len(page.all("figure")) == len(page.all("svg")) == 2 * 5 + 1 + 2 * 6

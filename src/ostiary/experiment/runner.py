@@ -333,7 +333,7 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
             group = metrics["detectors" if stage.kind == "detector" else "purifiers"]
             group[label] = {**group.get(label, {}), **row.metrics}
         else:
-            home = {"data": "data", "victim": "attack", "judge": "victim", "control": "victim"}[stage.kind]
+            home = {"data": "data", "victim": "attack"}.get(stage.kind, "victim")
             metrics[home] |= row.metrics
     keys = {s.name: s.key() for s in stages}
     return Record(

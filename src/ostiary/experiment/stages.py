@@ -29,6 +29,7 @@ from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import SCHEMA, StageRow, canonical, finite
 from ostiary.experiment.store import Damaged, Store
 from ostiary.metrics.detection import detection
+from ostiary.metrics.reactivation import reactivated
 from ostiary.metrics.stealth import stealth
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
@@ -41,7 +42,7 @@ DRAWN = 6  # samples drawn in the report
 
 @dataclass(frozen=True)
 class Stage:
-    """kind: data, control, victim, judge, detector, purifier or verdict; part: the detector or purifier."""
+    """kind: data, control, victim, judge, detector, relearning, purifier or verdict; part: the detector or purifier."""
 
     kind: str
     cell: Cell
@@ -63,6 +64,7 @@ class Stage:
             "victim": [s("data")],
             "judge": [s("victim"), s("control")],
             "detector": [s("victim")],
+            "relearning": [s("victim"), s("control")],
             "purifier": [s("victim")],
             "verdict": [s("purifier", self.part), s("victim"), s("control")],
         }[self.kind]
@@ -72,7 +74,7 @@ class Stage:
         plan, (data_files, victim_files) = self.cell.plan, self.cell.files
         if self.kind == "data":
             return {"dataset": plan.dataset.spec(), "files": data_files, "seed": self.cell.seed}
-        if self.kind in ("judge", "verdict"):
+        if self.kind in ("judge", "relearning", "verdict"):
             return {}
         if self.part is not None:
             return {"part": self.part.spec()}
@@ -97,6 +99,8 @@ def stages_of(cell: Cell) -> list[Stage]:
     plan = cell.plan
     found = [Stage(kind, cell) for kind in ("data", "control", "victim", "judge")]
     found += [Stage("detector", cell, d) for d in plan.detectors]
+    if plan.purifiers:
+        found.append(Stage("relearning", cell))
     for purifier in plan.purifiers:
         found += [Stage("purifier", cell, purifier), Stage("verdict", cell, purifier)]
     return found
@@ -280,12 +284,19 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
     return Result({"notes": finite(cleaned.notes)}, artefacts={"weights": _weights(cleaned)})
 
 
+def _relearning(stage: Stage, bench: Bench) -> Result:
+    """What a model that never had the backdoor does after the same few triggered samples."""
+    cell = stage.cell
+    clean = bench.victim(Stage("control", cell))
+    return Result({"relearning": reactivated(clean, bench.poisoned(cell), bench.context(cell))})
+
+
 def _verdict(stage: Stage, bench: Bench) -> Result:
     cell, made = stage.cell, Stage("purifier", stage.cell, stage.part)
     poisoned, victim = bench.poisoned(cell), Stage("victim", cell)
     before, control = bench.outputs(victim), bench.outputs(Stage("control", cell))
     outputs = bench.outputs(made)
-    metrics = evaluate(outputs, poisoned, control, before)
+    metrics = evaluate(outputs, poisoned, control, before) | reactivated(bench.victim(made), poisoned, bench.context(cell))
     doubts = sanity.about_purified(bench.victim(victim), bench.victim(made), metrics, poisoned.splits.test)
     return Result(metrics, doubts, {"embedding": _embedding(outputs, poisoned)})
 
@@ -296,6 +307,7 @@ _COMPUTE: dict[str, Callable[[Stage, Bench], Result]] = {
     "victim": _victim,
     "judge": _judge,
     "detector": _detector,
+    "relearning": _relearning,
     "purifier": _purifier,
     "verdict": _verdict,
 }

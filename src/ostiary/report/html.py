@@ -18,7 +18,19 @@ from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.published import beside
-from ostiary.report.tables import STEALTH, TITLES, Group, Row, detector_rows, groups, rows, stealth_rows, text
+from ostiary.report.tables import (
+    REACTIVATION,
+    STEALTH,
+    TITLES,
+    Group,
+    Row,
+    detector_rows,
+    groups,
+    reactivation_rows,
+    rows,
+    stealth_rows,
+    text,
+)
 
 DRAWN = 8  # groups of a page that get figures; more would make it too heavy to open
 
@@ -47,6 +59,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         sweeps=moving,
         columns=TITLES,
         stealth={n: head for n, head in STEALTH.items() if any(n in r.figures for s in found for r in s["stealth"])},
+        reactivation=REACTIVATION,
         drawn=DRAWN,
         now=time.time(),
         bundle=bundle() if moving or any(s["figures"] for s in found) else "",
@@ -109,6 +122,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "published": beside(records[0], lines),
         "detectors": detector_rows(group),
         "stealth": stealth_rows(group),
+        "reactivation": reactivation_rows(group),
         "figures": made,
         "missing": missing,
         "passed": [r.passed for i, r in enumerate(records) if all(r.passed != q.passed for q in records[:i])],

@@ -41,6 +41,9 @@ STEALTH = {
 }
 
 
+REACTIVATION = {"asr": "ASR %", "reactivated_5": "after 5 triggered samples", "reactivated_20": "after 20"}
+
+
 @dataclass(frozen=True)
 class Group:
     """Records that differ in their seed only."""
@@ -146,6 +149,21 @@ def detector_rows(group: Group) -> list[Row]:
                 figures[name] = mean([_number(v) for v in values])
         found.append(Row(group.name, label, figures))
     return found
+
+
+def reactivation_rows(group: Group) -> list[Row]:
+    """ASR before and after a little training on triggered samples: every purified model, and one that was always clean."""
+    done = [r.metrics for r in group.records if "relearning" in r.metrics.get("victim", {})]
+    own = [{**m["victim"]["relearning"], "asr": m["victim"]["natural"]} for m in done if "natural" in m["victim"]]
+    labels = list(dict.fromkeys(label for m in done for label in m["purifiers"]))
+    judged = [("clean model", own)] + [(p, [m["purifiers"][p] for m in done if p in m["purifiers"]]) for p in labels]
+    found = []
+    for name, held in judged:
+        having = {c: [m[c] for m in held if c in m] for c in REACTIVATION}
+        figures = {c: _over_seeds(values) for c, values in having.items() if values}
+        if len(figures) > 1:
+            found.append(Row(group.name, name, figures))
+    return found if len(found) > 1 else []
 
 
 def stealth_rows(group: Group) -> list[Row]:

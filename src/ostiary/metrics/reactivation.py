@@ -1,0 +1,56 @@
+"""How fast a backdoor comes back: what a purified model does after a little training on triggered samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from ostiary.attacks.base import Poisoned
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.metrics.intervals import Estimate, rate
+from ostiary.models.victim import Victim
+from ostiary.purifiers.base import FineTuning
+
+SAMPLES = (5, 20)
+EPOCHS = 10
+
+
+def reactivated(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, Estimate]:
+    """ASR after fine-tuning on the defender's clean samples and on 5 or 20 triggered ones that bear the wanted label.
+
+    Source of the idea: Min et al., NeurIPS 2024, arXiv:2410.09838 (retuning attack); sample numbers, 10 epochs and the
+    settings of plain fine-tuning: ours. The rate is over the triggered inputs that were not trained on, at least as many
+    as were; the same samples for every model of a cell, so that models compare, a clean one among them. Empty for a model
+    that passes no gradient, such as a vote.
+    """
+    order = torch.randperm(len(poisoned.triggered), generator=ctx.rng("reactivation"))
+    found = {}
+    for n in SAMPLES if _learns(victim, poisoned) else ():
+        if len(order) < 2 * n:
+            continue
+        few, rest = poisoned.triggered.take(order[:n]), poisoned.triggered.take(order[n:])
+        again = _taught(victim, poisoned.splits.clean, few, ctx)
+        said = again.predict(rest.inputs)[0].argmax(1)
+        found[f"reactivated_{n}"] = rate(int((said == rest.y).sum()), len(rest))
+    return found
+
+
+def _taught(victim: Victim, clean: Dataset, few: Dataset, ctx: Context) -> Victim:
+    modality = clean.modality
+    both = replace(
+        clean,
+        inputs=modality.join([clean.inputs, few.inputs]),
+        y=torch.cat([clean.y, few.y]),
+        ids=torch.arange(len(clean) + len(few)),
+    )
+    trainer = FineTuning().trainer(modality.name, EPOCHS)
+    return trainer.fit(victim.clone(), both, ctx.key("reactivation"), what="re-activation")
+
+
+def _learns(victim: Victim, poisoned: Poisoned) -> bool:
+    """Whether the model's output depends on weights through a gradient."""
+    one = poisoned.triggered.take(torch.tensor([0])).move(victim.device)
+    victim.eval()
+    return bool(victim(one.inputs).requires_grad)

@@ -1,0 +1,55 @@
+"""Re-activation: what a few triggered samples bring back."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from ostiary.metrics.reactivation import reactivated
+from ostiary.models.screened import Screen, screened
+from ostiary.models.victim import Victim
+from ostiary.purifiers.fine_tune import FineTune
+from ostiary.testing import toys
+
+
+def clean_model(modality: str) -> Victim:
+    return toys.context(modality).fit(toys.splits(modality).train)
+
+
+@pytest.mark.parametrize("modality", toys.MODALITIES)
+def test_rates_are_over_inputs_that_were_not_trained_on(modality: str) -> None:
+    poisoned, victim, ctx = toys.poisoned(modality), toys.victim(modality), toys.context(modality)
+    before = {k: v.clone() for k, v in victim.state_dict().items()}
+    found = reactivated(victim, poisoned, ctx)
+    n = len(poisoned.triggered)
+    assert set(found) == {f"reactivated_{k}" for k in (5, 20) if n >= 2 * k} != set()
+    for name, figure in found.items():
+        assert figure["n"] == n - int(name.split("_")[1])
+        assert 0 <= figure["value"] <= 1
+    assert found == reactivated(victim, poisoned, ctx), "seeded"
+    assert all(torch.equal(v, before[k]) for k, v in victim.state_dict().items()), "the victim stays as it was"
+
+
+def test_a_model_that_kept_the_backdoor_has_it_back_before_a_clean_one() -> None:
+    poisoned, ctx = toys.poisoned("graph"), toys.context("graph")
+    kept = reactivated(toys.victim("graph"), poisoned, ctx)["reactivated_5"]["value"]
+    clean = reactivated(clean_model("graph"), poisoned, ctx)["reactivated_5"]["value"]
+    purified = FineTune().purify(toys.evidence("graph"), ctx)
+    assert kept > 0.9 > clean
+    assert not math.isnan(reactivated(purified, poisoned, ctx)["reactivated_5"]["value"])
+
+
+class Blind(Screen):
+    """Passes no gradient and no weight on."""
+
+    def forward(self, batch: object) -> object:
+        return batch
+
+
+def test_a_model_without_gradients_is_left_out() -> None:
+    victim = screened(toys.victim("image"), Blind())
+    for p in victim.parameters():
+        p.requires_grad_(False)
+    assert reactivated(victim, toys.poisoned("image"), toys.context("image")) == {}
