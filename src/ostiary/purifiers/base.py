@@ -79,10 +79,20 @@ class Purifier(Component):
         clean = held.clean
         if len(clean) < 2:
             raise InvalidInput(f"purifier '{self.name}' needs at least 2 clean samples, got {len(clean)}; give more")
+        absent = sorted(set(range(clean.n_classes)) - set(clean.y.tolist()))
+        if absent:
+            names = ", ".join(f"'{clean.classes[c]}'" for c in absent)
+            raise InvalidInput(
+                f"purifier '{self.name}' needs clean samples of every class, or it would unlearn the others; the "
+                f"{len(clean)} given have none of {names}; give at least one of each"
+            )
         try:
             logits, _ = held.victim.predict(clean.take(clean.ids.new_tensor([0, 1])).inputs)
         except (RuntimeError, IndexError, ValueError) as error:
             first = str(error).splitlines()[0]
-            raise InvalidInput(f"the victim cannot be called on the clean data ({first}); give data it was made for") from error
+            given = ", ".join(f"{k} {v}" for k, v in clean.describe().items() if isinstance(v, int))
+            raise InvalidInput(
+                f"the victim cannot be called on the clean data ({first}; the data have {given}); give data it was made for"
+            ) from error
         if logits.shape[1] < clean.n_classes:
             raise InvalidInput(f"the victim knows {logits.shape[1]} classes but the clean data have {clean.n_classes}")
