@@ -22,6 +22,7 @@ from rich.text import Text
 from ostiary.component import Component, Entry, Json, catalogue, hints, part_of, plain
 from ostiary.report import tables
 from ostiary.report.published import beside
+from ostiary.report.ranking import RANKING, ranking, spread
 
 if TYPE_CHECKING:
     from ostiary.experiment.record import Record
@@ -82,6 +83,7 @@ def results(out: Console, records: Sequence[Record]) -> None:
     if any(row.figures for group in groups for row in tables.rows(group)):
         _figures(out, groups, tables.rows, "defence", {c: tables.TITLES[c] for c in (*tables.COLUMNS, "seconds")})
         say(out, LEGEND, "dim")
+    _ranking(out, records)
     having = [g for g in groups if tables.detector_rows(g)]
     if having:
         out.line()
@@ -103,6 +105,24 @@ def results(out: Console, records: Sequence[Record]) -> None:
             say(out, heading, f"bold {style}")
         for line in found:
             say(out, f"- {line}", style)
+
+
+def _ranking(out: Console, records: Sequence[Record]) -> None:
+    """The defences of a sweep over all runs in which the attack works."""
+    found = ranking(records)
+    if not found:
+        return
+    columns = {c: t for c, t in RANKING.items() if any(c in rank.figures for rank in found)}
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("defence", "runs", "failed", *columns.values()):
+        table.add_column(title, no_wrap=True, justify="left" if title == "defence" else "right")
+    for rank in found:
+        figures = (spread(c, rank.figures.get(c)) for c in columns)
+        table.add_row(rank.defence, str(rank.cells), str(rank.failed), *figures)
+    out.line()
+    say(out, "Defences over all runs in which the attack works (lift of 30 points and more)", "bold")
+    out.print(table)
+    say(out, "mean ± standard deviation over runs. solved: lift and accuracy drop of at most 5 points.", "dim")
 
 
 def _beside(out: Console, groups: Sequence[tables.Group]) -> None:

@@ -18,6 +18,7 @@ from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.published import beside
+from ostiary.report.ranking import RANKING, ranking, spread
 from ostiary.report.tables import (
     REACTIVATION,
     STEALTH,
@@ -51,7 +52,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
     with _opened(store) as book:
         found = [_section(i, group, book) for i, group in enumerate(grouped, 1)]
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    here.filters |= {"flat": _flat, "interval": _interval, "shown": text, "took": _took}
+    here.filters |= {"flat": _flat, "interval": _interval, "shown": text, "spread": spread, "took": _took}
     here.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     page = here.get_template("page.html").render(
         title=next((r.title for r in records if r.title), "Backdoor report"),
@@ -60,6 +61,8 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         columns=TITLES,
         stealth={n: head for n, head in STEALTH.items() if any(n in r.figures for s in found for r in s["stealth"])},
         reactivation=REACTIVATION,
+        ranks=ranking(records),
+        ranking=RANKING,
         drawn=DRAWN,
         now=time.time(),
         bundle=bundle() if moving or any(s["figures"] for s in found) else "",

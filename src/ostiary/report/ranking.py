@@ -1,0 +1,89 @@
+"""Defences ranked over all cells in which the attack works. Reads records only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ostiary.experiment.record import Record
+from ostiary.metrics.intervals import Estimate, mean
+
+WORKS = 0.3  # lift from which an attack counts as one: 30 points
+COUNTS = 0.05  # the least difference that counts: 5 points
+RANKING = {
+    "solved": "solved %",
+    "asr": "ASR %",
+    "asr_lift": "lift",
+    "drop": "ACC drop",
+    "ra": "RA %",
+    "seconds": "seconds",
+    "clean_drop": "ACC drop of clean models",
+}
+
+
+@dataclass(frozen=True)
+class Rank:
+    """One defence. cells: runs it was judged on; failed: runs in which it refused or failed. figures: mean and spread over
+    these runs; solved: share of them with a lift and a drop of at most 5 points."""
+
+    defence: str
+    cells: int
+    failed: int
+    figures: dict[str, Estimate]
+
+
+def ranking(records: Iterable[Record]) -> list[Rank]:
+    """The best first: by the share of runs it solves, then by what is left of the attack."""
+    judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
+    attacked = [r for r in judged if _value(r.metrics["victim"], "asr_lift") >= WORKS]
+    clean = [r for r in judged if r.metrics["attack"].get("poisoned") == 0]
+    labels = list(dict.fromkeys(label for r in judged for label in _labels(r)))
+    if len(attacked) < 2 or len(labels) < 2:
+        return []
+    found = [_rank("none", attacked, [], [r.metrics["victim"] for r in attacked])]
+    found += [_of(label, attacked, clean) for label in labels]
+    return sorted((f for f in found if f.cells), key=lambda f: (-_mean(f, "solved"), _mean(f, "asr_lift")))
+
+
+def _of(label: str, attacked: Sequence[Record], clean: Sequence[Record]) -> Rank:
+    own = [r for r in attacked if label in _labels(r)]
+    having = [r for r in own if "asr" in r.metrics["purifiers"].get(label, {})]
+    seconds = [r.seconds.get(f"purifier {label}", math.nan) for r in having]
+    costs = [r.metrics["purifiers"][label] for r in clean if "drop" in r.metrics["purifiers"].get(label, {})]
+    figures = [r.metrics["purifiers"][label] for r in having]
+    return _rank(label, own, seconds, figures, [_value(c, "drop") for c in costs])
+
+
+def _rank(
+    label: str, own: Sequence[Record], seconds: Sequence[float], held: Sequence[dict[str, Any]], costs: Sequence[float] = ()
+) -> Rank:
+    values = {c: [_value(m, c) for m in held if c in m] for c in ("asr", "asr_lift", "drop", "ra")}
+    values["solved"] = [float(_value(m, "asr_lift") <= COUNTS and _value(m, "drop") <= COUNTS) for m in held if "drop" in m]
+    values |= {"seconds": list(seconds), "clean_drop": list(costs)}
+    return Rank(label, len(held), len(own) - len(held), {c: mean(v) for c, v in values.items() if v})
+
+
+def _labels(record: Record) -> list[str]:
+    """The purifiers of a record, those that failed among them."""
+    kinds = (name.partition(" ") for name in record.stages)
+    return [label for kind, _, label in kinds if kind == "purifier"]
+
+
+def _value(metrics: dict[str, Any], name: str) -> float:
+    value = metrics[name]["value"]
+    return math.nan if value is None else float(value)
+
+
+def _mean(rank: Rank, name: str) -> float:
+    return float(rank.figures[name]["value"]) if name in rank.figures else 0.0 if name == "solved" else math.inf
+
+
+def spread(name: str, figure: Estimate | None) -> str:
+    """Mean and standard deviation over runs, in percent or points; seconds as they are."""
+    if figure is None or math.isnan(float(figure["value"])):
+        return "-"
+    factor = 1.0 if name == "seconds" else 100.0
+    shown, sd = f"{factor * float(figure['value']):.1f}", float(figure.get("sd", math.nan))
+    return shown if name == "solved" or math.isnan(sd) else f"{shown} ± {factor * sd:.1f}"

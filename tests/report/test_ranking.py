@@ -1,0 +1,69 @@
+"""The ranking of defences against figures counted by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from ostiary.experiment.record import Record
+from ostiary.report.ranking import ranking, spread
+
+
+def figures(asr: float, natural: float = 0.1, drop: float | None = None) -> dict[str, Any]:
+    found = {"acc": 0.9, "asr": asr, "natural": natural, "asr_lift": asr - natural, "ra": 1 - asr}
+    return {k: {"value": v, "n": 50} for k, v in {**found, **({} if drop is None else {"drop": drop})}.items()}
+
+
+def record(seed: int, before: float, *, poisoned: int = 20, **after: tuple[float, float] | None) -> Record:
+    metrics = {
+        "victim": figures(before),
+        "attack": {"poisoned": poisoned},
+        "purifiers": {name: figures(held[0], drop=held[1]) for name, held in after.items() if held},
+        "detectors": {},
+        "data": {},
+    }
+    stages = {f"purifier {name}": "k" for name in after}
+    seconds = {f"purifier {name}": 2.0 + seed for name in after}
+    return Record(
+        **{"key": str(seed), "plan": {"seed": seed}, "metrics": metrics, "seconds": seconds, "doubts": [], "status": "done"},
+        **{"passed": {}, "errors": {}, "stages": stages, "artefacts": {}, "versions": {}, "git": "", "device": "cpu"},
+        **{"host": {}, "made": 0.0, "title": "", "published": {}},
+    )
+
+
+RECORDS = [
+    record(0, 0.9, good=(0.12, 0.0), harsh=(0.1, 0.3), refusing=(0.9, 0.0)),
+    record(1, 0.8, good=(0.5, 0.02), harsh=(0.1, 0.2), refusing=None),
+    record(2, 0.35, good=(0.1, 0.5), harsh=(0.1, 0.5), refusing=(0.1, 0.0)),  # lift 25: no attack
+    record(3, 0.1, poisoned=0, good=(0.1, 0.01), harsh=(0.1, 0.4), refusing=(0.1, 0.0)),
+    record(4, 0.1, poisoned=0, good=(0.1, 0.03), harsh=(0.1, 0.4), refusing=(0.1, 0.0)),
+]
+
+
+def test_only_runs_count_in_which_the_attack_works() -> None:
+    found = {rank.defence: rank for rank in ranking(RECORDS)}
+    assert [rank.defence for rank in ranking(RECORDS)] == ["good", "harsh", "none", "refusing"]
+    good = found["good"]
+    assert (good.cells, good.failed) == (2, 0)
+    assert good.figures["solved"]["value"] == 0.5, "seed 1 keeps a lift of 40 points"
+    assert good.figures["asr"]["value"] == pytest.approx(0.31)
+    assert good.figures["drop"]["value"] == pytest.approx(0.01)
+    assert good.figures["seconds"]["value"] == 2.5
+    assert good.figures["clean_drop"]["value"] == pytest.approx(0.02)
+    assert found["harsh"].figures["solved"]["value"] == 0, "it costs 20 points and more"
+    assert (found["refusing"].cells, found["refusing"].failed) == (1, 1)
+    assert found["none"].figures["asr_lift"]["value"] == pytest.approx(0.75)
+
+
+def test_spread_is_that_over_runs() -> None:
+    found = {rank.defence: rank for rank in ranking(RECORDS)}
+    assert spread("asr", found["good"].figures["asr"]) == "31.0 ± 26.9"
+    assert spread("solved", found["good"].figures["solved"]) == "50.0"
+    assert spread("seconds", found["good"].figures["seconds"]) == "2.5 ± 0.7"
+    assert spread("ra", None) == "-"
+
+
+def test_one_run_or_one_defence_is_no_ranking() -> None:
+    assert ranking(RECORDS[:1]) == []
+    assert ranking([record(s, 0.9, good=(0.1, 0.0)) for s in (0, 1)]) == []
