@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -11,10 +10,12 @@ from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
+from ostiary.training.draws import draws
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
@@ -60,34 +61,41 @@ class ABL(Purifier, name="abl"):
         train, trainer = evidence.train, ctx.trainer
         victim = ctx.fresh(train)
         first = trainer.replace(epochs=self.isolation_epochs)
-        first.fit(victim, train, ctx.key("isolation"), [Shaped(self.trapped)], what="abl: isolation")
+        first.fit(victim, train, ctx.key("isolation"), [Trap(self.trap, self.gamma)], what="abl: isolation")
         order = F.cross_entropy(victim.predict(train.inputs)[0], train.y, reduction="none").argsort(stable=True)
         apart, rest = order.split([self.count(len(train)), len(train) - self.count(len(train))])
         second = trainer.replace(epochs=self.epochs or trainer.epochs)
-        second.fit(victim, train.take(rest.sort()[0]), ctx.key("training"), what="abl: training on the rest")
+        left = train.take(rest.sort()[0])
+        second.fit(victim, left, ctx.key("training"), what="abl: training on the rest")
         third = trainer.replace(epochs=self.ascent_epochs, lr=self.ascent_lr, schedule="constant", freeze_norms=True)
         isolated = train.take(apart.sort()[0])
-        third.fit(victim, isolated, ctx.key("ascent"), [Shaped(self.below)], what="abl: unlearning")
+        unlearn = Unlearn(isolated, self.ceiling, trainer.batch_size, ctx.rng("isolated"))
+        third.fit(victim, left, ctx.key("ascent"), [unlearn], what="abl: unlearning")
         counts = torch.bincount(isolated.y, minlength=train.n_classes).tolist()
         victim.notes |= {"isolated": len(isolated), "of": len(train), "by class": dict(zip(train.classes, counts, strict=True))}
         return victim
 
-    def trapped(self, losses: Tensor) -> Tensor:
-        """The loss of phase 1, from one loss per sample."""
-        if self.trap == "flooding":
+
+class Trap(TrainHook):
+    """Keeps losses near gamma, so that only what is learnt at once falls below."""
+
+    def __init__(self, how: str, gamma: float) -> None:
+        self.how, self.gamma = how, gamma
+
+    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
+        losses = F.cross_entropy(state.victim(batch).float(), y, reduction="none")
+        if self.how == "flooding":
             return (losses.mean() - self.gamma).abs() + self.gamma
         return ((losses - self.gamma).sign().detach() * losses).mean()
 
-    def below(self, losses: Tensor) -> Tensor:
-        """The loss of phase 3: what is missing to the ceiling."""
-        return F.relu(self.ceiling - losses).mean()
 
+class Unlearn(TrainHook):
+    """Adds what the losses of isolated samples, at most `size` a step, lack of a ceiling."""
 
-class Shaped(TrainHook):
-    """A function of the cross-entropy of every sample in place of its mean."""
-
-    def __init__(self, shape: Callable[[Tensor], Tensor]) -> None:
-        self.shape = shape
+    def __init__(self, isolated: Dataset, ceiling: float, size: int, rng: torch.Generator) -> None:
+        self.isolated, self.ceiling, self.size, self.rng = isolated, ceiling, size, rng
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
-        return self.shape(F.cross_entropy(state.victim(batch).float(), y, reduction="none"))
+        ((marked, wrong),) = draws(self.isolated, self.size, 1, y.device, self.rng)
+        losses = F.cross_entropy(state.victim(marked).float(), wrong, reduction="none")
+        return F.cross_entropy(state.victim(batch).float(), y) + F.relu(self.ceiling - losses).mean()

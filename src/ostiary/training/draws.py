@@ -11,9 +11,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
 
 
-def draws(
-    data: Dataset, size: int, steps: int, device: torch.device, rng: torch.Generator
-) -> Iterator[tuple[Inputs, Tensor]]:
+def draws(data: Dataset, size: int, steps: int, device: torch.device, rng: torch.Generator) -> Iterator[tuple[Inputs, Tensor]]:
     """`steps` batches of `size` samples each, on `device`; where there are no more than that, all of them each time."""
     whole, n = len(data) <= size, len(data)
     held = data.move(device)
