@@ -24,16 +24,14 @@ class ANP(Purifier, name="anp"):
     """Prunes the neurons that go wrong first when weights are perturbed against the clean samples.
 
     Source: Wu & Wang, Adversarial neuron pruning, NeurIPS 2021, arXiv:2110.14430. The defender holds the model and a few
-    clean samples (paper: 1 %). Each neuron has a mask m in [0, 1]; SGD (`lr` 0.2, momentum 0.9) lowers `alpha` *
-    CE(weights m w) + (1 - `alpha`) * CE(weights (m + d) w, biases (1 + x) b), where |d|, |x| <= `eps` start at random and
-    take `inner` sign steps up the loss. Neurons whose mask ends at or below a threshold lose their weight. `eps` 0.4,
-    `alpha` 0.2, `inner` 1, `steps` 2000, `batch_size` 128: paper. `threshold` (paper: 0.2, preset `paper`) is chosen
-    where not set: the largest of 0, 0.05, ..., 0.9 before accuracy on a part of the sample held out has fallen by more than
-    `tolerance` (absolute; ours).
+    clean samples. Each neuron has a mask m in [0, 1]; SGD (`lr` 0.2, momentum 0.9) lowers `alpha` * CE(m w) +
+    (1 - `alpha`) * CE((m + d) w, (1 + x) b), where |d|, |x| <= `eps` start at random and take `inner` sign steps up the
+    loss. Neurons with a mask up to `threshold` lose their weight. `eps` 0.4, `alpha` 0.2, `inner` 1, `steps` 2000,
+    `batch_size` 128: paper. `threshold` (paper: 0.2, the preset `paper`): where not set, the largest of 0, 0.05, ..., 0.9
+    before accuracy on a part of the sample held out has fallen by more than `tolerance` (absolute; ours).
 
-    Differs from the paper: statistics of BatchNorm stay frozen meanwhile, and d, x within `eps` (the authors' code lets a
-    step leave it). Neurons are BatchNorm's channels, as in the paper; in a module without BatchNorm, the outputs of linear
-    and convolutional layers before the head.
+    Differs from the paper: statistics of BatchNorm stay frozen meanwhile, and d, x within `eps` (the authors' code lets
+    a step leave it). Neurons are BatchNorm's channels, as there; without BatchNorm, outputs of layers before the head.
     """
 
     modalities = frozenset({"graph", "image", "node"})
@@ -61,17 +59,15 @@ class ANP(Purifier, name="anp"):
         neurons = Neurons.of(victim)
         tune, check = hold_out(evidence.clean, ctx.key("hold out"))
         masks = self.learn(neurons, tune, ctx)
-        levels = (-1.0, *(i / 20 for i in range(19)))  # none, then ever more
-        if self.threshold is not None:
-            levels = (-1.0, self.threshold)
+        levels = [i / 20 for i in range(19)] if self.threshold is None else [self.threshold]
 
         def pruned(threshold: float) -> Victim:
             return neurons.put((masks > threshold).to(masks.dtype))
 
         tolerance = self.tolerance if self.threshold is None else 1.0
-        threshold, before, after = deepest(levels, lambda t: accuracy(pruned(t), check), tolerance)
+        threshold, before, after = deepest([-1.0, *levels], lambda t: accuracy(pruned(t), check), tolerance)
         found = pruned(threshold)
-        found.notes |= {"pruned": int((masks <= threshold).sum()), "of": len(masks), "threshold": max(threshold, 0.0)}
+        found.notes |= {"pruned": int((masks <= threshold).sum()), "of": len(masks), "threshold": threshold}
         found.notes |= {"held-out accuracy": before, "held-out accuracy, pruned": after}
         return found
 
