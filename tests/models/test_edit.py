@@ -53,7 +53,7 @@ def test_neurons_are_norms_where_there_are_any_else_layers_before_the_head() -> 
 def test_embeddings_and_transposed_convolutions_have_no_neurons_on_their_first_axis() -> None:
     module = nn.Sequential(nn.ConvTranspose2d(1, 3, 2), nn.Conv2d(3, 2, 2, bias=False), nn.Flatten(), nn.Linear(2, 2))
     module.table = nn.Embedding(5, 3)
-    neurons = Neurons.of(Victim(module, "image"))
+    neurons = Neurons.of(Victim(module, "image", head="3"))
     assert neurons.weights == ("module.1.weight",) and neurons.biases == (None,)
 
 

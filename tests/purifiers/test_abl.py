@@ -75,8 +75,6 @@ def test_on_images_it_isolates_the_target_class_and_never_learns_the_backdoor() 
     defended = ABL(isolate=0.05).purify(Evidence(train=made.splits.train), ctx)
     assert defended.notes["by class"]["0"] >= defended.notes["isolated"] - 1 > 0
     before, after = (accuracy(m, made.triggered) for m in (toys.victim("image"), defended))
-        float((called(m, made.triggered) == made.triggered.y).double().mean()) for m in (toys.victim("image"), defended)
-    )
     assert before >= 0.8 and after <= before - 0.5
     assert accuracy(defended, made.splits.test) >= 0.85
 

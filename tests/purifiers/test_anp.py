@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from planted import TRAP, called, evidence, images, victim
+from tests.expectations import CORNER, IMAGES, RESNET
 from torch import nn
 
+from ostiary.component import build
+from ostiary.context import Context
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.edit import Neurons
@@ -24,7 +27,6 @@ def test_the_mask_of_the_planted_neuron_shrinks_and_no_other(norm: bool) -> None
     masks = FEW.learn(neurons, images(), toys.context("image"))
     assert float(masks[TRAP]) < 0.2
     assert float(masks[:TRAP].min()) > 0.9
-    assert not torch.equal(masks, FEW.learn(neurons, images(), toys.context("image").within("other")))
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -51,15 +53,18 @@ def test_perturbations_raise_the_loss_within_their_bound() -> None:
         return float(nn.functional.cross_entropy(neurons.logits(data.inputs, ones + d[0], 1 + d[1]), data.y).detach())
 
     assert float(noise.abs().max()) <= 0.3 + 1e-6
-    assert loss(noise) > loss(start) + 0.1
+    assert loss(noise) > 2 * loss(start)
 
 
 def test_it_works_on_images_without_touching_accuracy() -> None:
-    held, made = toys.evidence("image"), toys.poisoned("image")
-    found = ANP(steps=100).purify(held, toys.context("image"))
-    before, after = (accuracy(m, made.triggered) for m in (toys.victim("image"), found))
+    splits, net = build("dataset", IMAGES).load(0), build("victim", RESNET)
+    ctx = Context(0, architecture=net, trainer=build("trainer", {"name": "trainer", **net.recipe, "batch_size": 32}))
+    made = build("attack", CORNER).poison(splits, ctx)
+    backdoored = ctx.fit(made.splits.train)
+    found = ANP(steps=150).purify(Evidence(victim=backdoored, clean=splits.clean), ctx)
+    before, after = (accuracy(m, made.triggered) for m in (backdoored, found))
     assert before >= 0.8 and after <= before - 0.5
-    assert accuracy(found, made.splits.test) >= 0.85
+    assert accuracy(found, splits.test) >= 0.85
 
 
 def test_a_model_of_one_layer_is_refused() -> None:

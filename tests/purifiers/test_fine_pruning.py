@@ -11,6 +11,7 @@ from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
 from ostiary.purifiers.fine_pruning import FinePruning
+from ostiary.purifiers.holdout import accuracy
 from ostiary.testing import toys
 
 
@@ -36,6 +37,14 @@ def test_fine_tuning_changes_the_rest() -> None:
     held = evidence()
     tuned, pruned = (FinePruning(epochs=e, lr=0.1).purify(held, toys.context("image")) for e in (3, 0))
     assert not torch.equal(tuned.module.get_submodule("1").weight, pruned.module.get_submodule("1").weight)
+
+
+def test_on_images_the_backdoor_falls_and_accuracy_stays() -> None:
+    made = toys.poisoned("image")
+    found = FinePruning().purify(toys.evidence("image"), toys.context("image"))
+    before, after = (accuracy(m, made.triggered) for m in (toys.victim("image"), found))
+    assert before >= 0.8 and after <= before - 0.5
+    assert accuracy(found, made.splits.test) >= 0.85
 
 
 @pytest.mark.parametrize(
