@@ -25,7 +25,7 @@ def test_the_neuron_that_sleeps_on_clean_samples_goes_and_does_not_come_back(nor
     assert not head[:, TRAP].any() and bool(head[:, :TRAP].any(0).all())
     assert torch.equal(called(found, marked), marked.y)
     assert found.notes["pruned"] == 1 and found.notes["of"] == 3
-    assert found.notes["held-out accuracy, pruned"] == 1.0
+    assert found.notes["accuracy there pruned"] == 1.0 and found.notes["checked on"] == 4
 
 
 def test_all_but_one_channel_may_go_where_accuracy_is_no_object() -> None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from planted import images, victim
+from torch import nn
 
 from ostiary.data.dataset import Dataset
+from ostiary.models.victim import Victim
 from ostiary.purifiers.holdout import accuracy, deepest, hold_out
 
 
@@ -40,18 +43,27 @@ def test_classes_that_the_sample_lacks_do_not_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("curve", "tolerance", "level"),
+    ("wrong", "tolerance", "level"),
     [
-        ([0.9, 0.95, 0.9, 0.86, 0.8], 0.04, 3),
-        ([0.9, 0.7, 0.9], 0.04, 0),  # no further than the first that costs too much
-        ([0.9, 0.9], 0.0, 1),
-        ([0.3], 0.0, 0),
+        ([1, 0, 1, 2, 4], 0.1, 3),
+        ([1, 4, 1], 0.1, 0),  # no further than the first that costs too much
+        ([1, 1], 0.0, 1),
+        ([7], 0.0, 0),
     ],
 )
 def test_pruning_goes_on_until_accuracy_has_fallen_by_more_than_the_tolerance(
-    curve: list[float], tolerance: float, level: int
+    wrong: list[int], tolerance: float, level: int
 ) -> None:
-    assert deepest(range(len(curve)), curve.__getitem__, tolerance) == (level, curve[0], curve[level])
+    data = images(10)
+    rows = [torch.arange(n) for n in wrong]
+    answers = [F.one_hot(data.relabel(r, 1 - data.y[r]).y, 2).float() for r in rows]
+
+    def make(at: int) -> Victim:
+        return Victim(nn.Flatten(), "image", forward=lambda _m, _b: answers[at])
+
+    best, notes = deepest(range(len(wrong)), make, data, tolerance)
+    assert best == level
+    assert list(notes.values()) == [10, pytest.approx(1 - wrong[0] / 10), pytest.approx(1 - wrong[level] / 10)]
 
 
 def test_accuracy_is_the_share_called_right() -> None:

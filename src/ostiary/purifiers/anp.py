@@ -16,7 +16,7 @@ from ostiary.modality.base import Inputs
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.purifiers.base import Purifier
-from ostiary.purifiers.holdout import accuracy, deepest, hold_out
+from ostiary.purifiers.holdout import deepest, hold_out
 from ostiary.training.draws import draws
 
 
@@ -65,10 +65,10 @@ class ANP(Purifier, name="anp"):
             return neurons.put((masks > threshold).to(masks.dtype))
 
         tolerance = self.tolerance if self.threshold is None else 1.0
-        threshold, before, after = deepest([-1.0, *levels], lambda t: accuracy(pruned(t), check), tolerance)
+        threshold, notes = deepest([-1.0, *levels], pruned, check, tolerance)
         found = pruned(threshold)
-        found.notes |= {"pruned": int((masks <= threshold).sum()), "of": len(masks), "threshold": threshold}
-        found.notes |= {"held-out accuracy": before, "held-out accuracy, pruned": after}
+        chosen = threshold if threshold >= 0 else None
+        found.notes |= {"pruned": int((masks <= threshold).sum()), "of": len(masks), "threshold": chosen, **notes}
         return found
 
     def learn(self, neurons: Neurons, data: Dataset, ctx: Context) -> Tensor:

@@ -12,7 +12,7 @@ from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import FineTuning, Purifier
-from ostiary.purifiers.holdout import accuracy, deepest, hold_out
+from ostiary.purifiers.holdout import deepest, hold_out
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
@@ -59,16 +59,15 @@ class FinePruning(FineTuning, Purifier, name="fine-pruning"):
         n = len(order)
         levels = range(0, n, max(1, n // 100))  # the last channel always stays
 
-        def accuracy_at(count: int) -> float:
+        def pruned(count: int) -> Victim:
             other = victim.clone()
             zero_inputs(other, order[:count])
-            return accuracy(other, check)
+            return other
 
-        count, before, after = deepest(levels, accuracy_at, self.tolerance)
+        count, notes = deepest(levels, pruned, check, self.tolerance)
         trainer = self.trainer(clean.modality.name, self.epochs)
         trainer.fit(victim, clean, ctx.key("order"), [Pruned(order[:count])], what="fine-pruning: fine-tuning")
-        victim.notes |= {"pruned": count, "of": n, "held out": 0 if check is clean else len(check)}
-        victim.notes |= {"held-out accuracy": before, "held-out accuracy, pruned": after}
+        victim.notes |= {"pruned": count, "of": n, **notes}
         return victim
 
 

@@ -36,16 +36,14 @@ def accuracy(victim: Victim, data: Dataset) -> float:
     return float((victim.predict(data.inputs)[0].argmax(1) == data.y).double().mean())
 
 
-def deepest(levels: Sequence[T], accuracy_at: Callable[[T], float], tolerance: float) -> tuple[T, float, float]:
-    """(the last level before accuracy has fallen by more than `tolerance` below the first's, accuracy at the first, at it).
-
-    Levels are tried in order, and no further than the first that costs too much.
-    """
-    first = now = accuracy_at(levels[0])
-    best = levels[0]
+def deepest(levels: Sequence[T], make: Callable[[T], Victim], check: Dataset, tolerance: float) -> tuple[T, dict[str, float]]:
+    """The last level before the accuracy on `check` of the victim made has fallen by more than `tolerance` below that of
+    the first level's, and what to note of it. Levels are tried in order, and none after the first that costs too much."""
+    best, first = levels[0], accuracy(make(levels[0]), check)
+    now = first
     for level in levels[1:]:
-        found = accuracy_at(level)
+        found = accuracy(make(level), check)
         if found < first - tolerance - 1e-9:
             break
         best, now = level, found
-    return best, first, now
+    return best, {"checked on": len(check), "accuracy there before": first, "accuracy there pruned": now}
