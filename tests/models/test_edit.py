@@ -23,7 +23,7 @@ def test_scaled_neurons_are_a_copy_with_scaled_weights(modality: str, odd: bool)
     by_hand = victim.clone()
     own = dict(by_hand.named_parameters())
     with torch.no_grad():
-        for name, w, b in zip(neurons.weights, weight.split(neurons.sizes()), bias.split(neurons.sizes()), strict=True):
+        for name, w, b in zip(neurons.weights, weight.split(neurons.sizes), bias.split(neurons.sizes), strict=True):
             own[name].copy_((own[name].transpose(0, -1) * w).transpose(0, -1))
             if (other := name.removesuffix("weight") + "bias") in own:
                 own[other].mul_(b)

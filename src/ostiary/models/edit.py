@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -39,19 +40,24 @@ class Neurons:
         return Neurons(victim, tuple(f"{n}.weight" for n in names), tuple(b if b in own else None for b in biases))
 
     def __len__(self) -> int:
-        return sum(self.sizes())
+        return sum(self.sizes)
 
+    @cached_property
+    def own(self) -> dict[str, nn.Parameter]:
+        """The victim's parameters by name."""
+        return dict(self.victim.named_parameters())
+
+    @cached_property
     def sizes(self) -> list[int]:
         """Neurons of each layer."""
-        own = dict(self.victim.named_parameters())
-        return [len(own[name]) for name in self.weights]
+        return [len(self.own[name]) for name in self.weights]
 
     def scaled(self, weight: Tensor, bias: Tensor | None = None) -> dict[str, Tensor]:
         """The parameters by name, every neuron's weight (and bias) times its entry."""
-        own, sizes = dict(self.victim.named_parameters()), self.sizes()
-        found = {n: _times(own[n], s) for n, s in zip(self.weights, weight.split(sizes), strict=True)}
+        found = {n: _times(self.own[n], s) for n, s in zip(self.weights, weight.split(self.sizes), strict=True)}
         if bias is not None:
-            found |= {n: _times(own[n], s) for n, s in zip(self.biases, bias.split(sizes), strict=True) if n is not None}
+            pairs = zip(self.biases, bias.split(self.sizes), strict=True)
+            found |= {n: _times(self.own[n], s) for n, s in pairs if n is not None}
         return found
 
     def logits(self, batch: Inputs, weight: Tensor, bias: Tensor | None = None) -> Tensor:
