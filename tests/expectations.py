@@ -200,6 +200,32 @@ ROWS: tuple[Row, ...] = (
         attack=CLIQUE,
         small={"rounds": 2, "epochs": 2, "recovery_steps": 5},
     ),
+    Row("purifier", "fine-pruning", GRAPHS, {"before": (0.8, 1), "fall": (0.5, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
+    Row(
+        "purifier",
+        "anp",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        GIN,
+        {"steps": 200},
+        attack=CLIQUE,
+        small={"steps": 20},
+    ),
+    # isolates as many graphs as are poisoned
+    Row(
+        "purifier",
+        "abl",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)},
+        GIN,
+        {"isolate": 0.1},
+        attack=CLIQUE,
+        small={"isolation_epochs": 4, "epochs": 4, "ascent_epochs": 2},
+    ),
+    # where its detector works: spectral signatures see corners on images, not cliques on toy graphs
+    Row(
+        "purifier", "retrain-without", IMAGES, {"before": (0.8, 1), "fall": (0.8, 1), "drop": (-1, 0.1)}, RESNET, attack=CORNER
+    ),
     # explainers: without what they rank first the backdoored model loses its confidence, without the last it keeps it
     Row(
         "explainer",

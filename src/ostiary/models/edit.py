@@ -1,0 +1,86 @@
+"""Editing weights by name: the output neurons of any module, scaled without a re-typed layer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ostiary.errors import Unsupported
+from ostiary.modality.base import Inputs
+from ostiary.models.victim import Victim
+
+
+@dataclass(frozen=True, eq=False)
+class Neurons:
+    """Output neurons of some layers, one layer after the other, as one vector of scales: float [len(self)].
+
+    weights: names of parameters whose first axis runs over neurons; biases: those that go with them, or None.
+    """
+
+    victim: Victim
+    weights: tuple[str, ...]
+    biases: tuple[str | None, ...]
+
+    @staticmethod
+    def of(victim: Victim) -> Neurons:
+        """The channels of every BatchNorm or, in a module without, the outputs of every linear and convolutional layer
+        before the head. Raises Unsupported where there is neither."""
+        norms = [n for n, m in victim.named_modules() if isinstance(m, _BatchNorm) and m.affine]
+        own = dict(victim.named_parameters())
+        names = norms or [n for n, m in victim.named_modules() if _of_neurons(m) and n != f"module.{victim.head}"]
+        names = [n for n in names if f"{n}.weight" in own]
+        if not names:
+            raise Unsupported("the module has no BatchNorm, and no linear or convolutional layer before its head")
+        biases = (f"{n}.bias" for n in names)
+        return Neurons(victim, tuple(f"{n}.weight" for n in names), tuple(b if b in own else None for b in biases))
+
+    def __len__(self) -> int:
+        return sum(self.sizes)
+
+    @cached_property
+    def own(self) -> dict[str, nn.Parameter]:
+        """The victim's parameters by name."""
+        return dict(self.victim.named_parameters())
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Neurons of each layer."""
+        return [len(self.own[name]) for name in self.weights]
+
+    def scaled(self, weight: Tensor, bias: Tensor | None = None) -> dict[str, Tensor]:
+        """The parameters by name, every neuron's weight (and bias) times its entry."""
+        found = {n: _times(self.own[n], s) for n, s in zip(self.weights, weight.split(self.sizes), strict=True)}
+        if bias is not None:
+            pairs = zip(self.biases, bias.split(self.sizes), strict=True)
+            found |= {n: _times(self.own[n], s) for n, s in pairs if n is not None}
+        return found
+
+    def logits(self, batch: Inputs, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """What the victim would say with its neurons scaled; differentiable by the scales."""
+        found: Tensor = functional_call(self.victim, self.scaled(weight, bias), (batch,))
+        return found
+
+    @torch.no_grad()
+    def put(self, weight: Tensor) -> Victim:
+        """A copy of the victim in which every neuron's weight is times its entry."""
+        other = self.victim.clone()
+        own = dict(other.named_parameters())
+        for name, value in self.scaled(weight).items():
+            own[name].copy_(value)
+        return other
+
+
+def _of_neurons(module: nn.Module) -> bool:
+    """Whether the first axis of the module's weight runs over its outputs; PyG has a Linear of its own."""
+    weight = getattr(module, "weight", None)
+    other = isinstance(module, nn.Embedding | nn.EmbeddingBag) or getattr(module, "transposed", False)
+    return isinstance(weight, nn.Parameter) and weight.ndim >= 2 and not other
+
+
+def _times(p: Tensor, scale: Tensor) -> Tensor:
+    return p * scale.view(-1, *(1,) * (p.ndim - 1))

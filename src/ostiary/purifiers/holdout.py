@@ -1,0 +1,49 @@
+"""What a defender measures on the clean sample alone: a part held out of tuning, and how deep pruning may go by it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+
+from ostiary.data.dataset import Dataset
+from ostiary.data.source import stratified
+from ostiary.models.victim import Victim
+from ostiary.seeds import generator
+
+T = TypeVar("T")
+LEAST = 2  # held-out samples per class, below which a class says nothing
+
+
+def hold_out(clean: Dataset, seed: int, share: float = 0.2) -> tuple[Dataset, Dataset]:
+    """(part to tune on, part to check on), class by class.
+
+    More than `share` is held out where a class would get fewer than LEAST; where that would be more than half, nothing
+    is: both parts are the whole sample, and what is checked has been tuned on.
+    """
+    smallest = int(torch.bincount(clean.y)[clean.y.unique()].min())  # type: ignore[no-untyped-call]
+    rate = max(share, LEAST / smallest)
+    held = stratified(clean.y, rate, generator(seed, "hold out")) if rate <= 0.5 else torch.zeros(len(clean), dtype=torch.bool)
+    counts = [int(held[clean.y == c].sum()) for c in clean.y.unique().tolist()]  # type: ignore[no-untyped-call]
+    if min(counts) < LEAST:
+        return clean, clean
+    return clean.take((~held).nonzero().flatten()), clean.take(held.nonzero().flatten())
+
+
+def accuracy(victim: Victim, data: Dataset) -> float:
+    """Share of the data that the victim calls right."""
+    return float((victim.predict(data.inputs)[0].argmax(1) == data.y).double().mean())
+
+
+def deepest(levels: Sequence[T], make: Callable[[T], Victim], check: Dataset, tolerance: float) -> tuple[T, dict[str, float]]:
+    """The last level before the accuracy on `check` of the victim made has fallen by more than `tolerance` below that of
+    the first level's, and what to note of it. Levels are tried in order, and none after the first that costs too much."""
+    best, first = levels[0], accuracy(make(levels[0]), check)
+    now = first
+    for level in levels[1:]:
+        found = accuracy(make(level), check)
+        if found < first - tolerance - 1e-9:
+            break
+        best, now = level, found
+    return best, {"checked on": len(check), "accuracy there before": first, "accuracy there pruned": now}

@@ -1,0 +1,73 @@
+"""ANP: masks shrink for planted neurons and for no other, with and without BatchNorm; the threshold is the defender's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from planted import TRAP, called, evidence, images, victim
+from tests.expectations import CORNER, IMAGES, RESNET
+from torch import nn
+
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.errors import Unsupported
+from ostiary.evidence import Evidence
+from ostiary.models.edit import Neurons
+from ostiary.models.victim import Victim
+from ostiary.purifiers.anp import ANP
+from ostiary.purifiers.holdout import accuracy
+from ostiary.testing import toys
+
+FEW = ANP(steps=60)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_mask_of_the_planted_neuron_shrinks_and_no_other(norm: bool) -> None:
+    neurons = Neurons.of(victim(norm))
+    masks = FEW.learn(neurons, images(), toys.context("image"))
+    assert float(masks[TRAP]) < 0.2
+    assert float(masks[:TRAP].min()) > 0.9
+
+
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("purifier", [FEW, ANP.preset("paper", steps=60)], ids=["chosen", "paper"])
+def test_the_backdoor_is_pruned_and_nothing_else(purifier: ANP, norm: bool) -> None:
+    held, marked = evidence(norm), images(third=1.0)
+    assert held.victim is not None and called(held.victim, marked).unique().tolist() == [0]
+    found = purifier.purify(held, toys.context("image"))
+    assert torch.equal(called(found, marked), marked.y)
+    assert found.notes["pruned"] == 1 and found.notes["of"] == 3
+
+
+def test_without_perturbation_nothing_is_suspicious() -> None:
+    masks = FEW.replace(alpha=1.0).learn(Neurons.of(victim()), images(), toys.context("image"))
+    assert float(masks.min()) > 0.9
+
+
+def test_perturbations_raise_the_loss_within_their_bound() -> None:
+    neurons, data = Neurons.of(victim()), images()
+    purifier, ones, start = ANP(eps=0.3, inner=3), torch.ones(3), torch.zeros(2, 3)
+    noise = purifier.ascend(neurons, ones, data.inputs, data.y, start)
+
+    def loss(d: torch.Tensor) -> float:
+        return float(nn.functional.cross_entropy(neurons.logits(data.inputs, ones + d[0], 1 + d[1]), data.y).detach())
+
+    assert float(noise.abs().max()) <= 0.3 + 1e-6
+    assert loss(noise) > 2 * loss(start)
+
+
+def test_it_works_on_images_without_touching_accuracy() -> None:
+    splits, net = build("dataset", IMAGES).load(0), build("victim", RESNET)
+    ctx = Context(0, architecture=net, trainer=build("trainer", {"name": "trainer", **net.recipe, "batch_size": 32}))
+    made = build("attack", CORNER).poison(splits, ctx)
+    backdoored = ctx.fit(made.splits.train)
+    found = ANP(steps=150).purify(Evidence(victim=backdoored, clean=splits.clean), ctx)
+    before, after = (accuracy(m, made.triggered) for m in (backdoored, found))
+    assert before >= 0.8 and after <= before - 0.5
+    assert accuracy(found, splits.test) >= 0.85
+
+
+def test_a_model_of_one_layer_is_refused() -> None:
+    held = Evidence(victim=Victim(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "image"), clean=images())
+    with pytest.raises(Unsupported, match="before its head"):
+        ANP().purify(held, toys.context("image"))
