@@ -17,6 +17,11 @@ class Screen(nn.Module):
     def forward(self, batch: Inputs) -> Inputs:
         """The batch as the model shall see it: a new one, with as many inputs and nodes as before."""
 
+    def before(self, victim: Victim, batch: Inputs) -> Inputs:
+        """The same, for a screen that asks the model itself, `victim`, which has no screen before it; such a one
+        overrides this in place of `forward`."""
+        return self(batch)
+
 
 class Screened(nn.Module):
     """A module and the screen before it, in one module."""
@@ -33,7 +38,8 @@ def screened(victim: Victim, screen: Screen) -> Victim:
 
     def forward(both: nn.Module, batch: Inputs) -> Tensor:
         assert isinstance(both, Screened)
-        return victim.call(both.inner, both.screen(batch))
+        bare = Victim(both.inner, own.modality, forward=own._forward, head=own.named_head, stages=own.named_stages)
+        return bare.call(both.inner, both.screen.before(bare, batch))
 
     head = None if own.named_head is None else f"inner.{own.named_head}"
     stages = tuple(f"inner.{name}" for name in own.named_stages)
