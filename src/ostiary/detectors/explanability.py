@@ -12,7 +12,7 @@ from ostiary.component import Component, NonNegative, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.explainers.base import Explainer
-from ostiary.explainers.fidelity import best_edges, edge_scores, fidelity, share_of, undirected
+from ostiary.explainers.fidelity import best_edges, edge_scores, fidelity
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.guided_backprop import GuidedBackprop
 from ostiary.modality.graphs import Graphs
@@ -47,7 +47,7 @@ class Explanability(Component):
         """All graphs by one explanation of their predicted classes; `ids` as in `Explainer.explain`."""
         classes = victim.predict(graphs)[0].argmax(1)
         found = self.explainer.explain(victim, graphs, ctx, classes, ids)
-        chosen = best_edges(graphs, edge_scores(graphs, found), share_of(undirected(graphs)[1], self.k, self.share))
+        chosen = best_edges(graphs, edge_scores(graphs, found), self.k, self.share)
         plus, minus = fidelity(victim, graphs, chosen, classes)
         return Scored(plus if self.score == "fid+" else plus - minus, chosen)
 

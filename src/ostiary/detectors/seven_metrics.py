@@ -14,7 +14,7 @@ from ostiary.detectors.base import Findings, InputDetector, given
 from ostiary.detectors.explanability import together
 from ostiary.detectors.explanation_metrics import bend, components, degree_variance
 from ostiary.evidence import Evidence
-from ostiary.explainers.fidelity import best_edges, confidence, edge_scores, fidelity, share_of, touched, undirected
+from ostiary.explainers.fidelity import best_edges, confidence, edge_scores, fidelity, touched
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
@@ -65,7 +65,7 @@ class SevenMetrics(InputDetector, name="seven-metrics"):
         classes = victim.predict(graphs)[0].argmax(1)
         found = self.explainer.explain(victim, graphs, ctx, classes, ids)
         assert found.losses is not None
-        edges = best_edges(graphs, edge_scores(graphs, found), share_of(undirected(graphs)[1], self.k, self.share))
+        edges = best_edges(graphs, edge_scores(graphs, found), self.k, self.share)
         plus, minus = fidelity(victim, graphs, edges, classes)
         every_edge, every_node = torch.ones_like(edges), torch.ones(len(graphs.x), dtype=torch.bool)
         found_in_graphs = (

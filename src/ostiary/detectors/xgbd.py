@@ -81,7 +81,7 @@ class XGBD(Detector, name="xgbd"):
         graphs: Graphs = train.inputs
         found = self.explainer.explain(helper, graphs, ctx, train.y, train.ids)
         budget = self.nodes or 2 + round(len(graphs.x) / len(graphs) / 5)
-        chosen = best_nodes(graphs, node_scores(graphs, found), torch.full_like(graphs.n_nodes, budget))
+        chosen = best_nodes(graphs, node_scores(graphs, found), budget)
         edges = touching(graphs, chosen)
         part = only(graphs, edges, chosen | touched(graphs, edges))
         return with_degrees(part) if are_degrees(graphs) else part

@@ -33,29 +33,25 @@ def node_scores(graphs: Graphs, found: Attribution) -> Tensor:
 
 
 def undirected(graphs: Graphs) -> tuple[Tensor, Tensor]:
-    """(the undirected edge of each directed one, int64 [E]; how many each graph has, int64 [G]), numbered graph by graph."""
+    """(the undirected edge of each directed one, int64 [E]; the graph of each undirected one, int64 [U], ascending)."""
     low, high = torch.minimum(*graphs.edge_index), torch.maximum(*graphs.edge_index)
-    _, of = (low * max(1, len(graphs.x)) + high).unique(return_inverse=True)
-    return of, torch.bincount(_graph_of(graphs, of), minlength=len(graphs))
+    keys, of = (low * max(1, len(graphs.x)) + high).unique(return_inverse=True)
+    return of, torch.empty_like(keys).scatter_(0, of, graphs.edge_batch)
 
 
-def share_of(counts: Tensor, k: int, share: float, least: int = 1) -> Tensor:
-    """How many of each graph's `counts` to pick: k or, where k is 0, that share, but no fewer than `least`: int64 [G]."""
-    wanted = torch.full_like(counts, k) if k else (share * counts).round().long().clamp(min=least)
-    return torch.minimum(wanted, counts)
+def best_edges(graphs: Graphs, scores: Tensor, k: int = 0, share: float = 0.0) -> Tensor:
+    """The undirected edges of each graph that score highest, in all their directions: bool [E]. As many as `k` or, where it
+    is 0, that share of the graph's, but at least one."""
+    of, graph = undirected(graphs)
+    counts = torch.bincount(graph, minlength=len(graphs))
+    wanted = torch.full_like(counts, k) if k else (share * counts).round().long().clamp(min=1)
+    mean = scores.new_zeros(len(graph)).index_add(0, of, scores) / torch.bincount(of, minlength=len(graph))
+    return (places(mean, graph, pointer(counts)) < wanted[graph])[of]
 
 
-def best_edges(graphs: Graphs, scores: Tensor, k: Tensor) -> Tensor:
-    """The k[g] undirected edges of graph g that score highest, in all their directions: bool [E]."""
-    of, counts = undirected(graphs)
-    group, n = _graph_of(graphs, of), int(counts.sum())
-    total = scores.new_zeros(n).index_add(0, of, scores) / torch.bincount(of, minlength=n)
-    return (places(total, group, pointer(counts)) < k[group])[of]
-
-
-def best_nodes(graphs: Graphs, scores: Tensor, k: Tensor) -> Tensor:
-    """The k[g] nodes of graph g that score highest: bool [N]."""
-    return places(scores, graphs.batch, graphs.node_ptr) < k[graphs.batch]
+def best_nodes(graphs: Graphs, scores: Tensor, k: int) -> Tensor:
+    """The k nodes of each graph that score highest: bool [N]."""
+    return places(scores, graphs.batch, graphs.node_ptr) < k
 
 
 def places(values: Tensor, group: Tensor, start: Tensor) -> Tensor:
@@ -102,10 +98,3 @@ def fidelity(victim: Victim, graphs: Graphs, edges: Tensor, classes: Tensor) -> 
     whole = confidence(victim, graphs, classes)
     without, alone = only(graphs, ~edges), only(graphs, edges, touched(graphs, edges))
     return whole - confidence(victim, without, classes), whole - confidence(victim, alone, classes)
-
-
-def _graph_of(graphs: Graphs, of: Tensor) -> Tensor:
-    """The graph of each undirected edge: int64 [U]."""
-    found = of.new_zeros(int(of.max()) + 1 if len(of) else 0)
-    found[of] = graphs.edge_batch
-    return found
