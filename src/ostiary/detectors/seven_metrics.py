@@ -33,11 +33,11 @@ class SevenMetrics(InputDetector, name="seven-metrics"):
     fid+ - fid-; into how many pieces the subgraph falls; the variance of degrees in it, and in the whole graph; elbow and
     curvature of the explainer's loss. A graph is flagged when at least `votes` of the seven vote (paper: 2 to 4).
 
-    The paper's text was not at hand, so formulas and thresholds are ours: elbow and curvature as in `bend`, of the
-    cross-entropy alone, whose start depends on the graph and not on its size; a measure votes when it is further from the
-    clean graphs' median than the `quantile` of them, on either side, since which side a trigger shifts it to depends on
-    the data. The score is the number of votes plus, below 1, the share of clean graphs nearer the median, over all seven.
-    `votes`, `quantile` and `share` were chosen on AIDS, seed 10.
+    The paper's text was not at hand, so formulas, thresholds and `share` are ours: elbow and curvature as in `bend`, of the
+    explainer's cross-entropy without its regularisers, whose course depends on the graph's size; a measure votes when it is
+    further from the clean graphs' median than the `quantile` of them, on either side, since the side to which a trigger
+    shifts it depends on data and attack (seen on AIDS, seed 10). The score is the number of votes plus, below 1, the share
+    of clean graphs nearer the median, over all seven.
     """
 
     modalities = frozenset({"graph"})
