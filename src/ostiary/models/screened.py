@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 from torch import Tensor, nn
 
 from ostiary.modality.base import Inputs
@@ -13,9 +11,9 @@ from ostiary.models.victim import Victim
 class Screen(nn.Module):
     """Changes a batch. What it has learnt (thresholds, statistics) are buffers, so that it is saved with the weights."""
 
-    @abstractmethod
     def forward(self, batch: Inputs) -> Inputs:
         """The batch as the model shall see it: a new one, with as many inputs and nodes as before."""
+        raise NotImplementedError  # pragma: no cover - abstract
 
     def before(self, victim: Victim, batch: Inputs) -> Inputs:
         """The same, for a screen that asks the model itself, `victim`, which has no screen before it; such a one
