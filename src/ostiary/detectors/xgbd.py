@@ -45,7 +45,8 @@ class XGBD(Detector, name="xgbd"):
     cross-entropy of the label on what is kept: a trigger says its label without the rest of the graph. `nodes` 0: a fifth
     of the mean graph, the customary trigger, and 2 more (the authors' code adds 2 to the true trigger's size, which no
     defender knows). Features that count edges are counted anew. Flagged is the `isolate` share that scores highest, or what
-    stands before the widest gap among the higher half of the scores (`cut`).
+    stands before the widest gap among the higher half of the scores (`cut`); 0.05 is the usual rate of poison, so that the
+    default favours the defender where that is the rate.
 
     Preset `paper`: SubgraphX (minutes for a few hundred molecules) and raw scores. Defaults are ours, chosen on AIDS, seed
     10: guided backpropagation, and scores less the median of their label (`per_class`). Small graphs may all look like one
