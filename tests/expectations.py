@@ -187,6 +187,18 @@ ROWS: tuple[Row, ...] = (
     ),
     # detectors
     Row("detector", "spectral", IMAGES, {"auroc": (0.8, 1), "tpr": (0.6, 1), "fpr": (0, 0.2)}, RESNET, attack=CORNER),
+    Row("detector", "ed", GRAPHS, {"auroc": (0.85, 1), "tpr": (0.6, 1), "fpr": (0, 0.1)}, GIN, {"k": 6}, attack=CLIQUE),
+    # toy graphs show their class by a few nodes, poisoned or not; molecules do not
+    Row("detector", "xgbd", {"name": "solubility"}, {"auroc": (0.75, 1)}, GIN, attack={**CLIQUE, "rate": 0.05}),
+    Row(
+        "detector",
+        "seven-metrics",
+        GRAPHS,
+        {"auroc": (0.75, 1), "tpr": (0.25, 1), "fpr": (0, 0.15)},
+        GIN,
+        attack=CLIQUE,
+        small={"explainer": {"name": "gnn-explainer", "epochs": 10}},
+    ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
     Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
@@ -225,6 +237,14 @@ ROWS: tuple[Row, ...] = (
     # where its detector works: spectral signatures see corners on images, not cliques on toy graphs
     Row(
         "purifier", "retrain-without", IMAGES, {"before": (0.8, 1), "fall": (0.8, 1), "drop": (-1, 0.1)}, RESNET, attack=CORNER
+    Row(
+        "purifier",
+        "ed-removal",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        GIN,
+        {"k": 6},
+        attack=CLIQUE,
     ),
     # explainers: without what they rank first the backdoored model loses its confidence, without the last it keeps it
     Row(

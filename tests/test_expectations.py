@@ -18,6 +18,7 @@ from ostiary.data.dataset import Splits
 from ostiary.evaluate import Metrics, Outputs, evaluate
 from ostiary.evidence import Evidence
 from ostiary.explainers.base import Attribution
+from ostiary.explainers.fidelity import best_edges, edge_scores, only
 from ostiary.metrics.detection import detection
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
@@ -145,25 +146,13 @@ def _judged(row: Row, method: Spec) -> tuple[Metrics, Poisoned]:
 
 
 def _without_edges(graphs: Graphs, scores: Attribution, sign: int) -> Graphs:
-    ends = graphs.edge_index
-    values = scores.edges if scores.edges is not None else scores.nodes[ends[0]] + scores.nodes[ends[1]]
-    keep = _rank(sign * values, graphs.edge_batch, graphs.edge_ptr) >= (0.3 * graphs.n_edges)[graphs.edge_batch]
-    return Graphs.build(graphs.x, ends[:, keep], graphs.n_nodes)
+    return only(graphs, ~best_edges(graphs, sign * edge_scores(graphs, scores), share=0.3))
 
 
 def _without_pixels(images: torch.Tensor, scores: Attribution, sign: int) -> torch.Tensor:
     ranks = (sign * scores.pixels.flatten(1)).argsort(1, descending=True).argsort(1)
     keep = ranks >= 0.3 * ranks.shape[1]
     return images * keep.view(len(images), 1, *images.shape[2:])
-
-
-def _rank(values: torch.Tensor, group: torch.Tensor, start: torch.Tensor) -> torch.Tensor:
-    """Place of each value in its group, 0 for the largest; groups are contiguous."""
-    order = values.argsort(descending=True, stable=True)
-    order = order[group[order].argsort(stable=True)]
-    place = torch.empty_like(order)
-    place[order] = torch.arange(len(order)) - start[group[order]]
-    return place
 
 
 def _key(spec: Spec) -> str:

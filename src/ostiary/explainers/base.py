@@ -19,18 +19,22 @@ from ostiary.models.victim import Victim, evaluating, without_gradients
 @dataclass(frozen=True, eq=False)
 class Attribution:
     """Scores, higher = the prediction rests on it more. Graphs: nodes float [N], edges float [E] in the order of the
-    store, features float [N, d] where the method scores them. Images: pixels float [n, h, w]."""
+    store, features float [N, d] where the method scores them. Images: pixels float [n, h, w].
+    losses: float [epochs, n], where every input's explanation is learnt: what its loss of the class was in each epoch."""
 
     nodes: Tensor | None = None
     edges: Tensor | None = None
     features: Tensor | None = None
     pixels: Tensor | None = None
+    losses: Tensor | None = None
 
 
 class Explainer(Component):
-    """Explains the class a victim predicts, or one that is given, for many inputs at once."""
+    """Explains the class a victim predicts, or one that is given, for many inputs at once. `apart`: whether the scores of
+    an input are the same whatever else is explained with it."""
 
     kind = "explainer"
+    apart: ClassVar[bool] = True
     modalities: ClassVar[frozenset[str]]
 
     @final

@@ -31,6 +31,7 @@ class GNNExplainer(Explainer, name="gnn-explainer"):
     Equals PyG's run graph by graph from the same initial masks: graphs share no parameter and Adam is elementwise, so
     the sum of the graphs' losses optimises each alone. Differs from it: initial masks follow from the seed and the
     graph's id; the 1e-15 inside its entropy's logarithm is left out.
+    `losses` are the cross-entropies of the class, without the regularisers.
     Nodes score the mean of their features' masks; without a node mask, `node_scores` of the edge mask.
     At the defaults the masks stay near their random start: the best 30 % of edges of two seeds overlap by a third (AIDS,
     toy graphs), hardly above chance; raise `lr` (0.05) or `epochs` where the ranking itself matters.
@@ -53,24 +54,29 @@ class GNNExplainer(Explainer, name="gnn-explainer"):
             raise BadSpec("explainer 'gnn-explainer' has no mask to learn; switch on node_mask or edge_mask")
 
     def attribute(self, victim: Victim, inputs: Graphs, classes: Tensor, ids: Tensor, ctx: Context) -> Attribution:
-        victim, parts = victim.clone(), []
+        victim, parts, curves = victim.clone(), [], []
         fold_norms(victim)
         for rows in torch.arange(len(inputs)).tensor_split(math.ceil(len(inputs) / self.chunk)):
             graphs = victim.modality.move(victim.modality.take(inputs, rows), victim.device)
             masks = Masks(graphs, self.node_mask, self.edge_mask)
             theta = masks.initial(ids[rows].to(victim.device), ctx.key("gnn-explainer"))
-            parts.append(masks.scores(self.optimise(victim, masks, classes[rows].to(victim.device), theta)))
+            m, losses = self.optimise(victim, masks, classes[rows].to(victim.device), theta)
+            parts.append(masks.scores(m))
+            curves.append(losses.cpu())
             progress("explaining", (int(rows[-1]) + 1) / len(inputs))
         nodes, edges, features = (None if p[0] is None else torch.cat(p).cpu() for p in zip(*parts, strict=True))
-        return Attribution(nodes, edges, features)
+        return Attribution(nodes, edges, features, losses=torch.cat(curves, 1))
 
-    def optimise(self, victim: Victim, masks: Masks, classes: Tensor, theta: Tensor) -> Tensor:
-        """Every mask entry after the last epoch, float [P], from `theta`, float [P], its first value before the sigmoid."""
+    def optimise(self, victim: Victim, masks: Masks, classes: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """(every mask entry after the last epoch, float [P]; the graphs' cross-entropies in each, float [epochs, G]), from
+        `theta`, float [P], the entries' first values before the sigmoid."""
         theta, mean, square = theta.clone(), torch.zeros_like(theta), torch.zeros_like(theta)
         size = entropy = hard = torch.zeros_like(theta)  # PyG's first step knows no hard mask, hence no regulariser
+        curve = []
         for epoch in range(1, self.epochs + 1):
             m = theta.sigmoid()
-            slope = masks.gradient(victim, m, classes)
+            losses, slope = masks.gradient(victim, m, classes)
+            curve.append(losses)
             grad = (slope + size - entropy * theta) * m * (1 - m)  # entropy of sigmoid(t): slope -t, no logarithm
             mean.lerp_(grad, 0.1)
             square.mul_(0.999).addcmul_(grad, grad, value=0.001)
@@ -79,7 +85,7 @@ class GNNExplainer(Explainer, name="gnn-explainer"):
             if epoch == 1:
                 hard = (slope != 0).to(theta.dtype)
                 size, entropy = self.regulariser(masks, hard)
-        return theta.sigmoid() * hard
+        return theta.sigmoid() * hard, torch.stack(curve)
 
     def regulariser(self, masks: Masks, hard: Tensor) -> tuple[Tensor, Tensor]:
         """(size, entropy) coefficient of each mask entry; means are over the hard entries of its own graph."""

@@ -48,15 +48,16 @@ class Masks:
             x = torch.zeros_like(x).flatten().index_copy_(0, self.spots, kept).view_as(x)
         return self.graphs.with_(x=x, edge_mask=m[: self.n_edges].detach() if self.edge_mask else None)
 
-    def gradient(self, victim: Victim, m: Tensor, classes: Tensor) -> Tensor:
-        """Of the sum of the graphs' cross-entropies in each mask entry: float [P]."""
+    def gradient(self, victim: Victim, m: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """(the graphs' cross-entropies, float [G]; the gradient of their sum in each mask entry, float [P])."""
         graphs = self.masked(m)
         leaves = [t.requires_grad_() for t in (graphs.x, graphs.edge_mask) if t is not None]
         with torch.enable_grad():
-            loss = F.cross_entropy(victim(graphs), classes, reduction="sum")
-            gx, *edges = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+            losses = F.cross_entropy(victim(graphs), classes, reduction="none")
+            gx, *edges = torch.autograd.grad(losses.sum(), leaves, allow_unused=True, materialize_grads=True)
         nodes = gx.flatten().index_select(0, self.spots) * self.values
-        return torch.cat([*edges, nodes.new_zeros(len(m) - self.n_edges).index_add_(0, self.owner, nodes)])
+        nodes = nodes.new_zeros(len(m) - self.n_edges).index_add_(0, self.owner, nodes)
+        return losses.detach(), torch.cat([*edges, nodes])
 
     def scores(self, m: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """(nodes, edges, features) of the attribution."""

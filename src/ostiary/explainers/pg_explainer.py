@@ -35,6 +35,7 @@ class PGExplainer(Explainer, name="pg-explainer"):
     """
 
     modalities = frozenset({"graph"})
+    apart = False
     epochs: Positive = 30
     lr: PositiveFloat = 0.01
     batch_size: Positive = 8

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 from torch import Tensor, nn
 
 from ostiary.modality.base import Inputs
@@ -13,9 +11,14 @@ from ostiary.models.victim import Victim
 class Screen(nn.Module):
     """Changes a batch. What it has learnt (thresholds, statistics) are buffers, so that it is saved with the weights."""
 
-    @abstractmethod
     def forward(self, batch: Inputs) -> Inputs:
         """The batch as the model shall see it: a new one, with as many inputs and nodes as before."""
+        raise NotImplementedError  # pragma: no cover - abstract
+
+    def before(self, victim: Victim, batch: Inputs) -> Inputs:
+        """The same, for a screen that asks the model itself, `victim`, which has no screen before it; such a one
+        overrides this in place of `forward`."""
+        return self(batch)
 
 
 class Screened(nn.Module):
@@ -33,7 +36,8 @@ def screened(victim: Victim, screen: Screen) -> Victim:
 
     def forward(both: nn.Module, batch: Inputs) -> Tensor:
         assert isinstance(both, Screened)
-        return victim.call(both.inner, both.screen(batch))
+        bare = Victim(both.inner, own.modality, forward=own._forward, head=own.named_head, stages=own.named_stages)
+        return bare.call(both.inner, both.screen.before(bare, batch))
 
     head = None if own.named_head is None else f"inner.{own.named_head}"
     stages = tuple(f"inner.{name}" for name in own.named_stages)

@@ -247,6 +247,8 @@ def _check_attribution(explainer: Explainer, inputs: Inputs, found: Attribution)
     else:
         sizes = {"pixels": (len(inputs), *inputs.shape[2:])}
     scores = tensors(found)
+    if found.losses is not None:
+        sizes["losses"] = (len(found.losses), len(inputs))
     promise(bool(scores) and set(scores) <= set(sizes), explainer, f"must score some of {', '.join(sizes)}")
     for name, values in scores.items():
         promise(tuple(values.shape) == sizes[name], explainer, f"gave {name} of shape {tuple(values.shape)}")
