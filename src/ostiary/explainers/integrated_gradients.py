@@ -66,9 +66,7 @@ class IntegratedGradients(Explainer, name="integrated-gradients"):
         partly = graphs.with_(edge_mask=at[step[graphs.edge_batch]] * fully_present(graphs))
         return features, self.mean(slopes(victim, partly, classes, "edge_mask")[0], weight)
 
-    def images(
-        self, victim: Victim, images: Tensor, classes: Tensor, *, create_graph: bool = False
-    ) -> tuple[Tensor, None]:
+    def images(self, victim: Victim, images: Tensor, classes: Tensor, *, create_graph: bool = False) -> tuple[Tensor, None]:
         at, weight = self.rule(images)
         way = images - self.baseline
         partly = self.baseline + way * at.repeat_interleave(len(images) // self.steps)[:, None, None, None]

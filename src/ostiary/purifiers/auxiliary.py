@@ -62,7 +62,9 @@ class Auxiliary(Purifier, name="auxiliary"):
         """The auxiliary graphs, with the victim's features and labels."""
         data, _ = self.dataset.read()
         if not isinstance(data.inputs, Graphs):
-            raise InvalidInput(f"purifier 'auxiliary' works on graphs, and dataset '{self.dataset.name}' has none; give another")
+            raise InvalidInput(
+                f"purifier 'auxiliary' works on graphs, and dataset '{self.dataset.name}' has none; give another"
+            )
         data = data.take(torch.randperm(len(data), generator=ctx.rng("auxiliary"))[: 20 * self.n])
         graphs = data.inputs.with_(x=self.fitted(data.inputs.x, data.kinds, self.width or width_of(victim)))
         try:
@@ -77,15 +79,12 @@ class Auxiliary(Purifier, name="auxiliary"):
 
     def fitted(self, x: Tensor, kinds: tuple[str, ...], width: int) -> Tensor:
         """Features, float [N, d], in the victim's columns: float [N, width]."""
+        pairs = [(i, i) for i in range(min(width, x.shape[1]))]
         if self.kinds and kinds:
             pairs = [(i, kinds.index(k)) for i, k in enumerate(self.kinds) if k in kinds]
-            if not pairs or len(self.kinds) > width:
-                raise InvalidInput(
-                    f"the {len(self.kinds)} kinds given share {len(pairs)} with the auxiliary data, and the victim takes "
-                    f"{width} columns; name the victim's own columns, in order"
-                )
-        else:
-            pairs = [(i, i) for i in range(min(width, x.shape[1]))]
+        if not pairs or len(self.kinds) > width:
+            given = f"{len(self.kinds)} kinds given, {len(pairs)} of them known to the auxiliary data"
+            raise InvalidInput(f"{given}, and the victim takes {width} columns; name the victim's own columns, in order")
         mine, theirs = map(list, zip(*pairs, strict=True))
         out = x.new_zeros(len(x), width)
         out[:, mine] = x[:, theirs]
@@ -93,8 +92,9 @@ class Auxiliary(Purifier, name="auxiliary"):
 
 
 def width_of(victim: Victim) -> int:
-    """Columns of the first matrix that the victim has: those of its inputs, if it names its layers in order."""
-    matrices = [p for p in victim.module.parameters() if p.ndim == 2]
-    if not matrices:
-        raise InvalidInput("the victim has no matrix of weights that would tell the width of its inputs; set width")
-    return matrices[0].shape[1]
+    """Columns of the first layer with a 2-D weight: those of its inputs, if the module names its layers in order."""
+    weights = (getattr(m, "weight", None) for m in victim.module.modules())
+    found = next((w.shape[1] for w in weights if getattr(w, "ndim", 0) == 2), 0)
+    if not found:
+        raise InvalidInput("the victim has no layer with a 2-D weight that would tell the width of its inputs; set width")
+    return int(found)

@@ -33,7 +33,7 @@ class Distillation(TrainHook):
         return loss + F.cross_entropy(logits, y) if self.ce else loss
 
 
-def distilled(evidence: Evidence, ctx: Context, teaching: Trainer, learning: Trainer, apart: Apart, *, ce: bool = True) -> Victim:
+def distilled(evidence: Evidence, ctx: Context, teaching: Trainer, learning: Trainer, apart: Apart, ce: bool = True) -> Victim:
     """A copy of the victim, drawn by `learning` to a copy that `teaching` has fine-tuned on the clean samples."""
     assert evidence.victim is not None and evidence.clean is not None
     victim, clean = evidence.victim, evidence.clean

@@ -72,7 +72,7 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         teaching, learning = (self.trainer("graph", n) for n in (self.teacher_epochs, self.epochs))
         apart = partial(self.apart, rng=ctx.rng("directions"))
-        return distilled(evidence, ctx, teaching, learning, apart, ce=self.ce)
+        return distilled(evidence, ctx, teaching, learning, apart, self.ce)
 
     def apart(self, student: Sequence[Tensor], teacher: Sequence[Tensor], graphs: Graphs, *, rng: torch.Generator) -> Tensor:
         """alpha L_AD + beta L_RC of layers, float [N, d] each."""
