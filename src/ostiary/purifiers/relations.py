@@ -42,4 +42,5 @@ def sliced_distance(a: Tensor, b: Tensor, directions: int, rng: torch.Generator)
     directions: how many random unit directions the rows are projected on; all graphs share them.
     """
     along = F.normalize(torch.randn(a.shape[2], directions, generator=rng, dtype=a.dtype), dim=0).to(a.device)
-    return ((a @ along).sort(1).values - (b @ along).sort(1).values).square().mean()
+    one, two = ((along.t() @ rows.transpose(1, 2)).sort(2).values for rows in (a, b))  # sorted faster as the last axis
+    return (one - two).square().mean()
