@@ -15,7 +15,7 @@ from ostiary.modality.sparse import bag_sum
 from ostiary.models.victim import Victim
 
 HeatBy = Literal["grad-cam", "guided-backprop", "integrated-gradients"]
-_SCORED = {
+_SCORED: dict[str, GuidedBackprop | IntegratedGradients] = {
     "guided-backprop": GuidedBackprop(),
     "integrated-gradients": IntegratedGradients(steps=8, edges=False),  # a pass per step, in every step of training
 }

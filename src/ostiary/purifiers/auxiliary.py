@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -54,8 +55,7 @@ class Auxiliary(Purifier, name="auxiliary"):
         assert evidence.victim is not None
         data = self.drawn(evidence.victim, ctx)
         cleaned = self.purifier.purify(replace(evidence, clean=data), ctx.within(self.purifier.name))
-        counts = torch.bincount(data.y, minlength=data.n_classes).tolist()
-        cleaned.notes["auxiliary graphs"] = dict(zip(data.classes, counts, strict=True))
+        cleaned.notes["auxiliary graphs"] = {name: int((data.y == c).sum()) for c, name in enumerate(data.classes)}
         return cleaned
 
     def drawn(self, victim: Victim, ctx: Context) -> Dataset:
@@ -93,8 +93,8 @@ class Auxiliary(Purifier, name="auxiliary"):
 
 def width_of(victim: Victim) -> int:
     """Columns of the first layer with a 2-D weight: those of its inputs, if the module names its layers in order."""
-    weights = (getattr(m, "weight", None) for m in victim.module.modules())
-    found = next((w.shape[1] for w in weights if getattr(w, "ndim", 0) == 2), 0)
-    if not found:
-        raise InvalidInput("the victim has no layer with a 2-D weight that would tell the width of its inputs; set width")
-    return int(found)
+    for module in victim.module.modules():
+        weight: Any = getattr(module, "weight", None)
+        if getattr(weight, "ndim", 0) == 2:
+            return int(weight.shape[1])
+    raise InvalidInput("the victim has no layer with a 2-D weight that would tell the width of its inputs; set width")
