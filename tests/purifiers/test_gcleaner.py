@@ -138,6 +138,7 @@ def test_every_term_counts_and_can_be_switched_off(scene: Any, term: str) -> Non
     [
         {"objective": "similarity"},
         {"positions": "random"},
+        {"balance": True},
         {"positions": "least", "teacher_epochs": 2, "copies": 0},
         {"heat": 0.0, "optimizer": "sgd", "lr": 0.001, "schedule": "constant"},
     ],
@@ -248,6 +249,15 @@ def test_the_kind_of_heat_leads_to_different_students(scene: Any) -> None:
     ]
     for one, two in ((0, 1), (0, 2), (1, 2)):
         assert any(not torch.equal(v, students[two][k]) for k, v in students[one].items())
+
+
+def test_balanced_rows_give_each_class_the_same_weight(scene: Any) -> None:
+    clean = scene[1].splits.clean
+    few = clean.take(torch.cat([(clean.y == 0).nonzero().flatten()[:4], (clean.y == 1).nonzero().flatten()[:12]]))
+    whole = few.balanced()
+    assert torch.bincount(whole.y).tolist() == [12, 12]
+    assert torch.bincount(whole.ids)[few.ids].tolist() == [3] * 4 + [1] * 12
+    assert few.take(torch.arange(4)).balanced().fingerprint() == few.take(torch.arange(4)).fingerprint()
 
 
 def test_a_model_without_a_reachable_class_is_left_as_it_is(scene: Any) -> None:

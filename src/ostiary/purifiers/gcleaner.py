@@ -26,7 +26,7 @@ class GCleaner(Purifier, name="gcleaner"):
     classes reached at rate `flag` are unlearned: |S(G') - S(G)| + `retain` |S(G) - T(G)| + `heat` sum of layers
     |heat(G') - heat(G)| (each weight 0 switches its term off; `heat_by` other explanations of the paper's Table 6 is of
     the inputs; its GNNExplainer row is left out: a mask found by a search carries no gradient to the weights). Graphs with
-    fewer nodes than `nodes` are replaced whole. With no class flagged the model is left as it is.
+    fewer nodes than `nodes` are replaced whole. `balance`: clean graphs of small classes count as often as the largest's. With no class flagged the model is left as it is.
 
     The paper's form is the preset `paper`. The defaults differ from it, by choice of a defender's own means on separate
     seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few
@@ -54,6 +54,7 @@ class GCleaner(Purifier, name="gcleaner"):
     teacher_epochs: NonNegative = 0
     rounds: Positive = 8
     epochs: Positive = 20
+    balance: bool = False
     batch_size: Positive = 64
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: PositiveFloat = 0.005
@@ -68,6 +69,7 @@ class GCleaner(Purifier, name="gcleaner"):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim, evidence.clean.move(evidence.victim.device)
+        clean = clean.balanced() if self.balance else clean
         by_class = self.objective == "class"
         tries = self.restarts if by_class else 1
         recovery = Recovery(self.nodes, self.recovery_steps, self.recovery_lr, self.threshold, by_class, tries)
