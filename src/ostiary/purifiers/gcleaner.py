@@ -24,9 +24,10 @@ class GCleaner(Purifier, name="gcleaner"):
     clean graphs. A generator replaces the `nodes` least important nodes of every clean graph (GNNExplainer) so that
     the embeddings agree (hinge at `threshold`) and, with `objective` class, the graphs of other classes go to one class;
     classes reached at rate `flag` are unlearned: |S(G') - S(G)| + `retain` |S(G) - T(G)| + `heat` sum of layers
-    |heat(G') - heat(G)| (each weight 0 switches its term off; `heat_by` other explanations of the paper's Table 6 is of
-    the inputs; its GNNExplainer row is left out: a mask found by a search carries no gradient to the weights). Graphs with
-    fewer nodes than `nodes` are replaced whole. `balance`: clean graphs of small classes count as often as the largest's. With no class flagged the model is left as it is.
+    |heat(G') - heat(G)| (each weight 0 switches its term off). `heat_by`: Grad-CAM of every layer or, as in Table 6, scores of
+    the inputs by their gradients; its GNNExplainer row is left out, since a searched mask carries no gradient to the weights.
+    Of graphs with fewer than `nodes` nodes all are replaced. `balance`: clean graphs of small classes are repeated until each
+    class counts alike (ours; off as in the paper). With no class flagged the model is left as it is.
 
     The paper's form is the preset `paper`. The defaults differ from it, by choice of a defender's own means on separate
     seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few
