@@ -237,6 +237,7 @@ ROWS: tuple[Row, ...] = (
     # where its detector works: spectral signatures see corners on images, not cliques on toy graphs
     Row(
         "purifier", "retrain-without", IMAGES, {"before": (0.8, 1), "fall": (0.8, 1), "drop": (-1, 0.1)}, RESNET, attack=CORNER
+    ),
     Row(
         "purifier",
         "ed-removal",
@@ -245,6 +246,17 @@ ROWS: tuple[Row, ...] = (
         GIN,
         {"k": 6},
         attack=CLIQUE,
+    ),
+    Row("purifier", "graphnad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
+    Row(
+        "purifier",
+        "auxiliary",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)},
+        GIN,
+        {"purifier": {"name": "gcleaner", "rounds": 3}, "dataset": {**GRAPHS, "n_classes": 3, "made_with": 1}, "n": 40},
+        attack=CLIQUE,
+        small={"purifier": {"name": "fine-tune", "epochs": 2}},
     ),
     # explainers: without what they rank first the backdoored model loses its confidence, without the last it keeps it
     Row(

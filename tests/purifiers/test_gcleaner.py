@@ -138,6 +138,7 @@ def test_every_term_counts_and_can_be_switched_off(scene: Any, term: str) -> Non
     [
         {"objective": "similarity"},
         {"positions": "random"},
+        {"balance": True},
         {"positions": "least", "teacher_epochs": 2, "copies": 0},
         {"heat": 0.0, "optimizer": "sgd", "lr": 0.001, "schedule": "constant"},
     ],
@@ -148,6 +149,115 @@ def test_options_run_and_change_the_model(scene: Any, options: dict[str, Any]) -
     purifier = build("purifier", {"name": "gcleaner", "nodes": 4, "flag": 0.0, **SHORT, **options})
     cleaned = purifier.purify(Evidence(victim=victim, clean=poisoned.splits.clean), ctx)
     assert any(not torch.equal(a, b) for a, b in zip(cleaned.parameters(), victim.parameters(), strict=True))
+
+
+EXPLAINERS: tuple[dict[str, Any], ...] = (
+    {"name": "gnn-explainer", "epochs": 5},
+    {"name": "pg-explainer", "epochs": 2},
+    {"name": "subgraphx", "rollouts": 2, "samples": 2},
+    {"name": "integrated-gradients", "steps": 8},
+    {"name": "guided-backprop"},
+    {"name": "grad-cam"},
+)
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda e: str(e["name"]))
+def test_every_explainer_finds_positions(scene: Any, explainer: dict[str, Any]) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean, part = poisoned.splits.clean, build("explainer", explainer)
+    scores = part.explain(victim, clean.inputs, ctx, clean.y).nodes
+    places = Recovery(nodes=3).least(victim, clean, part, ctx)
+    for graph, (own, at) in enumerate(zip(scores.split(clean.inputs.n_nodes.tolist()), places, strict=True)):
+        kept = torch.ones(len(own), dtype=torch.bool)
+        kept[at] = False
+        assert int(kept.sum()) == len(own) - 3, graph
+        assert float(own[at].max()) <= float(own[kept].min()), graph
+
+
+@pytest.mark.parametrize("explainer", EXPLAINERS, ids=lambda e: str(e["name"]))
+def test_every_explainer_serves_the_whole_method(scene: Any, explainer: dict[str, Any]) -> None:
+    ctx, poisoned, victim, _ = scene
+    purifier = GCleaner(nodes=3, positions="least", **{**SHORT, "explainer": explainer, "rounds": 1})
+    found = purifier.purify(Evidence(victim=victim, clean=poisoned.splits.clean), ctx).notes["recovered rate"]
+    assert max(found.values()) > 0.3
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 7, 40])
+def test_any_number_of_trigger_nodes_also_more_than_a_graph_has(scene: Any, nodes: int) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean = poisoned.splits.clean
+    recovery = Recovery(nodes=nodes, steps=2)
+    places = recovery.anywhere(clean, 0)
+    assert (places >= 0).sum(1).tolist() == clean.inputs.n_nodes.clamp(max=nodes).tolist()
+    stamped = recovery.of(victim, clean, places, 0, ctx).stamp(clean.inputs, placed(clean.inputs, places))
+    clean.modality.validate(stamped, "stamped")
+    assert torch.equal(stamped.n_nodes, clean.inputs.n_nodes)
+    purifier = GCleaner(nodes=nodes, flag=0.0, copies=0, **{**SHORT, "explainer": "grad-cam", "rounds": 1})
+    assert purifier.purify(Evidence(victim=victim, clean=clean), ctx).notes["unlearned"] == ["0", "1"]
+
+
+@pytest.mark.parametrize("by", ["grad-cam", "guided-backprop", "integrated-gradients"])
+def test_every_kind_of_heat_has_the_gradient_of_its_finite_difference(scene: Any, by: Any) -> None:
+    _, poisoned, victim, _ = scene
+    part = poisoned.splits.clean.take(torch.arange(6))
+    victim, inputs = victim.clone().double().eval(), part.inputs.with_(x=part.inputs.x.double())
+    weight = next(p for p in victim.parameters() if p.ndim == 2)
+    rng = torch.Generator().manual_seed(0)
+    way = torch.randn(weight.shape, generator=rng, dtype=torch.float64)
+    wanted = torch.randn(len(inputs.x), generator=rng, dtype=torch.float64)
+
+    def value() -> torch.Tensor:
+        logits, maps = heat_maps(victim, inputs, part.y, by)
+        assert torch.allclose(logits, victim(inputs))
+        return torch.stack([(m * wanted).sum() for m in maps]).sum()
+
+    def moved(step: float) -> float:
+        before = weight.detach().clone()
+        with torch.no_grad():
+            weight.add_(step * way)
+        found = float(value().detach())
+        with torch.no_grad():
+            weight.copy_(before)
+        return found
+
+    (grad,) = torch.autograd.grad(value(), weight)
+    step = 1e-7  # small enough that no ReLU switches
+    slope = (moved(step) - moved(-step)) / (2 * step)
+    assert abs(slope) > 1e-6
+    assert float((grad * way).sum()) == pytest.approx(slope, rel=1e-3, abs=1e-6)
+
+
+@pytest.mark.parametrize("by", ["guided-backprop", "integrated-gradients"])
+def test_heat_of_the_inputs_is_the_explainers_at_unit_norm(scene: Any, by: str) -> None:
+    ctx, poisoned, victim, _ = scene
+    part = poisoned.splits.clean.take(torch.arange(6))
+    victim = victim.clone().eval()
+    options = {"steps": 8} if by == "integrated-gradients" else {}
+    nodes = build("explainer", {"name": by, **options}).explain(victim, part.inputs, ctx, part.y).nodes
+    (heat,) = heat_maps(victim, part.inputs, part.y, by)[1]  # type: ignore[arg-type]
+    for own, other in zip(*(v.split(part.inputs.n_nodes.tolist()) for v in (nodes, heat.detach())), strict=True):
+        assert torch.allclose(own / own.norm(), other, atol=1e-5)
+
+
+def test_the_kind_of_heat_leads_to_different_students(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    students = [
+        GCleaner(nodes=4, flag=0.0, heat=5.0, heat_by=by, **{**SHORT, "explainer": "grad-cam", "rounds": 1})
+        .purify(Evidence(victim=victim, clean=poisoned.splits.clean), ctx)
+        .state_dict()
+        for by in ("grad-cam", "guided-backprop", "integrated-gradients")
+    ]
+    for one, two in ((0, 1), (0, 2), (1, 2)):
+        assert any(not torch.equal(v, students[two][k]) for k, v in students[one].items())
+
+
+def test_balanced_rows_give_each_class_the_same_weight(scene: Any) -> None:
+    clean = scene[1].splits.clean
+    few = clean.take(torch.cat([(clean.y == 0).nonzero().flatten()[:4], (clean.y == 1).nonzero().flatten()[:12]]))
+    whole = few.balanced()
+    assert torch.bincount(whole.y).tolist() == [12, 12]
+    assert torch.bincount(whole.ids)[few.ids].tolist() == [3] * 4 + [1] * 12
+    assert few.take(torch.arange(4)).balanced().fingerprint() == few.take(torch.arange(4)).fingerprint()
 
 
 def test_a_model_without_a_reachable_class_is_left_as_it_is(scene: Any) -> None:

@@ -70,6 +70,12 @@ class Dataset:
         other[at] = y
         return replace(self, y=other)
 
+    def balanced(self) -> Dataset:
+        """With the rows of small classes repeated, whole, until each class has about as many as the largest."""
+        counts = torch.bincount(self.y, minlength=self.n_classes)
+        times = (counts.max() / counts.clamp(min=1)).round().long()
+        return self.take(torch.arange(len(self), device=self.y.device).repeat_interleave(times[self.y]))
+
     def move(self, where: torch.device) -> Dataset:
         return replace(self, inputs=self.modality.move(self.inputs, where), y=self.y.to(where), ids=self.ids.to(where))
 

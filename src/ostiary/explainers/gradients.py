@@ -22,8 +22,11 @@ def batches(victim: Victim, inputs: Inputs, classes: Tensor, size: int, copies: 
         progress("explaining", (int(rows[-1]) + 1) / len(classes))
 
 
-def slopes(victim: Victim, batch: Inputs, classes: Tensor, *columns: str) -> list[Tensor]:
-    """The gradient of every input's class logit in its pixels, or in the named columns of graphs (x, edge_mask)."""
+def slopes(victim: Victim, batch: Inputs, classes: Tensor, *columns: str, create_graph: bool = False) -> list[Tensor]:
+    """The gradient of every input's class logit in its pixels, or in the named columns of graphs (x, edge_mask).
+
+    create_graph: such that it can be differentiated in the victim's weights.
+    """
     if isinstance(batch, Graphs):
         leaves = [getattr(batch, name).detach().requires_grad_() for name in columns]
         batch = batch.with_(**dict(zip(columns, leaves, strict=True)))
@@ -34,7 +37,8 @@ def slopes(victim: Victim, batch: Inputs, classes: Tensor, *columns: str) -> lis
         score = check_logits(victim(batch), len(classes)).gather(1, classes[:, None]).sum()
         if not score.requires_grad:
             raise Unsupported("the module's output has no gradient in its inputs (are they rounded?); use another explainer")
-        return list(torch.autograd.grad(score, leaves, allow_unused=True, materialize_grads=True))
+        found = torch.autograd.grad(score, leaves, create_graph=create_graph, allow_unused=True, materialize_grads=True)
+        return list(found)
 
 
 def fully_present(graphs: Graphs) -> Tensor:

@@ -66,14 +66,20 @@ class GuidedBackprop(Explainer, name="guided-backprop"):
     chunk: Positive = 512
 
     def attribute(self, victim: Victim, inputs: Inputs, classes: Tensor, ids: Tensor, ctx: Context) -> Attribution:
-        parts = []
-        for batch, wanted in batches(victim, inputs, classes, self.chunk):
-            columns = ("x", "edge_mask") if self.edges else ("x",)
-            if isinstance(batch, Graphs) and self.edges:
-                batch = batch.with_(edge_mask=fully_present(batch))
-            with GuidedReLU():
-                parts.append([slope.abs() for slope in slopes(victim, batch, wanted, *columns)])
+        parts = [self.scored(victim, *batch) for batch in batches(victim, inputs, classes, self.chunk)]
         found = [torch.cat(p).cpu() for p in zip(*parts, strict=True)]
         if not isinstance(inputs, Graphs):
             return Attribution(pixels=found[0].sum(1))
         return Attribution(found[0].sum(1), found[1] if self.edges else None, found[0])
+
+    def heat(self, victim: Victim, batch: Inputs, classes: Tensor) -> Tensor:
+        """Node scores [N] or pixel scores [n, h, w] that can be differentiated in the victim's weights."""
+        return self.replace(edges=False).scored(victim, batch, classes, create_graph=True)[0].sum(1)
+
+    def scored(self, victim: Victim, batch: Inputs, classes: Tensor, *, create_graph: bool = False) -> list[Tensor]:
+        """The absolute slopes in features, or pixels, and in edges where they are asked for."""
+        columns = ("x", "edge_mask") if self.edges else ("x",)
+        if isinstance(batch, Graphs) and self.edges:
+            batch = batch.with_(edge_mask=fully_present(batch))
+        with GuidedReLU():
+            return [slope.abs() for slope in slopes(victim, batch, classes, *columns, create_graph=create_graph)]

@@ -1,14 +1,24 @@
-"""Grad-CAM heat maps of every layer, differentiable, for graphs and images."""
+"""Heat maps, of every layer by Grad-CAM or of the inputs by their gradients, differentiable, for graphs and images."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from ostiary.explainers.guided_backprop import GuidedBackprop
+from ostiary.explainers.integrated_gradients import IntegratedGradients
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, unit
 from ostiary.modality.sparse import bag_sum
 from ostiary.models.victim import Victim
+
+HeatBy = Literal["grad-cam", "guided-backprop", "integrated-gradients"]
+_SCORED: dict[str, GuidedBackprop | IntegratedGradients] = {
+    "guided-backprop": GuidedBackprop(),
+    "integrated-gradients": IntegratedGradients(steps=8, edges=False),  # a pass per step, in every step of training
+}
 
 
 def activation_maps(
@@ -35,18 +45,20 @@ def activation_maps(
     return logits, found
 
 
-def heat_maps(victim: Victim, batch: Inputs, classes: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """(logits, one map per layer) of one forward pass; both keep their graph for a further derivative.
+def heat_maps(victim: Victim, batch: Inputs, classes: Tensor, by: HeatBy = "grad-cam") -> tuple[Tensor, list[Tensor]]:
+    """(logits, maps); both keep their graph for a further derivative.
 
-    Graphs: float [N], unit L2 norm in each graph, as GCleaner uses it (Eq. 10-13). Images: float [n, h * w], unit norm
-    per image.
+    by: grad-cam gives a map per layer, as GCleaner uses it (Eq. 10-13); the others score the inputs, one map.
+    Graphs: float [N], unit L2 norm in each graph. Images: float [n, h * w], unit norm per image.
     """
-    logits, maps = activation_maps(victim, batch, classes, create_graph=True)
+    if by == "grad-cam":
+        logits, maps = activation_maps(victim, batch, classes, create_graph=True)
+    else:  # through ReLUs of its own or many copies, so the logits take a pass of theirs
+        logits, maps = victim(batch), [_SCORED[by].heat(victim, batch, classes)]
     found = []
     for heat in maps:
         if isinstance(batch, Graphs) and len(heat) == len(batch.x):
-            norm = heat.new_zeros(len(batch)).index_add(0, batch.batch, heat.square())
-            found.append(heat / (norm + 1e-12).sqrt()[batch.batch])
+            found.append(unit(heat, batch))
         else:
             heat = heat.flatten(1)
             found.append(heat / (heat.square().sum(1, keepdim=True) + 1e-12).sqrt())

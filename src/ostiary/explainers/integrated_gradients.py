@@ -45,22 +45,32 @@ class IntegratedGradients(Explainer, name="integrated-gradients"):
         assert first is not None
         return Attribution(first.sum(1), edges, first) if isinstance(inputs, Graphs) else Attribution(pixels=first.sum(1))
 
-    def graphs(self, victim: Victim, graphs: Graphs, classes: Tensor) -> tuple[Tensor, Tensor | None]:
+    def heat(self, victim: Victim, batch: Inputs, classes: Tensor) -> Tensor:
+        """Node scores [N] or pixel scores [n, h, w] that can be differentiated in the victim's weights."""
+        at = torch.arange(len(classes), device=classes.device).repeat(self.steps)
+        scored = self.graphs if isinstance(batch, Graphs) else self.images
+        copies = victim.modality.take(batch, at)
+        return scored(victim, copies, classes[at], create_graph=True)[0].sum(1)
+
+    def graphs(
+        self, victim: Victim, graphs: Graphs, classes: Tensor, *, create_graph: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """(features, edges) of the first of the `steps` copies."""
         at, weight = self.rule(graphs.x)
         step = torch.arange(self.steps, device=at.device).repeat_interleave(len(graphs) // self.steps)
         partly = graphs.with_(x=graphs.x * at[step[graphs.batch], None])
-        features = self.mean(slopes(victim, partly, classes, "x")[0], weight) * self.first(graphs.x)
+        slope = slopes(victim, partly, classes, "x", create_graph=create_graph)[0]
+        features = self.mean(slope, weight) * self.first(graphs.x)
         if not self.edges:
             return features, None
         partly = graphs.with_(edge_mask=at[step[graphs.edge_batch]] * fully_present(graphs))
         return features, self.mean(slopes(victim, partly, classes, "edge_mask")[0], weight)
 
-    def images(self, victim: Victim, images: Tensor, classes: Tensor) -> tuple[Tensor, None]:
+    def images(self, victim: Victim, images: Tensor, classes: Tensor, *, create_graph: bool = False) -> tuple[Tensor, None]:
         at, weight = self.rule(images)
         way = images - self.baseline
         partly = self.baseline + way * at.repeat_interleave(len(images) // self.steps)[:, None, None, None]
-        return self.mean(slopes(victim, partly, classes)[0], weight) * self.first(way), None
+        return self.mean(slopes(victim, partly, classes, create_graph=create_graph)[0], weight) * self.first(way), None
 
     def rule(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """(points, weights) of the integral from 0 to 1: float [steps] each."""

@@ -208,6 +208,12 @@ def join(parts: Sequence[Graphs]) -> Graphs:
     )
 
 
+def unit(values: Tensor, graphs: Graphs) -> Tensor:
+    """Node values, float [N] or [N, d], each column brought to unit L2 norm within each graph (zeros stay)."""
+    squares = values.new_zeros(len(graphs), *values.shape[1:]).index_add(0, graphs.batch, values.square())
+    return values / (squares + 1e-12).sqrt()[graphs.batch]
+
+
 def degree_features(edge_index: Tensor, n_nodes: int, width: int | None = None) -> Tensor:
     """One-hot of the in-degree, clamped to `width` columns (default: the largest degree + 1): float [n_nodes, width]."""
     degree = torch.bincount(edge_index[1], minlength=n_nodes)

@@ -9,6 +9,7 @@ from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.explainers.base import Explainer
 from ostiary.explainers.gnn_explainer import GNNExplainer
+from ostiary.explainers.heat import HeatBy
 from ostiary.inversion import Recovery
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
@@ -23,7 +24,10 @@ class GCleaner(Purifier, name="gcleaner"):
     clean graphs. A generator replaces the `nodes` least important nodes of every clean graph (GNNExplainer) so that
     the embeddings agree (hinge at `threshold`) and, with `objective` class, the graphs of other classes go to one class;
     classes reached at rate `flag` are unlearned: |S(G') - S(G)| + `retain` |S(G) - T(G)| + `heat` sum of layers
-    |heat(G') - heat(G)| (each weight 0 switches its term off). With no class flagged the model is left as it is.
+    |heat(G') - heat(G)| (each weight 0 switches its term off). `heat_by`: Grad-CAM of every layer or, as in Table 6, scores of
+    the inputs by their gradients; its GNNExplainer row is left out, since a searched mask carries no gradient to the weights.
+    Of graphs with fewer than `nodes` nodes all are replaced. `balance`: clean graphs of small classes are repeated until each
+    class counts alike (ours; off as in the paper). With no class flagged the model is left as it is.
 
     The paper's form is the preset `paper`. The defaults differ from it, by choice of a defender's own means on separate
     seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few
@@ -51,6 +55,7 @@ class GCleaner(Purifier, name="gcleaner"):
     teacher_epochs: NonNegative = 0
     rounds: Positive = 8
     epochs: Positive = 20
+    balance: bool = False
     batch_size: Positive = 64
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: PositiveFloat = 0.005
@@ -58,12 +63,14 @@ class GCleaner(Purifier, name="gcleaner"):
     unlearn: float = 1.0
     retain: float = 2.0
     heat: float = 0.5
+    heat_by: HeatBy = "grad-cam"
     copies: NonNegative = 4
     vary: float = 1.5
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim, evidence.clean.move(evidence.victim.device)
+        clean = clean.balanced() if self.balance else clean
         by_class = self.objective == "class"
         tries = self.restarts if by_class else 1
         recovery = Recovery(self.nodes, self.recovery_steps, self.recovery_lr, self.threshold, by_class, tries)
@@ -77,7 +84,8 @@ class GCleaner(Purifier, name="gcleaner"):
         if flagged:
             trainer = Trainer(optimizer=self.optimizer, lr=self.lr, batch_size=self.batch_size, freeze_norms=True)
             teacher = trainer.replace(epochs=self.teacher_epochs).fit(victim.clone(), clean, ctx.key("teacher"))
-            weights = Weights(self.unlearn, self.retain, self.heat, self.vary if self.copies else 0.0, self.copies)
+            vary = self.vary if self.copies else 0.0
+            weights = Weights(self.unlearn, self.retain, self.heat, vary, self.copies, self.heat_by)
             both = self.positions == "both"
             hook = Unlearning(teacher, clean, recovery, flagged, places, weights, every=self.epochs, anywhere=both, ctx=ctx)
             trainer = trainer.replace(epochs=self.rounds * self.epochs, schedule=self.schedule)

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from ostiary.component import Positive, PositiveFloat
 from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import FineTuning, Purifier
-from ostiary.training.hooks import TrainHook
-from ostiary.training.trainer import TrainState
+from ostiary.purifiers.distillation import attention, distilled
 
 
 class NAD(FineTuning, Purifier, name="nad"):
@@ -35,39 +33,14 @@ class NAD(FineTuning, Purifier, name="nad"):
     epochs: Positive = 20
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
-        clean, name = evidence.clean, evidence.clean.modality.name
-        teacher = self.trainer(name, self.teacher_epochs).fit(
-            evidence.victim.clone(), clean, ctx.key("teacher"), what="nad: teacher"
-        )
-        hook = Distillation(teacher, self.p, self.betas)
-        student = evidence.victim.clone()
-        return self.trainer(name, self.epochs).fit(student, clean, ctx.key("order"), [hook], what="nad: student")
+        teaching, learning = (self.trainer(evidence.modality_name, n) for n in (self.teacher_epochs, self.epochs))
+        return distilled(evidence, ctx, teaching, learning, self.apart)
 
-
-class Distillation(TrainHook):
-    """Cross-entropy plus the weighted distance of attention maps."""
-
-    def __init__(self, teacher: Victim, p: float, betas: tuple[float, ...]) -> None:
-        self.teacher, self.p, self.betas = teacher, p, betas
-
-    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
-        logits, student = state.victim.layers(batch)
-        with torch.no_grad():
-            _, teacher = self.teacher.layers(batch)
+    def apart(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Inputs) -> Tensor:
+        """The weighted mean squares between attention maps of the last layers."""
         betas = self.betas if len(self.betas) > 1 else self.betas * len(student)
-        loss = F.cross_entropy(logits, y)
         n = min(len(betas), len(student))
+        total = student[0].new_zeros(())
         for beta, a, b in zip(betas[-n:], student[-n:], teacher[-n:], strict=True):
-            loss = loss + beta * (attention(a, batch, self.p) - attention(b, batch, self.p)).square().mean()
-        return loss
-
-
-def attention(features: Tensor, batch: Inputs, p: float) -> Tensor:
-    """Normalised attention of one layer: per node [N] (unit norm in each graph) or per pixel [n, h * w]."""
-    if isinstance(batch, Graphs) and len(features) == len(batch.x):
-        a = features.abs().pow(p).sum(1)
-        norm = a.new_zeros(len(batch)).index_add(0, batch.batch, a.square()).clamp(min=1e-12).sqrt()
-        return a / norm[batch.batch]
-    maps = features.abs().pow(p).sum(1).flatten(1) if features.ndim > 2 else features.abs().pow(p)
-    return F.normalize(maps, dim=1, eps=1e-6)
+            total = total + beta * (attention(a, batch, self.p) - attention(b, batch, self.p)).square().mean()
+        return total

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.explainers.heat import heat_maps
+from ostiary.explainers.heat import HeatBy, heat_maps
 from ostiary.inversion import Recovered, Recovery, placed
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
@@ -20,21 +20,21 @@ from ostiary.training.trainer import TrainState
 
 @dataclass(frozen=True)
 class Weights:
-    """Of the four terms; 0 leaves a term out. copies: varied graphs per clean graph and step."""
+    """Of the four terms; 0 leaves a term out. copies: varied graphs per clean graph and step. by: how heat is found."""
 
     unlearn: float
     retain: float
     heat: float
     vary: float
     copies: int
+    by: HeatBy = "grad-cam"
 
 
 class Unlearning(TrainHook):
     """Draws a student's answers with and without the trigger together, and both to a frozen teacher's on clean graphs.
 
-    first: the triggers known at the start, recovered on `places` (int64 [n, nodes]); each step uses two of all known.
-    Every `every` epochs they are recovered again, from the student. With `anywhere`, every other epoch, and every other
-    recovery, uses random nodes instead of `places`.
+    first: the triggers known at the start, recovered on `places` (int64 [n, nodes]); each step uses two of all known. Every
+    `every` epochs they are recovered again, from the student; with `anywhere`, every other time at random nodes instead.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class Unlearning(TrainHook):
         return loss
 
     def answer(self, student: Victim, batch: Graphs, y: Tensor) -> tuple[Tensor, list[Tensor]]:
-        return heat_maps(student, batch, y) if self.weights.heat else (student(batch), [])
+        return heat_maps(student, batch, y, self.weights.by) if self.weights.heat else (student(batch), [])
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,100 @@
+"""Another data set in place of clean samples."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ostiary.component import NonNegative, Positive
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.data.source import DataSource
+from ostiary.errors import BadSpec, InvalidInput
+from ostiary.evidence import Evidence
+from ostiary.modality.graphs import Graphs
+from ostiary.models.victim import Victim
+from ostiary.purifiers.base import Purifier
+
+
+class Auxiliary(Purifier, name="auxiliary"):
+    """Runs any purifier on graphs of another, public data set, labelled by the victim itself.
+
+    Source: Zhang et al., 2024, arXiv:2410.01272, Table 5 (NCI1 and COLLAB for AIDS). The defender holds the model and not
+    one sample of its task. `n` graphs of `dataset` are drawn, as evenly over the classes the victim says as they allow
+    (from 20 times as many; a purifier would learn to say one class only); their labels are what it says, since their own
+    mean nothing here. n 60: 3 % of AIDS, as in the paper.
+
+    Features are brought to the victim's `width` (0: that of its first matrix of weights). Where `kinds` names the victim's
+    columns, as its maker documents them, and the data set names its own, columns of one name correspond and nodes of other
+    kinds have no feature; else columns are cut off or zeros added at the end (the paper says "matching dimensions").
+    """
+
+    modalities = frozenset({"graph"})
+    needs = frozenset({"victim"})
+    purifier: Purifier
+    dataset: DataSource
+    n: Positive = 60
+    width: NonNegative = 0
+    kinds: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dataset.modalities and "graph" not in self.dataset.modalities:
+            raise BadSpec(f"purifier 'auxiliary' works on graphs, and dataset '{self.dataset.name}' has none; give another")
+
+    def needed(self) -> frozenset[str]:
+        return (self.purifier.needed() | self.needs) - {"clean"}
+
+    def rebuild(self, victim: Victim) -> Victim:
+        return self.purifier.rebuild(victim)
+
+    def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
+        assert evidence.victim is not None
+        data = self.drawn(evidence.victim, ctx)
+        cleaned = self.purifier.purify(replace(evidence, clean=data), ctx.within(self.purifier.name))
+        cleaned.notes["auxiliary graphs"] = {name: int((data.y == c).sum()) for c, name in enumerate(data.classes)}
+        return cleaned
+
+    def drawn(self, victim: Victim, ctx: Context) -> Dataset:
+        """The auxiliary graphs, with the victim's features and labels."""
+        data, _ = self.dataset.read()
+        if not isinstance(data.inputs, Graphs):
+            raise InvalidInput(
+                f"purifier 'auxiliary' works on graphs, and dataset '{self.dataset.name}' has none; give another"
+            )
+        data = data.take(torch.randperm(len(data), generator=ctx.rng("auxiliary"))[: 20 * self.n])
+        graphs = data.inputs.with_(x=self.fitted(data.inputs.x, data.kinds, self.width or width_of(victim)))
+        try:
+            logits, _ = victim.predict(graphs)
+        except (RuntimeError, IndexError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            raise InvalidInput(f"the victim cannot be called on the auxiliary data ({first}); set width or kinds") from error
+        y, names = logits.argmax(1), tuple(str(c) for c in range(logits.shape[1]))
+        of_class = torch.nn.functional.one_hot(y, len(names))
+        rank = of_class.cumsum(0).gather(1, y[:, None])[:, 0]  # how many of its class have come
+        return replace(data, inputs=graphs, y=y, classes=names, kinds=self.kinds).take(rank.argsort(stable=True)[: self.n])
+
+    def fitted(self, x: Tensor, kinds: tuple[str, ...], width: int) -> Tensor:
+        """Features, float [N, d], in the victim's columns: float [N, width]."""
+        pairs = [(i, i) for i in range(min(width, x.shape[1]))]
+        if self.kinds and kinds:
+            pairs = [(i, kinds.index(k)) for i, k in enumerate(self.kinds) if k in kinds]
+        if not pairs or len(self.kinds) > width:
+            given = f"{len(self.kinds)} kinds given, {len(pairs)} of them known to the auxiliary data"
+            raise InvalidInput(f"{given}, and the victim takes {width} columns; name the victim's own columns, in order")
+        mine, theirs = map(list, zip(*pairs, strict=True))
+        out = x.new_zeros(len(x), width)
+        out[:, mine] = x[:, theirs]
+        return out
+
+
+def width_of(victim: Victim) -> int:
+    """Columns of the first layer with a 2-D weight: those of its inputs, if the module names its layers in order."""
+    for module in victim.module.modules():
+        weight: Any = getattr(module, "weight", None)
+        if getattr(weight, "ndim", 0) == 2:
+            return int(weight.shape[1])
+    raise InvalidInput("the victim has no layer with a 2-D weight that would tell the width of its inputs; set width")

@@ -1,0 +1,54 @@
+"""Attention of layers, and the distillation of a fine-tuned teacher into a student that NAD and GraphNAD share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ostiary.context import Context
+from ostiary.evidence import Evidence
+from ostiary.modality.base import Inputs
+from ostiary.modality.graphs import Graphs, unit
+from ostiary.models.victim import Victim
+from ostiary.training.hooks import TrainHook
+from ostiary.training.trainer import Trainer, TrainState
+
+Apart = Callable[[Sequence[Tensor], Sequence[Tensor], Inputs], Tensor]  # of the student's and the teacher's layers
+
+
+class Distillation(TrainHook):
+    """Cross-entropy, unless `ce` is off, plus how far the student's layers are apart from the teacher's."""
+
+    def __init__(self, teacher: Victim, apart: Apart, *, ce: bool = True) -> None:
+        self.teacher, self.apart, self.ce = teacher, apart, ce
+
+    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
+        logits, student = state.victim.layers(batch)
+        with torch.no_grad():
+            _, teacher = self.teacher.layers(batch)
+        loss = self.apart(student, teacher, batch)
+        return loss + F.cross_entropy(logits, y) if self.ce else loss
+
+
+def distilled(evidence: Evidence, ctx: Context, teaching: Trainer, learning: Trainer, apart: Apart, ce: bool = True) -> Victim:
+    """A copy of the victim, drawn by `learning` to a copy that `teaching` has fine-tuned on the clean samples."""
+    assert evidence.victim is not None and evidence.clean is not None
+    victim, clean = evidence.victim, evidence.clean
+    teacher = teaching.fit(victim.clone(), clean, ctx.key("teacher"), what="distillation: teacher")
+    hooks = [Distillation(teacher, apart, ce=ce)]
+    return learning.fit(victim.clone(), clean, ctx.key("order"), hooks, what="distillation: student")
+
+
+def attention(features: Tensor, batch: Inputs, p: float, weight: Tensor | None = None) -> Tensor:
+    """Normalised attention of one layer: per node [N] (unit norm in each graph) or per pixel [n, h * w].
+
+    weight: float [N], of the nodes.
+    """
+    if isinstance(batch, Graphs) and len(features) == len(batch.x):
+        a = features.abs().pow(p).sum(1)
+        return unit(a if weight is None else weight * a, batch)
+    maps = features.abs().pow(p).sum(1).flatten(1) if features.ndim > 2 else features.abs().pow(p)
+    return F.normalize(maps, dim=1, eps=1e-6)
