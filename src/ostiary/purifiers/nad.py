@@ -11,6 +11,7 @@ from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs
+from ostiary.modality.nodes import Nodes, egos
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import FineTuning, Purifier
 from ostiary.training.hooks import TrainHook
@@ -26,9 +27,11 @@ class NAD(FineTuning, Purifier, name="nad"):
     (paper: 500, 1000, 1000, for images). `teacher_epochs` 10, `epochs` 20, batch 64: paper.
 
     Differs from the paper: learning rates as for plain fine-tuning (0.1 for two epochs destroys small pre-activation
-    nets); on graphs attention is over nodes and BatchNorm statistics stay frozen, which there is the stronger form.
+    nets); on graphs attention is over nodes and BatchNorm statistics stay frozen, which there is the stronger form; where
+    nodes are the samples it is over each one's neighbourhood of two steps.
     """
 
+    modalities = frozenset({"graph", "image", "node"})
     p: PositiveFloat = 2.0
     betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
     teacher_epochs: Positive = 10
@@ -64,10 +67,14 @@ class Distillation(TrainHook):
 
 
 def attention(features: Tensor, batch: Inputs, p: float) -> Tensor:
-    """Normalised attention of one layer: per node [N] (unit norm in each graph) or per pixel [n, h * w]."""
-    if isinstance(batch, Graphs) and len(features) == len(batch.x):
-        a = features.abs().pow(p).sum(1)
-        norm = a.new_zeros(len(batch)).index_add(0, batch.batch, a.square()).clamp(min=1e-12).sqrt()
-        return a / norm[batch.batch]
+    """Normalised attention of one layer: per node [N] (unit norm in each graph, or in each root's neighbourhood) or per
+    pixel [n, h * w]."""
+    if isinstance(batch, Graphs | Nodes) and len(features) == len(batch.x):
+        a, graphs = features.abs().pow(p).sum(1), batch
+        if isinstance(batch, Nodes):
+            graphs, number, _ = egos(batch)
+            a = a[number]
+        norm = a.new_zeros(len(batch)).index_add(0, graphs.batch, a.square()).clamp(min=1e-12).sqrt()
+        return a / norm[graphs.batch]
     maps = features.abs().pow(p).sum(1).flatten(1) if features.ndim > 2 else features.abs().pow(p)
     return F.normalize(maps, dim=1, eps=1e-6)
