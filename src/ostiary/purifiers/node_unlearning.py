@@ -17,8 +17,7 @@ from ostiary.training.trainer import Trainer
 
 
 class NodeUnlearning(Purifier, name="node-unlearning"):
-    """Recovers nodes that, joined to others, lead a node classifier to a class, and unlearns them by distillation.
-    """
+    """Recovers nodes that, joined to others, lead a node classifier to a class, and unlearns them by distillation."""
 
     modalities = frozenset({"node"})
     size: Positive = 3
@@ -31,7 +30,7 @@ class NodeUnlearning(Purifier, name="node-unlearning"):
     steps: Positive = 1
     lr: PositiveFloat = 0.005
     maker_lr: PositiveFloat = 0.01
-    retain: PositiveFloat = 1.0
+    retain: PositiveFloat = 4.0
     agree: Rate = 0.95
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
@@ -44,12 +43,14 @@ class NodeUnlearning(Purifier, name="node-unlearning"):
         rates = hook.recover(student, self.recovery_steps)
         hook.goals = [c for c, rate in enumerate(rates) if rate >= self.flag]
         if hook.goals:
-            trainer = Trainer(lr=self.lr, epochs=self.epochs, batch_size=2**20, schedule="cosine")
-            trainer.fit(student, data, ctx.key("order"), [hook], what="node-unlearning")
+            self.trainer(self.epochs).fit(student, data, ctx.key("order"), [hook], what="node-unlearning")
         student.notes["reach"] = hook.net.reach / reach * self.reach
         student.notes["unlearned"] = [data.classes[c] for c in hook.goals]
         student.notes["recovered rate"] = dict(zip(data.classes, rates, strict=True))
         return student
+
+    def trainer(self, epochs: int) -> Trainer:
+        return Trainer(lr=self.lr, epochs=epochs, batch_size=2**20, schedule="cosine", freeze_norms=True)
 
     def known(self, victim: Victim, clean: Dataset, ctx: Context) -> Dataset:
         """The clean nodes, and `others` of their graph with the labels that the victim gives them."""

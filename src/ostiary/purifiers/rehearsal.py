@@ -2,54 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.modality.nodes import Nodes
 from ostiary.models.victim import Victim, evaluating, without_gradients
+from ostiary.purifiers.misleading import Maker, Means
 from ostiary.purifiers.unlearning import distance
 from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
-from ostiary.triggers.generated_nodes import NodeMaker
 
 GROWTH = 1.05  # of the reach, a step
-
-
-@dataclass(frozen=True)
-class Means:
-    """size: new nodes at a root; hidden: units of their maker; reach: longest row of features that it may make at
-    first; lr: its own; steps: of it before each step of the student; retain: weight of the answers on the untouched graph;
-    agree: share of them that must stay the same for `reach` to grow."""
-
-    size: int
-    hidden: int
-    reach: float
-    lr: float
-    steps: int
-    retain: float
-    agree: float
-
-
-class Maker(nn.Module):
-    """New nodes for a root that is to be led to a class: `NodeMaker` of its features and a vector learnt for the class."""
-
-    def __init__(self, means: Means, width: int, classes: int) -> None:
-        super().__init__()
-        self.reach = means.reach
-        self.nodes = NodeMaker(width, means.hidden, means.size, "free", 0)
-        self.wish = nn.Embedding(classes, width)
-
-    def forward(self, x: Tensor, goal: Tensor) -> tuple[Tensor, Tensor]:
-        """float [n, d], int64 [n] -> features [n, t, d], none longer than `reach`, and adjacency [n, t, t]."""
-        features, adjacency = self.nodes(x + self.wish(goal))
-        return features * (self.reach / features.norm(dim=2, keepdim=True).clamp(min=self.reach)), adjacency
 
 
 class Rehearsal(TrainHook):
@@ -63,6 +31,7 @@ class Rehearsal(TrainHook):
             self.answers = teacher(self.whole)
         with scoped(ctx.key("maker"), "init"):
             self.net = Maker(means, data.inputs.x.shape[1], data.n_classes).to(data.inputs.x.device)
+        self.kept: dict[str, Tensor] = {}  # the last weights under which answers stayed the same
         self.optimizer = torch.optim.Adam(self.net.parameters(), means.lr)
 
     def recover(self, victim: Victim, steps: int) -> list[float]:
@@ -115,5 +84,11 @@ class Rehearsal(TrainHook):
             now = state.victim(self.whole)
             loss = distance(state.victim(marked), self.answers[nodes.roots])
         same = float((now.argmax(1) == self.answers.argmax(1)).double().mean())
+        if same >= self.means.agree:
+            self.kept = {k: v.detach().clone() for k, v in state.victim.state_dict().items()}
         self.net.reach *= GROWTH if same >= self.means.agree else 1 / GROWTH
         return loss + self.means.retain * distance(now, self.answers)
+
+    def on_end(self, state: TrainState) -> None:
+        if self.kept:
+            state.victim.load_state_dict(self.kept)
