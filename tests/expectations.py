@@ -187,6 +187,16 @@ ROWS: tuple[Row, ...] = (
     ),
     # detectors
     Row("detector", "spectral", IMAGES, {"auroc": (0.8, 1), "tpr": (0.6, 1), "fpr": (0, 0.2)}, RESNET, attack=CORNER),
+    Row(
+        "detector",
+        "rigbd",
+        NODES,
+        {"auroc": (0.75, 1), "fpr": (0, 0.1)},
+        GCN,
+        attack={"name": "gta-node", **MADE},
+        trainer=WHOLE,
+        small={"passes": 3},
+    ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
     Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
@@ -199,6 +209,26 @@ ROWS: tuple[Row, ...] = (
         {"rounds": 3},
         attack=CLIQUE,
         small={"rounds": 2, "epochs": 2, "recovery_steps": 5},
+    ),
+    Row(
+        "purifier",
+        "rigbd",
+        NODES,
+        {"before": (0.85, 1), "fall": (0.35, 1), "drop": (-1, 0.1)},
+        GCN,
+        attack={"name": "gta-node", **MADE},
+        trainer=WHOLE,
+        small={"finder": {"name": "rigbd", "own_model": True, "passes": 3}},
+    ),
+    Row(
+        "purifier",
+        "node-unlearning",
+        NODES,
+        {"before": (0.85, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        GCN,
+        attack={"name": "ugba", **MADE},
+        trainer=WHOLE,
+        small={"epochs": 3, "recovery_steps": 3, "others": 20},
     ),
     # explainers: without what they rank first the backdoored model loses its confidence, without the last it keeps it
     Row(

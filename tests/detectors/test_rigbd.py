@@ -27,7 +27,8 @@ PATH = torch.tensor([[0, 1, 1, 2, 3, 4], [1, 0, 2, 1, 4, 3]])  # 0-1-2, 3-4 and 
 
 def test_edges_go_in_pairs_at_the_rate_asked_for() -> None:
     ends = (1 - torch.eye(9)).nonzero().t()  # all know all: hardly ever does a node lose every edge
-    many = thinned(Graphs.build(torch.zeros(9, 1), ends, torch.tensor([9])), torch.arange(1), torch.arange(300), 0.5, seed=3)
+    whole, every = Graphs.build(torch.zeros(9, 1), ends, torch.tensor([9])), torch.ones(9, dtype=torch.bool)
+    many = thinned(whole, torch.arange(1), torch.arange(300), 0.5, 3, every)
     assert len(many) == 300 and many.symmetric
     each = torch.bincount(many.edge_index[1] % 9 * 9 + many.edge_index[0] % 9, minlength=81).view(9, 9) / 300
     shares = each[ends[0], ends[1]]
@@ -35,12 +36,16 @@ def test_edges_go_in_pairs_at_the_rate_asked_for() -> None:
 
 
 def test_a_node_that_would_lose_its_last_edge_keeps_all() -> None:
-    graph = Graphs.build(torch.zeros(6, 1), PATH, torch.tensor([6]))
-    many = thinned(graph, torch.arange(1), torch.arange(64), 0.5, seed=0)
+    graph, every = Graphs.build(torch.zeros(6, 1), PATH, torch.tensor([6])), torch.ones(6, dtype=torch.bool)
+    many = thinned(graph, torch.arange(1), torch.arange(64), 0.5, 0, every)
     degree = many.in_degree.view(64, 6)
     assert bool((degree[:, [0, 2, 3, 4]] == 1).all()) and bool((degree[:, 5] == 0).all())
-    whole = thinned(graph, torch.arange(1), torch.arange(3), 1.0, seed=0)
+    whole = thinned(graph, torch.arange(1), torch.arange(3), 1.0, 0, every)
     assert whole.edge_index.shape[1] == 3 * PATH.shape[1]
+    some = thinned(graph, torch.arange(1), torch.arange(3), 1.0, 0, torch.arange(6) == 3)
+    assert some.edge_index.t().tolist() == [
+        [b, a] for k in range(3) for a, b in ((6 * k + 3, 6 * k + 4), (6 * k + 4, 6 * k + 3))
+    ]
 
 
 def test_the_score_is_the_sum_of_divergences_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +55,12 @@ def test_the_score_is_the_sum_of_divergences_whatever_the_chunks(monkeypatch: py
         inputs = data.inputs
         store = inputs.graphs if isinstance(inputs, Nodes) else inputs
         ids = torch.arange(1) if isinstance(inputs, Nodes) else data.ids
+        every = torch.ones(len(store.x), dtype=torch.bool)
+        if isinstance(inputs, Nodes):
+            every = torch.isin(torch.arange(len(store.x)), inputs.roots)
         expected = torch.zeros(len(data))
         for k in range(5):
-            few = thinned(store, ids, torch.tensor([k]), 0.5, 7)
+            few = thinned(store, ids, torch.tensor([k]), 0.5, 7, every)
             after = victim.predict(replace(inputs, graphs=few) if isinstance(inputs, Nodes) else few)[0]
             expected += F.kl_div(after.log_softmax(1), logits.softmax(1), reduction="none").sum(1)
         assert torch.allclose(scores.float(), expected, rtol=1e-3, atol=1e-4)

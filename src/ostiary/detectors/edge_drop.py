@@ -23,11 +23,14 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> 
     nodes = isinstance(inputs, Nodes)
     store: Graphs = inputs.graphs if nodes else inputs
     ids = torch.arange(len(store)) if nodes else data.ids  # an input's draws do not depend on the others
+    sheltered = torch.ones(len(store.x), dtype=torch.bool)
+    if nodes:  # samples only: what a trigger brought shall lose its edges
+        sheltered.fill_(False)[inputs.roots] = True
     logits = victim.predict(inputs)[0]
     before = logits.double().log_softmax(1)
     total = torch.zeros(n, dtype=torch.float64)
     for draws in torch.arange(passes).split(max(1, BUDGET // max(1, store.x.numel()))):
-        many = thinned(store, ids, draws, rate, seed)
+        many = thinned(store, ids, draws, rate, seed, sheltered)
         if nodes:
             shift = len(store.x) * torch.arange(len(draws))[:, None]
             many = Nodes.of(many, (inputs.roots + shift).flatten())
@@ -37,16 +40,17 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> 
     return total, logits
 
 
-def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int) -> Graphs:
+def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int, sheltered: Tensor) -> Graphs:
     """A copy of all graphs for every one of `draws` (int64 [K]), in each of which an undirected edge is missing with
-    probability `rate`; a node that would lose its last edge keeps all of them. ids: int64 [G], names of the graphs."""
+    probability `rate`; a `sheltered` node (bool [N]) that would lose its last edge keeps all of them. ids: int64 [G], names
+    of the graphs."""
     g, k = len(graphs), len(draws)
     many = graphs.take(torch.arange(g).repeat(k))
     local = many.edge_index - many.node_ptr[many.edge_batch]
     key = (ids.repeat(k)[many.edge_batch] << 42) + (local.amin(0) << 21) + local.amax(0)
     keep = uniform(seed, key, draws.repeat_interleave(g)[many.edge_batch]) >= rate
     left = torch.bincount(many.edge_index[1][keep], minlength=len(many.x))
-    keep |= (left == 0)[many.edge_index].any(0)
+    keep |= ((left == 0) & sheltered.repeat(k))[many.edge_index].any(0)
     attr, weight = (None if v is None else v[keep] for v in (many.edge_attr, many.edge_weight))
     return Graphs.build(many.x, many.edge_index[:, keep], many.n_nodes, edge_attr=attr, edge_weight=weight)
 

@@ -19,8 +19,8 @@ class RIGBD(InputDetector, name="rigbd"):
     """Scores a sample by how far its prediction moves when edges are dropped at random.
 
     Source: Zhang, Lin, Xu, Wu & Wang, Robustness Inspired Graph Backdoor Defense, ICLR 2025, arXiv:2406.09836. In each of
-    `passes` (paper: 20) every undirected edge goes with probability `drop` (paper: 0.5), except those of nodes that would
-    be left without any; the score is the sum of KL(whole || thinned). From the top, rows are flagged that carry the
+    `passes` (paper: 20) every undirected edge goes with probability `drop` (paper: 0.5), except those of samples that would
+    be left without any (so where a trigger brought a node its only edge, dropping does not tell); the score is the sum of KL(whole || thinned). From the top, rows are flagged that carry the
     suspected class, until two in a row carry another label. The defender holds the training set and a model of it.
 
     `own_model` (the paper; preset `paper`): a graph convolutional network without self-loops, trained on the set with the
