@@ -20,8 +20,9 @@ class RIGBD(InputDetector, name="rigbd"):
 
     Source: Zhang, Lin, Xu, Wu & Wang, Robustness Inspired Graph Backdoor Defense, ICLR 2025, arXiv:2406.09836. In each of
     `passes` (paper: 20) every undirected edge goes with probability `drop` (paper: 0.5), except those of samples that would
-    be left without any (so where a trigger brought a node its only edge, dropping does not tell); the score is the sum of KL(whole || thinned). From the top, rows are flagged that carry the
-    suspected class, until two in a row carry another label. The defender holds the training set and a model of it.
+    be left without any; the score is the sum of KL(whole || thinned). From the top, rows are flagged that carry the
+    suspected class, until two in a row carry another label. The defender holds the training set and a model of it. Where
+    a trigger brought an isolated node its only edge, dropping never takes it: such poison is not found.
 
     `own_model` (the paper; preset `paper`): a graph convolutional network without self-loops, trained on the set with the
     plan's recipe, is asked; without it the given model is. Differs from the authors' code, which reads the true target

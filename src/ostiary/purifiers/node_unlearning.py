@@ -17,7 +17,21 @@ from ostiary.training.trainer import Trainer
 
 
 class NodeUnlearning(Purifier, name="node-unlearning"):
-    """Recovers nodes that, joined to others, lead a node classifier to a class, and unlearns them by distillation."""
+    """Recovers nodes that, joined to others, lead a node classifier to a class, and unlearns them by distillation.
+
+    Ours; GCleaner's recipe (Zhang et al., 2024, arXiv:2410.01272) on nodes. The defender holds the model, a few clean nodes
+    and the graph they live in. A network makes `size` new nodes (UGBA's 3) for the clean nodes and for `others` unlabelled
+    ones, which count as what the victim calls them, to lead them to each class; classes reached at rate `flag` are
+    unlearned: each epoch it takes `steps` steps against the student, which then takes one towards the victim's answers
+    without new nodes (L2), both at nodes that carry them and, by `retain`, on the whole untouched graph.
+
+    How far a maker may go is not for the test to say: no row of features is longer than `reach` times the mean row, which
+    grows 5 % a step while at least `agree` of the answers on the untouched graph are the victim's, and shrinks otherwise;
+    the last weights that kept to `agree` are returned. Defaults: chosen on a small block model (seeds 10 and 11).
+
+    Reaching a class is no sign of a backdoor here, so nearly always every class is unlearned. Triggers with much longer
+    rows than any node lose their aim, but the nodes that carry them do not all get their own class back.
+    """
 
     modalities = frozenset({"node"})
     size: Positive = 3
