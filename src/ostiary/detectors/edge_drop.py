@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
+from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.nodes import Nodes
 from ostiary.models.graph_layers import Conv, neighbour_sum, weighted_degree
@@ -30,7 +31,7 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> 
     before = logits.double().log_softmax(1)
     total = torch.zeros(n, dtype=torch.float64)
     for draws in torch.arange(passes).split(max(1, BUDGET // max(1, store.x.numel()))):
-        many = thinned(store, ids, draws, rate, seed, sheltered)
+        many: Inputs = thinned(store, ids, draws, rate, seed, sheltered)
         if nodes:
             shift = len(store.x) * torch.arange(len(draws))[:, None]
             many = Nodes.of(many, (inputs.roots + shift).flatten())

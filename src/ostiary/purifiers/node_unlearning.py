@@ -12,7 +12,8 @@ from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
-from ostiary.purifiers.rehearsal import Means, Rehearsal
+from ostiary.purifiers.misleading import Means
+from ostiary.purifiers.rehearsal import Rehearsal
 from ostiary.training.trainer import Trainer
 
 

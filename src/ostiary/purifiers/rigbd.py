@@ -62,7 +62,7 @@ class Against(TrainHook):
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         logits, bad = state.victim(batch), self.flagged[rows].to(y.device)
-        loss = logits.sum() * 0.0  # a batch may hold rows of one sort only
+        loss: Tensor = logits.sum() * 0.0  # a batch may hold rows of one sort only
         if not bool(bad.all()):
             loss = loss + F.cross_entropy(logits[~bad], y[~bad])
         if bool(bad.any()):
