@@ -199,6 +199,16 @@ ROWS: tuple[Row, ...] = (
         attack=CLIQUE,
         small={"explainer": {"name": "gnn-explainer", "epochs": 10}},
     ),
+    Row(
+        "detector",
+        "rigbd",
+        NODES,
+        {"auroc": (0.85, 1), "tpr": (0.4, 1), "fpr": (0, 0.05)},
+        GCN,
+        attack={"name": "gta-node", **MADE},
+        trainer=WHOLE,
+        small={"passes": 3},
+    ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
     Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
@@ -257,6 +267,26 @@ ROWS: tuple[Row, ...] = (
         {"purifier": {"name": "gcleaner", "rounds": 3}, "dataset": {**GRAPHS, "n_classes": 3, "made_with": 1}, "n": 40},
         attack=CLIQUE,
         small={"purifier": {"name": "fine-tune", "epochs": 2}},
+    ),
+    Row(
+        "purifier",
+        "rigbd",
+        NODES,
+        {"before": (0.85, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        GCN,
+        attack={"name": "gta-node", **MADE},
+        trainer=WHOLE,
+        small={"finder": {"name": "rigbd", "own_model": True, "passes": 3}},
+    ),
+    Row(
+        "purifier",
+        "node-unlearning",
+        NODES,
+        {"before": (0.85, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        GCN,
+        attack={"name": "ugba", **MADE},
+        trainer=WHOLE,
+        small={"epochs": 3, "recovery_steps": 3, "others": 20},
     ),
     # explainers: without what they rank first the backdoored model loses its confidence, without the last it keeps it
     Row(

@@ -78,7 +78,6 @@ class InputDetector(Detector):
     def subject(self) -> About:
         return self.on
 
-    @final
     def needed(self) -> frozenset[str]:
         return self.needs | {self.on}
 

@@ -15,8 +15,8 @@ from ostiary.training.trainer import Trainer
 
 class FineTuning(Component):
     """How weights are fine-tuned on clean samples. Where not set: on graphs Adam at 5e-3 with BatchNorm statistics frozen
-    (the strongest plain setting in our own runs), on images SGD at 0.01 with statistics that follow (BackdoorBench; the
-    former destroys small image networks)."""
+    (the strongest plain setting in our own runs), on nodes the same, on images SGD at 0.01 with statistics that follow
+    (BackdoorBench; the former destroys small image networks). Nodes of one graph are always trained on all at once."""
 
     kind = "purifier"
     batch_size: Positive = 64
@@ -25,11 +25,12 @@ class FineTuning(Component):
     freeze_norms: bool | None = None
 
     def trainer(self, modality: str, epochs: int) -> Trainer:
-        graph = modality == "graph"
+        graph = modality in ("graph", "node")
         optimizer = self.optimizer or ("adam" if graph else "sgd")
         lr = self.lr or (0.005 if optimizer == "adam" else 0.01)
         frozen = graph if self.freeze_norms is None else self.freeze_norms
-        return Trainer(optimizer=optimizer, lr=lr, epochs=epochs, batch_size=self.batch_size, freeze_norms=frozen)
+        size = 2**20 if modality == "node" else self.batch_size
+        return Trainer(optimizer=optimizer, lr=lr, epochs=epochs, batch_size=size, freeze_norms=frozen)
 
 
 class Purifier(Component):

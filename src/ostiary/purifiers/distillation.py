@@ -12,6 +12,7 @@ from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs, unit
+from ostiary.modality.nodes import Nodes, egos
 from ostiary.models.victim import Victim
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer, TrainState
@@ -43,12 +44,17 @@ def distilled(evidence: Evidence, ctx: Context, teaching: Trainer, learning: Tra
 
 
 def attention(features: Tensor, batch: Inputs, p: float, weight: Tensor | None = None) -> Tensor:
-    """Normalised attention of one layer: per node [N] (unit norm in each graph) or per pixel [n, h * w].
+    """Normalised attention of one layer: per node [N] (unit norm in each graph, or in each root's neighbourhood) or per
+    pixel [n, h * w].
 
     weight: float [N], of the nodes.
     """
-    if isinstance(batch, Graphs) and len(features) == len(batch.x):
+    if isinstance(batch, Graphs | Nodes) and len(features) == len(batch.x):
         a = features.abs().pow(p).sum(1)
-        return unit(a if weight is None else weight * a, batch)
+        a = a if weight is None else weight * a
+        if isinstance(batch, Graphs):
+            return unit(a, batch)
+        graphs, number, _ = egos(batch)
+        return unit(a[number], graphs)
     maps = features.abs().pow(p).sum(1).flatten(1) if features.ndim > 2 else features.abs().pow(p)
     return F.normalize(maps, dim=1, eps=1e-6)

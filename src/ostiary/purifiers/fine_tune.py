@@ -16,6 +16,7 @@ class FineTune(FineTuning, Purifier, name="fine-tune"):
     the model and a few clean samples. `epochs` 30: ours.
     """
 
+    modalities = frozenset({"graph", "image", "node"})
     epochs: Positive = 30
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:

@@ -24,9 +24,11 @@ class NAD(FineTuning, Purifier, name="nad"):
     (paper: 500, 1000, 1000, for images). `teacher_epochs` 10, `epochs` 20, batch 64: paper.
 
     Differs from the paper: learning rates as for plain fine-tuning (0.1 for two epochs destroys small pre-activation
-    nets); on graphs attention is over nodes and BatchNorm statistics stay frozen, which there is the stronger form.
+    nets); on graphs attention is over nodes and BatchNorm statistics stay frozen, which there is the stronger form; where
+    nodes are the samples it is over each one's neighbourhood of two steps.
     """
 
+    modalities = frozenset({"graph", "image", "node"})
     p: PositiveFloat = 2.0
     betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
     teacher_epochs: Positive = 10

@@ -1,0 +1,142 @@
+"""RIGBD: which edges go, what the score is, where it cuts, and what retraining does with the rows it flags."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.detectors.edge_drop import LooplessConv, sway, thinned
+from ostiary.detectors.rigbd import RIGBD, cut
+from ostiary.errors import MissingEvidence, Unsupported
+from ostiary.evidence import Evidence
+from ostiary.modality.graphs import Graphs
+from ostiary.modality.nodes import Nodes
+from ostiary.purifiers.rigbd import RIGBD as RobustTraining
+from ostiary.purifiers.rigbd import Against
+from ostiary.testing import toys
+from ostiary.training.trainer import Trainer, TrainState
+
+PATH = torch.tensor([[0, 1, 1, 2, 3, 4], [1, 0, 2, 1, 4, 3]])  # 0-1-2, 3-4 and 5 alone
+
+
+def test_edges_go_in_pairs_at_the_rate_asked_for() -> None:
+    ends = (1 - torch.eye(9)).nonzero().t()  # all know all: hardly ever does a node lose every edge
+    whole, every = Graphs.build(torch.zeros(9, 1), ends, torch.tensor([9])), torch.ones(9, dtype=torch.bool)
+    many = thinned(whole, torch.arange(1), torch.arange(300), 0.5, 3, every)
+    assert len(many) == 300 and many.symmetric
+    each = torch.bincount(many.edge_index[1] % 9 * 9 + many.edge_index[0] % 9, minlength=81).view(9, 9) / 300
+    shares = each[ends[0], ends[1]]
+    assert float(shares.min()) > 0.38 and float(shares.max()) < 0.62 and float(shares.mean()) == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_node_that_would_lose_its_last_edge_keeps_all() -> None:
+    graph, every = Graphs.build(torch.zeros(6, 1), PATH, torch.tensor([6])), torch.ones(6, dtype=torch.bool)
+    many = thinned(graph, torch.arange(1), torch.arange(64), 0.5, 0, every)
+    degree = many.in_degree.view(64, 6)
+    assert bool((degree[:, [0, 2, 3, 4]] == 1).all()) and bool((degree[:, 5] == 0).all())
+    whole = thinned(graph, torch.arange(1), torch.arange(3), 1.0, 0, every)
+    assert whole.edge_index.shape[1] == 3 * PATH.shape[1]
+    some = thinned(graph, torch.arange(1), torch.arange(3), 1.0, 0, torch.arange(6) == 3)
+    assert some.edge_index.t().tolist() == [
+        [b, a] for k in range(3) for a, b in ((6 * k + 3, 6 * k + 4), (6 * k + 4, 6 * k + 3))
+    ]
+
+
+def test_the_score_is_the_sum_of_divergences_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    for modality in ("graph", "node"):
+        data, victim = toys.splits(modality).train, toys.victim(modality)
+        scores, logits = sway(victim, data, 5, 0.5, 7)
+        inputs = data.inputs
+        store = inputs.graphs if isinstance(inputs, Nodes) else inputs
+        ids = torch.arange(1) if isinstance(inputs, Nodes) else data.ids
+        every = torch.ones(len(store.x), dtype=torch.bool)
+        if isinstance(inputs, Nodes):
+            every = torch.isin(torch.arange(len(store.x)), inputs.roots)
+        expected = torch.zeros(len(data))
+        for k in range(5):
+            few = thinned(store, ids, torch.tensor([k]), 0.5, 7, every)
+            after = victim.predict(replace(inputs, graphs=few) if isinstance(inputs, Nodes) else few)[0]
+            expected += F.kl_div(after.log_softmax(1), logits.softmax(1), reduction="none").sum(1)
+        assert torch.allclose(scores.float(), expected, rtol=1e-3, atol=1e-4)
+        monkeypatch.setattr("ostiary.detectors.edge_drop.BUDGET", 1)
+        assert torch.allclose(sway(victim, data, 5, 0.5, 7)[0], scores, rtol=1e-4, atol=1e-6)
+        monkeypatch.undo()
+
+
+def test_a_graph_is_scored_alike_in_any_company() -> None:
+    data, victim = toys.splits("graph").train, toys.victim("graph")
+    few = data.take(torch.tensor([7, 3]))
+    whole, part = sway(victim, data, 4, 0.5, 1)[0], sway(victim, few, 4, 0.5, 1)[0]
+    assert torch.allclose(part, whole[[7, 3]], rtol=1e-4, atol=1e-6)
+
+
+def test_the_cut_is_before_the_first_two_others_in_a_row() -> None:
+    labels = torch.tensor([2, 2, 1, 2, 0, 1, 2, 2])
+    goal, flagged = cut(torch.arange(8).flip(0).double(), labels, top=4)
+    assert goal == 2 and flagged.nonzero().flatten().tolist() == [0, 1, 3]
+    assert bool(cut(torch.zeros(3), torch.ones(3).long(), 10)[1].all())  # nothing to stop it
+    goal, flagged = cut(torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0]), torch.tensor([0, 1, 2, 2, 2]), top=5)
+    assert goal == 2 and not bool(flagged.any())
+
+
+def test_a_network_without_self_loops_does_not_see_the_node_itself() -> None:
+    torch.manual_seed(0)
+    conv, x = LooplessConv(3, 2), torch.randn(6, 3)
+    out = conv(x, Graphs.build(x, PATH, torch.tensor([6])))
+    h = conv.lin(x)
+    assert torch.allclose(out[1], (h[0] + h[2]) / 2**0.5 + conv.bias) and torch.allclose(out[3], h[4] + conv.bias)
+    assert torch.allclose(out[5], conv.bias)
+
+
+def test_own_model_needs_the_training_set_and_the_other_the_victim() -> None:
+    assert RIGBD().needed() == {"train", "victim"} and RIGBD(own_model=True).needed() == {"train"}
+    assert RIGBD(on="incoming").needed() == {"incoming", "victim"}
+    assert RIGBD(on="incoming", own_model=True).needed() == {"incoming", "train"}
+    held = replace(toys.evidence("node"), victim=None)
+    assert len(RIGBD.preset("paper", passes=2).inspect(held, toys.context("node")).scores) == len(held.train or ())
+    with pytest.raises(MissingEvidence):
+        RIGBD().inspect(held, toys.context("node"))
+
+
+def test_robust_training_speaks_against_the_flagged_labels() -> None:
+    data, ctx = toys.splits("node").train, toys.context("node")
+    rows = (data.y == 1).nonzero().flatten()[:6]
+    flagged = torch.zeros(len(data), dtype=torch.bool)
+    flagged[rows] = True
+
+    def probability(hooks: list[Against]) -> float:
+        said = ctx.fit(data, hooks).predict(data.take(rows).inputs)[0].softmax(1)
+        return float(said[:, 1].mean())
+
+    assert probability([]) > 0.7
+    assert probability([Against(flagged, 1.0)]) < 0.3
+
+
+def test_the_loss_of_a_batch_of_one_sort() -> None:
+    data: Dataset = toys.splits("graph").train.take(torch.arange(4))
+    victim = toys.victim("graph")
+    state: TrainState = Trainer().start(victim, data, 0)
+    rows = torch.arange(4)
+    with torch.no_grad():
+        logits = victim(data.inputs)
+        plain = Against(torch.zeros(4, dtype=torch.bool), 1.0).loss(state, data.inputs, data.y, rows)
+        against = Against(torch.ones(4, dtype=torch.bool), 2.0).loss(state, data.inputs, data.y, rows)
+    assert torch.allclose(plain, F.cross_entropy(logits, data.y))
+    assert torch.allclose(against, 2 * logits.softmax(1)[rows, data.y].mean())
+
+
+def test_any_detector_of_training_rows_may_find_the_poison() -> None:
+    held, ctx = toys.evidence("graph"), toys.context("graph")
+    made = RobustTraining(finder={"name": "spectral"})  # type: ignore[arg-type]
+    assert made.needed() == {"train", "victim"} and build("purifier", made.spec()) == made
+    assert made.purify(held, ctx).notes["flagged"] > 0
+    with pytest.raises(Unsupported, match="says nothing about training rows"):
+        RobustTraining(finder=RIGBD(on="incoming")).purify(held, ctx)
+    with pytest.raises(MissingEvidence):
+        RobustTraining().purify(Evidence(held.victim), Context())
