@@ -22,12 +22,12 @@ By = Literal["edge", "node"]
 class EdgePartition(Certified, name="edge-partition"):
     """Shares each graph's edges out to subgraphs by a hash and lets a model trained on subgraphs vote on them.
 
-    Source: Xia, Yang, Wang & Jia, GNNCert, ICLR 2024; `by` node: Li & Wang, AGNNCert, arXiv:2502.00765. The defender
+    Source: Xia, Yang, Wang & Jia, GNNCert, ICLR 2024; `by` node: Li & Wang, AGNNCert, 2025, arXiv:2502.00765. The defender
     holds the suspicious training set. `groups` 30: GNNCert's range is 10 to 60. Each undirected edge falls into a group by a
-    keyed hash of the places of its nodes in their graph; a subgraph has all nodes and one group's edges. A flipped edge changes one
-    vote, so that a lead of 2r votes outlasts r flips: a proof for the model as trained, not for the training set.
-    With `by` node the two directions of an edge go with their source, and a subgraph blanks the features of nodes outside
-    its group: overwriting t nodes, features and edges among them, changes t votes; flipping any edge two.
+    keyed hash of the places of its nodes in their graph; a subgraph has all nodes and one group's edges. A flipped edge
+    changes one vote, so that a lead of 2r votes outlasts r flips: a proof for the model as trained, not for the training
+    set. With `by` node the two directions of an edge go with their source, and a subgraph blanks the features of nodes
+    outside its group: overwriting t nodes, features and edges among them, changes t votes; flipping any edge two.
 
     Differs from the papers: training draws one subgraph per graph and batch, not all of them; nodes that an attacker
     adds are not covered, and AGNNCert's are not blanked.

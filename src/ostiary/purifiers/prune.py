@@ -54,7 +54,7 @@ class Prune(Purifier, name="prune"):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         data = evidence.clean or evidence.train
-        assert data is not None
+        assert data
         kind = feature_kind(_store(data.inputs))
         embedded = self.by == "embedding" or (self.by == "auto" and kind != "range")
         model = evidence.victim.clone() if evidence.victim else ctx.surrogate(data) if embedded else ctx.fresh(data)
@@ -65,16 +65,14 @@ class Prune(Purifier, name="prune"):
         return victim if self.when == "train" else screened(victim, screen)
 
     def pruned(self, train: Dataset, screen: Pruning) -> Dataset:
-        rows = torch.arange(len(train)).split(train.modality.chunk)
-        parts = [screen(train.modality.take(train.inputs, at)) for at in rows]
-        after = replace(train, inputs=train.modality.join(parts) if len(parts) > 1 else parts[0])
+        kind, rows = train.modality, torch.arange(len(train))
+        after = replace(train, inputs=kind.join([screen(kind.take(train.inputs, at)) for at in rows.split(kind.chunk)]))
         if not self.drop_labels:
             return after
         old, new = _store(train.inputs), _store(after.inputs)
+        lost = old.n_edges - new.n_edges > self.share * old.n_edges
         if isinstance(train.inputs, Nodes):
-            lost = (old.in_degree - new.in_degree)[train.inputs.roots] > 0
-        else:
-            lost = old.n_edges - new.n_edges > self.share * old.n_edges
+            lost = (old.in_degree > new.in_degree)[train.inputs.roots]
         if bool(lost.all()):
             raise InvalidInput(f"every training sample lost its label at threshold {self.threshold}; lower it, or raise share")
         return after.take((~lost).nonzero().flatten())
@@ -93,8 +91,7 @@ class Pruning(Screen):
     def forward(self, batch: Inputs) -> Inputs:
         graphs = _store(batch)
         unit = F.normalize(self.model.layers(batch)[1][0] if bool(self.embedded) else graphs.x, dim=1)
-        few = graphs.edge_index.split(2**18, dim=1)
-        alike = torch.cat([(unit[source] * unit[target]).sum(1) for source, target in few])
+        alike = torch.cat([(unit[a] * unit[b]).sum(1) for a, b in graphs.edge_index.split(2**18, dim=1)])
         found = graphs.with_edges(alike > self.threshold)
         found = with_degrees(found) if bool(self.degrees) else found
         return replace(batch, graphs=found) if isinstance(batch, Nodes) else found

@@ -19,9 +19,10 @@ class Subsampling(Sampled, name="subsampling"):
     Source: Zhang, Jia, Wang & Gong, Backdoor attacks to graph neural networks, SACMAT 2021, arXiv:2006.11165, section 5. The
     defender holds the training set, or with `retrain` off the model and a few clean graphs. Of the N = n (n - 1) / 2 pairs of
     a graph, edges or not, k = floor(`kappa` N) are kept (0.1: authors' code), so that the number of edges kept is
-    hypergeometric; all other pairs are cleared and degree features counted again. A subset shows one of e flipped pairs with probability
-    1 - C(N - e, k) / C(N, k): certified where the bounds of the leading class and the next (Clopper & Pearson, two-sided
-    at `alpha` over the classes) lie further apart than twice that. `samples` 1000 (paper: 10,000), `alpha` 0.001: paper.
+    hypergeometric; all other pairs are cleared and degree features counted again. A subset shows one of e flipped pairs
+    with probability 1 - C(N - e, k) / C(N, k): certified where the bounds of the leading class and the next (Clopper &
+    Pearson, two-sided at `alpha` over the classes) lie further apart than twice that. `samples` 1000 (enough for alpha
+    0.001; the usual 10,000 costs ten times the time).
 
     Differs from the authors' code, which judges one subset, without vote or certificate. A certificate for the model
     as trained, not for the training set.

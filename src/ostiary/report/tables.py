@@ -115,13 +115,13 @@ def _figures(metrics: Sequence[dict[str, Any]], seconds: Sequence[float]) -> dic
         held = [m[column] for m in metrics if column in m]
         if not held:
             continue
-        found[column] = _over_seeds(held)
+        found[column] = over_seeds(held)
     if seconds:
         found["seconds"] = mean(seconds)
     return found
 
 
-def _over_seeds(held: Sequence[dict[str, Any]]) -> Estimate:
+def over_seeds(held: Sequence[dict[str, Any]]) -> Estimate:
     """Mean over seeds with its t interval; for one seed the interval of its own counts."""
     if len(held) == 1:
         one = held[0]
