@@ -11,11 +11,12 @@ from ostiary.purifiers.certificate import Certificate
 
 MOST = 4096  # the curve ends here, however large a radius is
 FEW = 8  # and does not end before here
-GRID = (0, 1, 2, 4, 8)
+GRID = (1, 2, 4, 8)
 
 
 def certified(found: Certificate, y: Tensor) -> dict[str, Any]:
-    """For each kind of change and every radius the share, with a Wilson interval; `joint`: for pairs of radii; `alpha`.
+    """For each kind of change and every radius the share, with a Wilson interval; `joint`: for pairs of radii that any input
+    reaches; `alpha`, the chance of an input's certificate to be wrong.
 
     y: int64 [n], the true classes. Radii are 0, 1, 2, 4, ... up to the first that no input reaches.
     """
@@ -28,7 +29,7 @@ def certified(found: Certificate, y: Tensor) -> dict[str, Any]:
     for kind in found.costs:
         curves[kind] = {str(r): share(**{kind: r}) for r in _radii(found, kind)}
     if {"edges", "poisoned"} <= set(found.costs):
-        pairs = [(r, m) for r in GRID[1:] for m in GRID[1:]]
+        pairs = [(r, m) for r in GRID for m in GRID if bool(found.covers(poisoned=r, edges=m).any())]
         curves["joint"] = {f"poisoned {r}, edges {m}": share(poisoned=r, edges=m) for r, m in pairs}
     return curves
 

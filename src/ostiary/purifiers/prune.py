@@ -45,9 +45,8 @@ class Prune(Purifier, name="prune"):
         return self.needs if self.when == "test" else frozenset({"train"})
 
     def refuse(self, evidence: Evidence) -> str:
-        return (
-            "drop_labels works on a training set; set when to train or both" if self.drop_labels and not evidence.train else ""
-        )
+        idle = self.drop_labels and self.when == "test"
+        return "drop_labels works on a training set; set when to train or both" if idle else ""
 
     def rebuild(self, victim: Victim) -> Victim:
         return victim if self.when == "train" else screened(victim, Pruning(victim.clone(), self.threshold))

@@ -37,11 +37,11 @@ def curves(group: Group) -> list[Curve]:
                 held.setdefault(label, []).append(metrics["certified"])
     found = []
     for label, runs in held.items():
-        for kind in (k for k in KINDS if k in runs[0]):
+        for kind in (k for k in KINDS if runs[0].get(k)):
             reached = [run[kind] for run in runs]
-            radii = max(reached, key=len)  # a shorter curve has come to its end: from there on nothing is certified
-            none = {"value": 0.0}
-            found.append(Curve(label, kind, {r: over_seeds([run.get(r, none) for run in reached]) for r in radii}))
+            none = {"value": 0.0}  # a curve that ends earlier: from there on nothing is certified
+            shares = {r: over_seeds([run.get(r, none) for run in reached]) for run in reached for r in run}
+            found.append(Curve(label, kind, shares))
     return found
 
 
