@@ -20,7 +20,7 @@ PLAN = {
     "purifiers": [
         {"name": "fine-tune", "epochs": 1},
         {"name": "edge-partition", "groups": 4},
-        {"name": "joint-partition", "parts": 2, "groups": 3},
+        {"name": "joint-partition", "parts": 3, "groups": 7},
     ],
 }
 
@@ -37,7 +37,7 @@ def test_the_verdict_holds_a_falling_curve_that_starts_at_the_accuracy(made: tup
     for record in made[1]:
         found = record.metrics["purifiers"]
         assert "certified" not in found["fine-tune(epochs=1)"]
-        edge, joint = found["edge-partition(groups=4)"], found["joint-partition(parts=2, groups=3)"]
+        edge, joint = found["edge-partition(groups=4)"], found["joint-partition(parts=3, groups=7)"]
         assert set(edge["certified"]) == {"alpha", "edges"}
         assert set(joint["certified"]) == {"alpha", "edges", "poisoned", "joint"}
         for metrics in (edge, joint):

@@ -46,6 +46,8 @@ class EdgePartition(Certified, name="edge-partition"):
 class EdgeGroups(View):
     """View g: every node, and the edges of group g. With `by` node the features of the nodes of group g only."""
 
+    key: Tensor
+
     def __init__(self, groups: int, by: By, key: int, degrees: bool) -> None:
         super().__init__()
         self.count = self.among = groups

@@ -61,6 +61,7 @@ class RandomEdges(View):
     """View s: every node, and edges that chance number s keeps. Both directions of an edge share their fate."""
 
     among = 2**62
+    key: Tensor
 
     def __init__(self, samples: int, key: int, degrees: bool) -> None:
         super().__init__()

@@ -68,7 +68,7 @@ class PairSubsets(RandomEdges):
         steps = mass.cumsum(1).clamp(max=1.0)
         steps[:, -1] = 2.0  # whatever rounding lost
         shift = 2.0 * torch.arange(len(steps), device=steps.device)[:, None] + steps
-        found = torch.searchsorted(shift.flatten(), 2.0 * at + chance, right=True) - at * len(m)
+        found: Tensor = torch.searchsorted(shift.flatten(), 2.0 * at + chance, right=True) - at * len(m)
         return found.minimum(batch.n_edges // 2)
 
 
