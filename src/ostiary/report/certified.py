@@ -51,9 +51,10 @@ def certified(group: Group) -> list[Figure]:
     if not points:
         return []
     labels, panels = (list(dict.fromkeys(p[name] for p in points)) for name in ("defence", "change"))
+    palette = alt.Scale(domain=labels, range=[MANY[i % len(MANY)] for i in range(len(labels))])
     base = alt.Chart().encode(
         x=alt.X("radius:O", title="changes", sort=None, axis=alt.Axis(labelAngle=0)),
-        color=alt.Color("defence:N", scale=alt.Scale(domain=labels, range=[MANY[i % len(MANY)] for i in range(len(labels))])),
+        color=alt.Color("defence:N", scale=palette, legend=alt.Legend(columns=2, labelLimit=270)),
     )
     axis = {"title": "certified accuracy %", "scale": alt.Scale(domain=[0, 100])}
     shown = tips("defence", "change", "radius", "%", "low", "high")
