@@ -10,6 +10,7 @@ from torch_geometric.data import Data
 
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import Graphs, degree_features, join
+from ostiary.testing import toys
 
 WIDTH = 3
 
@@ -176,3 +177,17 @@ def test_graphs_without_edges_may_carry_empty_edge_features() -> None:
     full = Data(x=torch.ones(2, 3), edge_index=ONE.edge_index, edge_attr=torch.ones(2, 2))
     bare = Data(x=torch.ones(1, 3), edge_index=torch.zeros(2, 0, dtype=torch.int64), edge_attr=torch.zeros(0, 2))
     assert Graphs.from_pyg([bare, full, bare]).edge_attr.shape == (2, 2)
+
+
+def test_with_edges_keeps_the_order_and_what_was_derived() -> None:
+    graphs = toys.splits("graph").clean.inputs.take(torch.arange(6).flip(0))
+    a, b = graphs.edge_index
+    keep = (a + b) % 3 != 0
+    found = graphs.with_edges(keep)
+    fresh = Graphs.build(graphs.x, graphs.edge_index[:, keep], graphs.n_nodes)
+    for name in ("x", "edge_index", "node_ptr", "edge_ptr", "by_source", "batch", "edge_batch", "n_edges"):
+        assert torch.equal(getattr(found, name), getattr(fresh, name)), name
+    assert found.symmetric and not graphs.with_edges(a < b).symmetric
+    assert torch.equal(found.take(torch.tensor([3])).edge_index, fresh.take(torch.tensor([3])).edge_index)
+    none = graphs.with_edges(torch.zeros_like(keep))
+    assert none.n_edges.tolist() == [0] * 6

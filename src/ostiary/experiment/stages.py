@@ -28,11 +28,14 @@ from ostiary.evidence import Evidence
 from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import SCHEMA, StageRow, canonical, finite
 from ostiary.experiment.store import Damaged, Store
+from ostiary.metrics.certified import certified
 from ostiary.metrics.detection import detection
 from ostiary.metrics.reactivation import reactivated
 from ostiary.metrics.stealth import stealth
 from ostiary.models.victim import Victim
+from ostiary.models.votes import ballots
 from ostiary.purifiers.base import Purifier
+from ostiary.purifiers.certified import Certified
 from ostiary.seeds import generator
 from ostiary.triggers.base import Trigger
 
@@ -297,6 +300,9 @@ def _verdict(stage: Stage, bench: Bench) -> Result:
     before, control = bench.outputs(victim), bench.outputs(Stage("control", cell))
     outputs = bench.outputs(made)
     metrics = evaluate(outputs, poisoned, control, before) | reactivated(bench.victim(made), poisoned, bench.context(cell))
+    if isinstance(stage.part, Certified):
+        test = poisoned.splits.test
+        metrics["certified"] = certified(stage.part.certify(ballots(outputs.clean), test.inputs), test.y)
     doubts = sanity.about_purified(bench.victim(victim), bench.victim(made), metrics, poisoned.splits.test)
     return Result(metrics, doubts, {"embedding": _embedding(outputs, poisoned)})
 

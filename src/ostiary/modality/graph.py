@@ -114,8 +114,7 @@ class GraphModality(Modality, name="graph"):
         other = torch.randint(0, max(1, len(inputs.x)), (len(inputs.x),), generator=rng)
         moved = torch.rand(len(inputs.x), generator=rng) < swap[inputs.batch]
         x = torch.where(moved[:, None], inputs.x[other], inputs.x)
-        attr = None if inputs.edge_attr is None else inputs.edge_attr[keep]
-        return Graphs.build(x, inputs.edge_index[:, keep], inputs.n_nodes, edge_attr=attr)
+        return inputs.with_edges(keep).with_(x=x)
 
     def sketch(self, before: Graphs, after: Graphs) -> list[Json]:
         """Per graph: node kinds (most active feature column), edges, and which nodes and edges the trigger touched."""

@@ -178,6 +178,17 @@ class Graphs:
                 other.__dict__[name] = self.__dict__[name]
         return other
 
+    def with_edges(self, keep: Tensor) -> Graphs:
+        """The same nodes with the edges that `keep` (bool [E]) marks, in the same order."""
+        rank = pointer(keep.long())
+        held = (None if v is None else v[keep] for v in (self.edge_attr, self.edge_weight, self.edge_mask))
+        part = Graphs(self.x, self.edge_index[:, keep], self.node_ptr, rank[self.edge_ptr], *held)
+        part.__dict__.update(
+            {name: self.__dict__[name] for name in ("n_nodes", "batch", "membership") if name in self.__dict__}
+        )
+        part.__dict__["by_source"] = rank[self.by_source[keep[self.by_source]]]
+        return part
+
 
 def join(parts: Sequence[Graphs]) -> Graphs:
     """One store after the other."""

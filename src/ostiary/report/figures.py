@@ -17,6 +17,7 @@ import numpy as np
 from ostiary.errors import StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
+from ostiary.report.certified import certified
 from ostiary.report.drawing import ATTACK, INK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, chart, specification, tips
 from ostiary.report.tables import COLUMNS, TITLES, Group
 
@@ -35,7 +36,7 @@ def figures(group: Group, store: Store) -> tuple[list[Figure], list[str]]:
     made, missing = [], []
     record = first(group)
     if record is not None:
-        made.append(_scatter(group))
+        made += [_scatter(group), *certified(group)]
         for maker in (_scores, _confusions, _embeddings, _drawings):
             try:
                 made += maker(record, store)

@@ -109,6 +109,7 @@ def _save(content: str, path: Path) -> Path:
 
 def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
     """Everything the page says of one group."""
+    from ostiary.report.certified import certified_tables
     from ostiary.report.figures import figures, first
 
     made, missing = figures(group, store) if number <= DRAWN else ([], [])
@@ -126,6 +127,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "detectors": detector_rows(group),
         "stealth": stealth_rows(group),
         "reactivation": reactivation_rows(group),
+        "certified": certified_tables(group),
         "figures": made,
         "missing": missing,
         "passed": [r.passed for i, r in enumerate(records) if all(r.passed != q.passed for q in records[:i])],

@@ -118,13 +118,13 @@ def _figures(metrics: Sequence[dict[str, Any]], seconds: Sequence[float]) -> dic
         held = [m[column] for m in metrics if column in m]
         if not held:
             continue
-        found[column] = _over_seeds(held)
+        found[column] = over_seeds(held)
     if seconds:
         found["seconds"] = mean(seconds)
     return found
 
 
-def _over_seeds(held: Sequence[dict[str, Any]]) -> Estimate:
+def over_seeds(held: Sequence[dict[str, Any]]) -> Estimate:
     """Mean over seeds with its t interval; for one seed the interval of its own counts."""
     if len(held) == 1:
         one = held[0]
@@ -160,7 +160,7 @@ def reactivation_rows(group: Group) -> list[Row]:
     found = []
     for name, held in judged:
         having = {c: [m[c] for m in held if c in m] for c in REACTIVATION}
-        figures = {c: _over_seeds(values) for c, values in having.items() if values}
+        figures = {c: over_seeds(values) for c, values in having.items() if values}
         if len(figures) > 1:
             found.append(Row(group.name, name, figures))
     return found if len(found) > 1 else []

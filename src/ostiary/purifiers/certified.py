@@ -1,0 +1,83 @@
+"""Purifiers whose predictions come with a proof: no change within a radius turns them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import final
+
+import torch
+from torch import Generator, Tensor
+
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.evidence import Evidence
+from ostiary.modality.base import Inputs
+from ostiary.modality.graphs import Graphs
+from ostiary.models.victim import Victim
+from ostiary.models.votes import View, Voting, Whole, ballots
+from ostiary.purifiers.base import Purifier
+from ostiary.purifiers.certificate import Certificate
+from ostiary.training.hooks import TrainHook
+from ostiary.training.trainer import TrainState
+from ostiary.triggers.subgraph import are_degrees
+
+
+class Certified(Purifier):
+    """Trains `members()` models, each on its share of the training set and on random views of it; all vote on all views."""
+
+    modalities = frozenset({"graph"})
+    needs = frozenset({"train"})
+
+    def members(self) -> int:
+        return 1
+
+    def shares(self, train: Dataset, ctx: Context) -> list[Tensor]:
+        """The rows each member is trained on."""
+        return [torch.arange(len(train))]
+
+    def view(self, key: int = 0, degrees: bool = False) -> View:
+        """degrees: node features are a one-hot of the degree, to be counted again."""
+        return Whole()
+
+    @abstractmethod
+    def certify(self, votes: Tensor, inputs: Inputs) -> Certificate:
+        """What `votes` (int64 [n, k]) on `inputs` prove."""
+
+    @final
+    def radius(self, victim: Victim, inputs: Inputs) -> Certificate:
+        """The victim's predictions on `inputs` with what is certain of them. victim: what `purify` returned."""
+        return self.certify(ballots(victim.predict(inputs)[0]), inputs)
+
+    def rebuild(self, victim: Victim) -> Victim:
+        return Voting([victim.clone() for _ in range(self.members())], self.view())
+
+    def refuse(self, evidence: Evidence) -> str:
+        held = next(d.inputs for d in (evidence.train, evidence.clean) if d is not None)
+        if isinstance(held, Graphs) and not (held.symmetric and bool((held.edge_index[0] != held.edge_index[1]).all())):
+            return "it takes undirected graphs without self-loops; store every edge in both directions"
+        return ""
+
+    def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
+        train = evidence.train
+        assert train is not None
+        view = self.view(ctx.key("votes"), isinstance(train.inputs, Graphs) and are_degrees(train.inputs))
+        members = [
+            _member(train.take(rows), view, ctx.within(f"member {i}"), f"{self.name}: model {i + 1} of {self.members()}")
+            for i, rows in enumerate(self.shares(train, ctx))
+        ]
+        return Voting(members, view)
+
+
+def _member(part: Dataset, view: View, ctx: Context, what: str) -> Victim:
+    """A function of the part alone. BatchNorm cannot train on one sample: such a part leaves its model as it began."""
+    return ctx.fit(part, [OnViews(view, ctx.rng("views"))], what=what) if len(part) > 1 else ctx.fresh(part)
+
+
+class OnViews(TrainHook):
+    """Every batch shows a fresh view of each of its inputs."""
+
+    def __init__(self, view: View, rng: Generator) -> None:
+        self.view, self.rng = view, rng
+
+    def on_batch(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> tuple[Inputs, Tensor]:
+        return self.view(batch, self.view.draw(len(y), self.rng)), y

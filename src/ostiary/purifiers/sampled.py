@@ -1,0 +1,89 @@
+"""Votes over random subgraphs: what randomised smoothing of the edges has in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor
+
+from ostiary.component import Positive
+from ostiary.context import Context
+from ostiary.evidence import Evidence
+from ostiary.modality.base import Inputs
+from ostiary.modality.graphs import Graphs
+from ostiary.models.victim import Victim
+from ostiary.models.votes import View, Voting
+from ostiary.purifiers.certificate import Certificate
+from ostiary.purifiers.certified import Certified
+from ostiary.triggers.subgraph import are_degrees, with_degrees
+
+Share = Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)]
+
+
+class Sampled(Certified):
+    """`samples`: random subgraphs that vote. `alpha`: how likely a certificate may be wrong. `retrain`: a model of one's own
+    that sees a fresh subgraph of every graph in every batch; without it the given victim votes."""
+
+    samples: Positive = 1000
+    alpha: Share = 0.001
+    retrain: bool = True
+
+    @abstractmethod
+    def change(self, inputs: Graphs) -> Tensor:
+        """An upper bound on the probability that a subgraph shows any of e flipped pairs, for e = 0, 1, ...: float64 [n, e]."""
+
+    def needed(self) -> frozenset[str]:
+        return frozenset({"train"}) if self.retrain else frozenset({"victim", "clean"})
+
+    def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
+        if self.retrain:
+            return super().cleanse(evidence, ctx)
+        assert evidence.victim is not None and evidence.clean is not None
+        return Voting([evidence.victim.clone()], self.view(ctx.key("votes"), are_degrees(evidence.clean.inputs)))
+
+    def certify(self, votes: Tensor, inputs: Inputs) -> Certificate:
+        """Each class's share moves by at most `change`; certain as long as the leading one stays above all others."""
+        k = votes.shape[1]
+        prediction = (votes * k - torch.arange(k)).argmax(1)
+        low, high = clopper_pearson(votes, votes.sum(1, keepdim=True), self.alpha / k)
+        first = low.gather(1, prediction[:, None])
+        second = high.scatter(1, prediction[:, None], 0.0).amax(1, keepdim=True).minimum(1 - first)
+        margin = (first - second > 2 * self.change(inputs) + 1e-9).sum(1) - 1  # rounding must not certify
+        pairs = inputs.n_nodes * (inputs.n_nodes - 1) // 2
+        return Certificate(votes, prediction, margin.minimum(pairs), {"edges": 1}, self.alpha)
+
+
+class RandomEdges(View):
+    """View s: every node, and edges that chance number s keeps. Both directions of an edge share their fate."""
+
+    among = 2**62
+    key: Tensor
+
+    def __init__(self, samples: int, key: int, degrees: bool) -> None:
+        super().__init__()
+        self.count = samples
+        self.register_buffer("key", torch.tensor(key))
+        self.register_buffer("degrees", torch.tensor(degrees))
+
+    @abstractmethod
+    def keep(self, batch: Graphs, pairs: Tensor, which: Tensor) -> Tensor:
+        """bool [E]; pairs: int64 [E], a number for each edge by the places of its nodes in their graph."""
+
+    def forward(self, batch: Graphs, which: Tensor) -> Graphs:
+        ends = batch.edge_index - batch.node_ptr[batch.edge_batch]
+        found = batch.with_edges(self.keep(batch, ends.amin(0) * 2**31 + ends.amax(0), which))
+        return with_degrees(found) if bool(self.degrees) else found
+
+
+def clopper_pearson(hits: Tensor, n: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Exact bounds on a probability from counts, each wrong with probability alpha / 2 (Clopper & Pearson, 1934): float64."""
+    from scipy.special import betaincinv
+
+    h, m = (np.asarray(v.cpu(), dtype=float) for v in torch.broadcast_tensors(hits, n))
+    low = np.where(h > 0, betaincinv(np.maximum(h, 1), m - h + 1, alpha / 2), 0.0)
+    high = np.where(h < m, betaincinv(h + 1, np.maximum(m - h, 1), 1 - alpha / 2), 1.0)
+    return torch.from_numpy(low), torch.from_numpy(high)

@@ -1,0 +1,417 @@
+"""Certificates against brute force: every change within a radius is tried on tiny graphs and tiny training sets."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.errors import Unsupported
+from ostiary.evidence import Evidence
+from ostiary.metrics.certified import certified
+from ostiary.modality.graphs import Graphs, degree_features
+from ostiary.models.victim import Victim
+from ostiary.models.votes import View, Voting, Whole, ballots
+from ostiary.purifiers.certificate import Certificate, margins
+from ostiary.purifiers.certified import Certified
+from ostiary.purifiers.edge_drop import EdgeDrop
+from ostiary.purifiers.edge_partition import EdgePartition
+from ostiary.purifiers.joint_partition import JointPartition
+from ostiary.purifiers.sampled import clopper_pearson
+from ostiary.purifiers.subsampling import PairSubsets, Subsampling, log_choose
+from ostiary.purifiers.training_partition import TrainingPartition, contents
+from ostiary.testing import toys
+from ostiary.training.trainer import Trainer
+from ostiary.triggers.subgraph import are_degrees
+
+Pairs = frozenset[tuple[int, int]]
+K = 3
+
+
+class Whimsical(nn.Module):
+    """A class for every graph, as good as random, by the features at the ends of its edges: the worst a voter can be."""
+
+    def __init__(self, salt: int = 0) -> None:
+        super().__init__()
+        self.salt = salt
+        self.verdict = nn.Linear(K, K, bias=False)
+        with torch.no_grad():
+            self.verdict.weight.copy_(torch.eye(K))
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, graphs: Graphs) -> Tensor:
+        a, b = x[edge_index[0]].double(), x[edge_index[1]].double()
+        mark = (torch.sin(3.7 * a + self.salt) * torch.cos(1.9 * b + 0.3)).sum(1) + 0.1
+        total = mark.new_zeros(len(graphs)).index_add(0, graphs.edge_batch, mark)
+        total = total.index_add(0, batch, torch.sin(5.3 * x.double() + self.salt).sum(1))
+        said = (total * 1e4).remainder(K).long().clamp(max=K - 1)
+        return self.verdict(torch.nn.functional.one_hot(said, K).float())  # type: ignore[no-any-return]
+
+
+def graph(n: int, pairs: Pairs, x: Tensor | None = None) -> Graphs:
+    ends = torch.tensor(sorted(pairs), dtype=torch.int64).view(-1, 2).t()
+    x = torch.arange(n)[:, None].float() if x is None else x
+    return Graphs.build(x, torch.cat([ends, ends.flip(0)], 1), torch.tensor([n]))
+
+
+def joined(graphs: list[Graphs]) -> Graphs:
+    return build("modality", "graph").join(graphs)  # type: ignore[no-any-return]
+
+
+def all_pairs(n: int) -> list[tuple[int, int]]:
+    return list(itertools.combinations(range(n), 2))
+
+
+def some_graphs(n: int, many: int) -> list[Pairs]:
+    rng = torch.Generator().manual_seed(n)
+    return [frozenset(p for p in all_pairs(n) if torch.rand((), generator=rng) < 0.5) for _ in range(many)]
+
+
+def flips(n: int, pairs: Pairs, e: int) -> Iterator[Pairs]:
+    return (pairs ^ frozenset(changed) for changed in itertools.combinations(all_pairs(n), e))
+
+
+def voters(method: Certified, members: int = 1) -> Voting:
+    return Voting([Victim(Whimsical(i), "graph") for i in range(members)], method.view(key=5))
+
+
+def said(victim: Victim, inputs: Graphs) -> list[int]:
+    return victim.predict(inputs)[0].argmax(1).tolist()  # type: ignore[no-any-return]
+
+
+# the radius of a vote
+
+
+@pytest.mark.parametrize(
+    ("votes", "winner", "margin"),
+    [
+        ([5, 0], 0, 2),  # 3 to 2 still wins
+        ([4, 0], 0, 2),  # 2 to 2 falls to the smaller class
+        ([0, 4], 1, 1),  # 2 to 2 would be lost
+        ([0, 5], 1, 2),
+        ([3, 3], 0, 0),
+        ([2, 3], 1, 0),
+        ([0, 9, 8], 1, 0),
+        ([7, 9, 3], 1, 0),
+        ([6, 9, 6], 1, 1),  # class 0 is nearer than class 2: it wins a tie
+        ([3, 9, 5], 1, 2),
+        ([4, 4, 4], 0, 0),
+    ],
+)
+def test_margin_of_hand_made_votes(votes: list[int], winner: int, margin: int) -> None:
+    found = margins(torch.tensor([votes]))
+    assert [int(v) for v in found] == [winner, margin]
+
+
+def test_margin_is_exact() -> None:
+    """Against all ways to move votes, for every outcome of 7 votes over 3 classes."""
+
+    def winner(votes: list[int]) -> int:
+        return votes.index(max(votes))
+
+    outcomes = [v for v in itertools.product(range(8), repeat=3) if sum(v) == 7]
+    winners, found = margins(torch.tensor(outcomes))
+    for votes, first, margin in zip(outcomes, winners.tolist(), found.tolist(), strict=True):
+        assert first == winner(list(votes))
+
+        def turns(m: int, votes: tuple[int, ...] = votes, first: int = first) -> bool:
+            moves = itertools.product(itertools.product(range(3), repeat=2), repeat=m)
+            for move in moves:
+                now = list(votes)
+                for a, b in move:
+                    now[a], now[b] = now[a] - 1, now[b] + 1
+                if min(now) >= 0 and winner(now) != first:
+                    return True
+            return False
+
+        if margin <= 2:
+            assert not any(turns(m) for m in range(margin + 1))
+            assert turns(margin + 1)
+
+
+def test_ballots_survive_the_tie_break() -> None:
+    outcomes = torch.tensor([[3, 3, 4], [5, 5, 0], [0, 10, 0], [0, 5, 5]])
+    logits = outcomes - torch.arange(3) / 6
+    assert torch.equal(ballots(logits), outcomes)
+    assert logits.argmax(1).tolist() == [2, 0, 1, 1]
+
+
+# edges
+
+
+@pytest.mark.parametrize("groups", [3, 7])
+def test_no_flips_within_the_radius_turn_an_edge_partition(groups: int) -> None:
+    method = EdgePartition(groups=groups)
+    victim, radii, tight = voters(method), Counter[int](), 0
+    for n, pairs in [(4, p) for p in some_graphs(4, 12)] + [(5, p) for p in some_graphs(5, 12)]:
+        found = method.radius(victim, graph(n, pairs))
+        assert found.edges is not None
+        radius, first = int(found.edges), int(found.prediction)
+        radii[radius] += 1
+        for e in range(radius + 1):
+            assert set(said(victim, joined([graph(n, p) for p in flips(n, pairs, e)]))) == {first}
+        beyond = [graph(n, p) for p in flips(n, pairs, radius + 1)]
+        tight += set(said(victim, joined(beyond))) != {first}
+    assert radii[0] and sum(radii[r] for r in radii if r >= 1) >= 2
+    assert tight  # one flip more turns some of them: the radius is no smaller than it has to be
+
+
+def test_no_overwritten_nodes_within_the_radius_turn_a_node_partition() -> None:
+    """All edges among the nodes, times several features each."""
+    method = EdgePartition(groups=5, by="node")
+    victim, certain = voters(method), 0
+    for pairs in some_graphs(5, 16):
+        found = method.radius(victim, graph(5, pairs))
+        radius, flipped = found.radius("nodes"), found.edges
+        assert radius is not None and flipped is not None and int(flipped) == int(radius) // 2
+        for t in range(1, min(2, int(radius)) + 1):
+            certain += 1
+            for nodes in itertools.combinations(range(5), t):
+                inner = [frozenset(s) for s in _subsets(list(itertools.combinations(nodes, 2)))]
+                for among, value in itertools.product(inner, (0.0, 2.5, -4.0)):
+                    x = torch.arange(5)[:, None].float()
+                    x[list(nodes)] = value
+                    assert said(victim, graph(5, pairs ^ among, x)) == found.prediction.tolist()
+        if int(flipped) >= 1:
+            assert set(said(victim, joined([graph(5, p) for p in flips(5, pairs, 1)]))) == {int(found.prediction)}
+    assert certain >= 4
+
+
+def _subsets(items: list[Any]) -> Iterator[tuple[Any, ...]]:
+    return itertools.chain.from_iterable(itertools.combinations(items, r) for r in range(len(items) + 1))
+
+
+def test_every_edge_stands_in_one_view_and_degrees_are_counted_again() -> None:
+    inputs = toys.splits("graph").clean.inputs
+    n = len(inputs)
+    for method in (EdgePartition(groups=4), EdgePartition(groups=4, by="node")):
+        parts = [method.view(3)(inputs, torch.full((n,), g)) for g in range(4)]
+        total = torch.stack([p.n_edges for p in parts]).sum(0)
+        assert torch.equal(total, inputs.n_edges)
+        assert all(len(p.x) == len(inputs.x) for p in parts)
+    counted = inputs.with_(x=degree_features(inputs.edge_index, len(inputs.x), 9))
+    assert are_degrees(EdgePartition(groups=4).view(3, True)(counted, torch.zeros(n, dtype=torch.int64)))
+    assert are_degrees(Subsampling().view(3, True)(counted, torch.arange(n)))
+
+
+@pytest.mark.parametrize("method", [Subsampling(samples=40, kappa=0.4), EdgeDrop(samples=40), EdgePartition(groups=7)])
+def test_votes_do_not_depend_on_the_batch(method: Certified) -> None:
+    inputs = toys.splits("graph").clean.inputs
+    victim = Voting([toys.victim("graph")], method.view(key=5))
+    whole = victim.predict(inputs)[0]
+    assert len(set(map(tuple, whole.tolist()))) > 1
+    order = torch.arange(len(inputs)).flip(0)
+    assert torch.equal(victim.predict(inputs.take(order))[0], whole[order])
+    assert torch.equal(victim.predict(inputs.take(order[:1]))[0], whole[order[:1]])
+
+
+# random subsets
+
+
+def shares(n: int, pairs: Pairs, k: int) -> Tensor:
+    """Exact shares of the classes over all subsets of k of the node pairs."""
+    module = Victim(Whimsical(), "graph")
+    parts = [graph(n, pairs & frozenset(s)) for s in itertools.combinations(all_pairs(n), k)]
+    return torch.bincount(torch.tensor(said(module, joined(parts))), minlength=K).double() / len(parts)
+
+
+@pytest.mark.parametrize(("n", "kappa"), [(4, 0.34), (5, 0.2), (5, 0.4)])
+def test_shares_move_by_no_more_than_the_bound(n: int, kappa: float) -> None:
+    pairs = some_graphs(n, 3)
+    method, k = Subsampling(kappa=kappa), int(kappa * len(all_pairs(n)) + 1e-9)
+    bound = method.change(graph(n, pairs[0]))[0]
+    closest = 1.0
+    for own in pairs:
+        before = shares(n, own, k)
+        for e in range(1, min(2, len(bound) - 1) + 1):
+            for other in itertools.islice(flips(n, own, e), 12):
+                moved = float((shares(n, other, k) - before).abs().max())
+                assert moved <= float(bound[e]) + 1e-12
+                closest = min(closest, float(bound[e]) - moved)
+    assert closest < 0.25  # the bound is not idle
+
+
+def test_subsets_are_drawn_with_their_exact_chances() -> None:
+    """5 nodes, 10 pairs, 6 edges, 4 pairs kept: every set of kept edges as often as it should be."""
+    pairs = frozenset([(0, 1), (0, 2), (1, 2), (2, 3), (3, 4), (1, 4)])
+    expected = Counter(frozenset(pairs & frozenset(s)) for s in itertools.combinations(all_pairs(5), 4))
+    many, total = 20000, sum(expected.values())
+    one = joined([graph(5, pairs)])
+    found = PairSubsets(0.4, 1, 7, False)(one.take(torch.zeros(many, dtype=torch.int64)), torch.arange(many))
+    local = (found.edge_index - found.node_ptr[found.edge_batch]).t().tolist()
+    kept: list[set[tuple[int, int]]] = [set() for _ in range(many)]
+    for (a, b), g in zip(local, found.edge_batch.tolist(), strict=True):
+        kept[g].add((a, b))
+    assert all((b, a) in s for s in kept for a, b in s)
+    seen = Counter(frozenset((a, b) for a, b in s if a < b) for s in kept)
+    assert set(seen) <= set(expected)
+    for subset, ways in expected.items():
+        p = ways / total
+        assert abs(seen[subset] - many * p) < 5 * (many * p * (1 - p)) ** 0.5
+
+
+def test_certified_subsampling_is_sound() -> None:
+    """The exact majority of every graph within the radius is the certified prediction."""
+    method = Subsampling(kappa=0.1, samples=2000)
+    victim, some = voters(method), 0
+    for pairs in some_graphs(5, 6):  # one pair of ten is shown
+        found = method.radius(victim, graph(5, pairs))
+        assert found.edges is not None
+        for e in range(1, min(3, int(found.edges)) + 1):
+            some += 1
+            for other in flips(5, pairs, e):
+                assert int(shares(5, other, 1).argmax()) == int(found.prediction)
+    assert some
+
+
+def test_bounds_of_a_share() -> None:
+    """Textbook values, and the coverage of the exact interval by enumeration."""
+    low, high = clopper_pearson(torch.tensor([0, 4, 10]), torch.tensor(10), 0.05)
+    assert low.tolist() == pytest.approx([0.0, 0.12155, 0.69150], abs=1e-5)
+    assert high.tolist() == pytest.approx([0.30850, 0.73762, 1.0], abs=1e-5)
+    n, p = 20, 0.3
+    low, high = clopper_pearson(torch.arange(n + 1), torch.tensor(n), 0.1)
+    mass = (
+        (log_choose(torch.tensor(n), torch.arange(n + 1))).exp()
+        * p ** torch.arange(n + 1)
+        * (1 - p) ** (n - torch.arange(n + 1))
+    )
+    assert float(mass.sum()) == pytest.approx(1)
+    assert float(mass[(low <= p) & (p <= high)].sum()) >= 0.9
+
+
+def test_too_few_samples_abstain() -> None:
+    method, inputs = Subsampling(samples=4), graph(6, frozenset(all_pairs(6)))
+    found = method.certify(torch.tensor([[2, 2, 0]]), inputs)
+    assert found.edges is not None and found.edges.tolist() == [-1]
+    assert not found.covers(edges=0)
+
+
+# training sets
+
+
+TINY = Context(0, architecture=build("victim", {"name": "gin", "hidden": 4, "layers": 1}), trainer=Trainer(epochs=6, lr=0.05))
+
+
+def tiny(n: int = 18) -> Dataset:
+    return toys.splits("graph").train.take(torch.arange(n))
+
+
+def poisoned(train: Dataset, rows: tuple[int, ...]) -> Dataset:
+    """Those graphs with other features and the other label."""
+    x, at = train.inputs.x.clone(), torch.isin(train.inputs.batch, torch.tensor(rows))
+    x[at] = x[at].roll(1, dims=1)
+    spoilt = replace(train, inputs=train.inputs.with_(x=x))
+    return spoilt.relabel(torch.tensor(rows), 1 - train.y[torch.tensor(rows)])
+
+
+@pytest.mark.parametrize("hashed", ["id", "content"])
+def test_no_poison_within_the_radius_turns_a_training_partition(hashed: Any) -> None:
+    method, train, test = TrainingPartition(parts=6, hashed=hashed), tiny(), toys.splits("graph").test.inputs
+    victim = method.purify(Evidence(train=train), TINY)
+    found, before = method.radius(victim, test), weights(victim)
+    assert found.poisoned is not None
+    assert int((found.poisoned >= 1).sum()) >= 5
+    turned = 0
+    for rows in [(r,) for r in range(0, len(train), 3)] + [(0, 1), (4, 11)]:
+        other = method.purify(Evidence(train=poisoned(train, rows)), TINY)
+        differ = sum(not torch.equal(a, b) for a, b in zip(before, weights(other), strict=True))
+        assert 1 <= differ <= method.spoilt() * len(rows)
+        same = torch.tensor(said(other, test)) == found.prediction
+        assert bool(same[found.poisoned >= len(rows)].all())
+        turned += int((~same).sum())
+    assert turned  # where it promises nothing, poison does its work
+
+
+def weights(victim: Victim) -> list[Tensor]:
+    """Of every member, in one piece."""
+    assert isinstance(victim, Voting)
+    return [torch.cat([p.detach().flatten() for p in m.parameters()]) for m in victim.members]
+
+
+def test_contents_do_not_depend_on_place() -> None:
+    train = tiny()
+    order = torch.arange(len(train)).flip(0)
+    assert torch.equal(contents(train.take(order)), contents(train)[order])
+    assert len(contents(train).unique()) == len(train)
+
+
+def test_no_pair_of_changes_within_reach_turns_a_joint_partition() -> None:
+    """Poison and flips together, for every pair that the certificate names."""
+    method, train = JointPartition(parts=3, groups=7), tiny(30)
+    pairs = some_graphs(4, 6)
+    kinds = [torch.eye(4)[[c] * 4] for c in (0, 1)]  # clear cases, of which something can be promised
+    graphs = [(p, kinds[i % 2]) for i, p in enumerate(pairs)]
+    victim = method.purify(Evidence(train=train), TINY)
+    found = method.radius(victim, joined([graph(4, *g) for g in graphs]))
+    assert found.costs == {"edges": 3, "poisoned": 7}
+    certain: Counter[tuple[int, int]] = Counter()
+    for rows in [(), (0,), (7,), (12,)]:
+        other = method.purify(Evidence(train=poisoned(train, rows)), TINY) if rows else victim
+        for m in (0, 1, 2):
+            for i in found.covers(poisoned=len(rows), edges=m).nonzero().flatten().tolist():
+                certain[len(rows), m] += 1
+                around = joined([graph(4, p, graphs[i][1]) for p in flips(4, pairs[i], m)])
+                assert set(said(other, around)) == {int(found.prediction[i])}
+    assert all(certain[reach] for reach in ((0, 1), (0, 2), (1, 0), (1, 1)))
+    assert not certain[1, 2] and certain[0, 0] == len(pairs)
+
+
+# what comes out
+
+
+def test_curves_count_right_and_certain_predictions() -> None:
+    votes = torch.tensor([[9, 0], [9, 0], [6, 3], [2, 7]])
+    found = certified(Certificate(votes, *margins(votes), costs={"edges": 1, "poisoned": 2}), torch.tensor([0, 1, 0, 1]))
+    assert [found["edges"][r]["value"] for r in ("0", "1", "2", "4", "8")] == [0.75, 0.75, 0.5, 0.25, 0.0]
+    assert [found["poisoned"][r]["value"] for r in ("0", "1", "2")] == [0.75, 0.5, 0.25]
+    assert found["joint"]["poisoned 1, edges 2"]["value"] == 0.25
+    assert "poisoned 1, edges 4" not in found["joint"]
+
+
+def test_a_vote_has_no_layers_and_clones_share_nothing() -> None:
+    inputs = toys.splits("graph").clean.inputs
+    victim = Voting([toys.victim("graph"), toys.victim("graph", odd=True)], Whole())
+    with pytest.raises(Unsupported, match="members"):
+        victim.layers(inputs)
+    other, before = victim.clone(), victim.predict(inputs)[0]
+    assert torch.equal(other.predict(inputs)[0], before)
+    with torch.no_grad():
+        for p in other.parameters():
+            p.zero_()
+    assert torch.equal(victim.predict(inputs)[0], before)
+    assert not torch.equal(other.predict(inputs)[0], before)
+
+
+def test_self_loops_and_one_way_edges_are_refused() -> None:
+    train = toys.splits("graph").train
+    one_way = train.inputs.with_edges(train.inputs.edge_index[0] < train.inputs.edge_index[1])
+    for method in (Subsampling(), EdgePartition(), JointPartition()):
+        with pytest.raises(Unsupported, match="undirected"):
+            method.purify(Evidence(train=replace(train, inputs=one_way)), TINY)
+
+
+def test_large_votes_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    class Seen(Whole):
+        count = among = 50
+
+        def forward(self, batch: Graphs, which: Tensor) -> Graphs:
+            sizes.append(len(batch))
+            return batch
+
+    view: View = Seen()
+    monkeypatch.setattr("ostiary.models.votes.AT_ONCE", 100)
+    inputs = toys.splits("graph").clean.inputs
+    found = Voting([toys.victim("graph")], view).predict(inputs)[0]
+    assert max(sizes) <= 100 and sum(sizes) == 50 * len(inputs)
+    assert set(ballots(found).sum(1).tolist()) == {50}
