@@ -29,6 +29,7 @@ from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import SCHEMA, StageRow, canonical, finite
 from ostiary.experiment.store import Damaged, Store
 from ostiary.metrics.detection import detection
+from ostiary.metrics.intervals import rate
 from ostiary.metrics.stealth import stealth
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
@@ -231,7 +232,8 @@ def _judge(stage: Stage, bench: Bench) -> Result:
     splits, modality = poisoned.splits, poisoned.splits.modality
     before = splits.test.take(poisoned.rows).inputs
     metrics["stealth"] = stealth(modality, bench.splits(cell).train.inputs, before, poisoned.triggered.inputs)
-    said = bench.victim(victim).predict(splits.train.take(poisoned.index).inputs)[0].argmax(1)
+    stamped = splits.train.take(poisoned.index)
+    said = bench.victim(victim).predict(stamped.inputs)[0].argmax(1) if len(stamped) else stamped.y
     doubts = sanity.about_victim(metrics, outputs, poisoned, said)
     few = torch.linspace(0, len(poisoned.rows) - 1, min(DRAWN, len(poisoned.rows))).long()  # from all over the set
     drawn = {
@@ -265,7 +267,10 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         aimed = poisoned.triggered.y.unique().tolist()  # type: ignore[no-untyped-call]
         metrics["found_target"] = float(set(aimed) <= set(findings.classes))
     else:
-        metrics |= detection(findings.scores, findings.flagged, truth)
+        if bool(truth.any()):  # without a poisoned input there is nothing to tell apart
+            metrics |= detection(findings.scores, findings.flagged, truth)
+        elif findings.flagged is not None:
+            metrics["fpr"] = rate(int(findings.flagged.sum()), len(truth))
         if findings.flagged is not None:
             arrays["flagged"] = findings.flagged.numpy()
     return Result(metrics, sanity.about_scores(findings.scores), {"scores": _npz(arrays)})
