@@ -261,11 +261,15 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         incoming = replace(splits.test, inputs=splits.modality.take(mixed, order), y=blank, ids=torch.arange(len(order)))
         truth = order >= len(splits.test)
     findings = detector.inspect(Evidence(victim, splits.train, splits.clean, incoming), ctx)
-    metrics: Metrics = {"info": findings.info, "classes": list(findings.classes)}
+    info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
+    metrics: Metrics = {"info": finite(info), "classes": list(findings.classes)}
+    artefacts = {"drawn": json.dumps(findings.info["drawn"]).encode()} if "drawn" in findings.info else {}
     arrays = {"scores": findings.scores.numpy(), "poisoned": truth.numpy()}
     if detector.subject() == "model":
         aimed = poisoned.triggered.y.unique().tolist()  # type: ignore[no-untyped-call]
-        metrics["found_target"] = float(set(aimed) <= set(findings.classes))
+        if len(poisoned.index):
+            metrics["found_target"] = float(set(aimed) <= set(findings.classes))
+        metrics["score"], metrics["alarm"] = float(findings.scores.max()), float(len(findings.classes) > 0)
     else:
         if bool(truth.any()):  # without a poisoned input there is nothing to tell apart
             metrics |= detection(findings.scores, findings.flagged, truth)
@@ -273,7 +277,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
             metrics["fpr"] = rate(int(findings.flagged.sum()), len(truth))
         if findings.flagged is not None:
             arrays["flagged"] = findings.flagged.numpy()
-    return Result(metrics, sanity.about_scores(findings.scores), {"scores": _npz(arrays)})
+    return Result(metrics, sanity.about_scores(findings.scores), {"scores": _npz(arrays), **artefacts})
 
 
 def _purifier(stage: Stage, bench: Bench) -> Result:

@@ -18,7 +18,20 @@ from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.published import beside
-from ostiary.report.tables import STEALTH, TITLES, Group, Row, detector_rows, groups, rows, stealth_rows, text
+from ostiary.report.tables import (
+    DETECTION,
+    SCANS,
+    STEALTH,
+    TITLES,
+    Group,
+    Row,
+    detector_rows,
+    groups,
+    rows,
+    scan_rows,
+    stealth_rows,
+    text,
+)
 
 DRAWN = 8  # groups of a page that get figures; more would make it too heavy to open
 
@@ -46,6 +59,9 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         sections=found,
         sweeps=moving,
         columns=TITLES,
+        detection={n: head for n, head in DETECTION.items() if any(n in r.figures for s in found for r in s["detectors"])},
+        scans=scan_rows(records),
+        scan_titles=SCANS,
         stealth={n: head for n, head in STEALTH.items() if any(n in r.figures for s in found for r in s["stealth"])},
         drawn=DRAWN,
         now=time.time(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostiary.experiment.record import Record, canonical
-from ostiary.metrics.intervals import Estimate, mean
+from ostiary.metrics.intervals import Estimate, mean, rate
 
 COLUMNS = ("acc", "asr", "natural", "asr_lift", "ra", "drop", "der")
 TITLES = {
@@ -39,6 +39,27 @@ STEALTH = {
     "ssim": "SSIM",
     "anomaly_auc": "anomaly AUC",
 }
+DETECTION = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "tpr_at_fpr_1": "TPR % at FPR 1 %",
+    "tpr_at_fpr_5": "TPR % at FPR 5 %",
+    "tpr": "TPR %",
+    "fpr": "FPR %",
+    "precision": "precision %",
+    "found_target": "target found %",
+    "score": "score",
+    "alarm": "alarm %",
+}
+SCANS = {
+    "auroc": "AUROC",
+    "detected": "backdoored found %",
+    "false_alarms": "false alarms %",
+    "found_target": "target found %",
+    "backdoored": "backdoored",
+    "clean": "clean",
+}
+WORKS = 0.3  # lift from which an attack counts as present
 
 
 @dataclass(frozen=True)
@@ -140,12 +161,53 @@ def detector_rows(group: Group) -> list[Row]:
     for label in labels:
         having = [r.metrics["detectors"][label] for r in group.records if label in r.metrics.get("detectors", {})]
         figures: dict[str, Estimate] = {}
-        for name in ("auroc", "auprc", "tpr_at_fpr_1", "tpr_at_fpr_5", "tpr", "fpr", "precision", "found_target"):
+        for name in (
+            "auroc",
+            "auprc",
+            "tpr_at_fpr_1",
+            "tpr_at_fpr_5",
+            "tpr",
+            "fpr",
+            "precision",
+            "found_target",
+            "score",
+            "alarm",
+        ):
             values = [m[name]["value"] if isinstance(m[name], dict) else m[name] for m in having if name in m]
             if values:
                 figures[name] = mean([_number(v) for v in values])
         found.append(Row(group.name, label, figures))
     return found
+
+
+def scan_rows(records: Iterable[Record]) -> list[Row]:
+    """One line per detector that judges models: how it tells victims whose attack works from those with nothing poisoned.
+    Empty for a detector that has not seen both kinds."""
+    judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
+    clean = [r for r in judged if r.metrics.get("attack", {}).get("poisoned") == 0]
+    taken = [r for r in judged if r not in clean and _number(r.metrics["victim"]["asr_lift"]["value"]) >= WORKS]
+    found = []
+    for label in dict.fromkeys(label for r in judged for label in r.metrics.get("detectors", {})):
+        bad, good = ([r.metrics["detectors"][label] for r in kind if _scanned(r, label)] for kind in (taken, clean))
+        if bad and good:
+            figures: dict[str, Estimate] = {
+                "auroc": {"value": _auroc([m["score"] for m in bad], [m["score"] for m in good]), "n": len(bad) + len(good)},
+                "detected": rate(sum(m["alarm"] > 0 for m in bad), len(bad)),
+                "false_alarms": rate(sum(m["alarm"] > 0 for m in good), len(good)),
+                "found_target": rate(sum(m["found_target"] > 0 for m in bad), len(bad)),
+                **{name: {"value": len(kind), "n": len(kind)} for name, kind in (("backdoored", bad), ("clean", good))},
+            }
+            found.append(Row("", label, figures))
+    return found
+
+
+def _scanned(record: Record, label: str) -> bool:
+    return record.metrics["detectors"].get(label, {}).get("score") is not None
+
+
+def _auroc(high: Sequence[float], low: Sequence[float]) -> float:
+    """The share of pairs in the right order, ties counted half."""
+    return sum((h > g) + 0.5 * (h == g) for h in high for g in low) / (len(high) * len(low))
 
 
 def stealth_rows(group: Group) -> list[Row]:
@@ -163,7 +225,9 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
     value = float(figure["value"])
     if name == "seconds":
         return f"{value:.1f}"
-    if name in ("der", "auroc", "auprc") or name in STEALTH:
+    if name in ("backdoored", "clean"):
+        return f"{value:.0f}"
+    if name in ("der", "auroc", "auprc", "score") or name in STEALTH:
         return f"{value:.3f}"
     shown = f"{100 * value:.1f}"
     low, high = _number(figure.get("low")), _number(figure.get("high"))
