@@ -32,7 +32,8 @@ class InversionScan(Detector, name="inversion-scan"):
     (their median, where it is positive), since a loose model yields everywhere. So two classes are enough; a backdoor
     into every class escapes. `index` margin flags scores above `threshold`; mad, from four classes on, scores more than
     `outlier` (Neural Cleanse: 2) deviations above the median of the classes. `copies`, `steps`, `quantile`, `threshold`:
-    chosen on victims of seeds 10 to 12 (AIDS, MUTAG, solubility, PROTEINS); a trigger far larger than `nodes` can escape.
+    chosen on victims of seeds 10 to 16 (AIDS, MUTAG, solubility, PROTEINS); 3 is above every clean one of them, whose
+    scores differ much by data: up to 2.8 on MUTAG and solubility, 0.1 on AIDS. Far larger triggers than `nodes` can escape.
 
     `info`: by class the score, the anomaly index (None below four classes), and of every size the rate at which the
     trigger succeeds, its edges and how alike the embeddings are; size needed: the least that succeeds at rate
@@ -47,7 +48,7 @@ class InversionScan(Detector, name="inversion-scan"):
     steps: Positive = 40
     lr: PositiveFloat = 0.01
     quantile: Rate = 0.1
-    threshold: float = 1.25
+    threshold: float = 3.0
     index: Literal["margin", "mad"] = "margin"
     outlier: PositiveFloat = 2.0
     reached: Rate = 0.9
