@@ -72,8 +72,8 @@ def scans_only(record: Record) -> Record:
 
 def judged(lift: float, poisoned: int, score: float, alarm: bool, target: bool, like: Record) -> Record:
     found = {"score": score, "alarm": float(alarm), "found_target": float(target), "classes": [], "info": {}}
-    victim = {"asr_lift": {"value": lift, "n": 50}, "acc": {"value": 0.9, "n": 50}}
-    metrics = {"victim": victim, "attack": {"poisoned": poisoned}, "detectors": {"scan": found}, "purifiers": {}}
+    victim = {**like.metrics["victim"], "asr_lift": {"value": lift, "n": 50}}
+    metrics = {**like.metrics, "victim": victim, "attack": {"poisoned": poisoned}, "detectors": {"scan": found}}
     return msgspec.structs.replace(like, metrics=metrics)
 
 

@@ -184,8 +184,10 @@ def scan_rows(records: Iterable[Record]) -> list[Row]:
     """One line per detector that judges models: how it tells victims whose attack works from those with nothing poisoned.
     Empty for a detector that has not seen both kinds."""
     judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
-    clean = [r for r in judged if r.metrics.get("attack", {}).get("poisoned") == 0]
-    taken = [r for r in judged if r not in clean and _number(r.metrics["victim"]["asr_lift"]["value"]) >= WORKS]
+    poisoned = [r.metrics.get("attack", {}).get("poisoned") for r in judged]
+    clean = [r for r, n in zip(judged, poisoned, strict=True) if n == 0]
+    lifts = [_number(r.metrics["victim"]["asr_lift"]["value"]) for r in judged]
+    taken = [r for r, n, lift in zip(judged, poisoned, lifts, strict=True) if n != 0 and lift >= WORKS]
     found = []
     for label in dict.fromkeys(label for r in judged for label in r.metrics.get("detectors", {})):
         bad, good = ([r.metrics["detectors"][label] for r in kind if _scanned(r, label)] for kind in (taken, clean))
