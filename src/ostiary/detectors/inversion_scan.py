@@ -34,6 +34,7 @@ class InversionScan(Detector, name="inversion-scan"):
     `outlier` (Neural Cleanse: 2) deviations above the median of the classes. `copies`, `steps`, `quantile`, `threshold`:
     chosen on victims of seeds 10 to 16 (AIDS, MUTAG, solubility, PROTEINS); 3 is above every clean one of them, whose
     scores differ much by data: up to 2.8 on MUTAG and solubility, below 0.1 on AIDS. Triggers far above `nodes` can escape.
+    On 23 other victims, mostly of MUTAG, it accused none of 12 clean ones and found 5 of 11 backdoored ones (AUROC 0.72).
 
     `info`: by class the score, the anomaly index (None below four classes), and of every size the rate at which the
     trigger succeeds, its edges and how alike the embeddings are; size needed: the least that succeeds at rate
