@@ -209,6 +209,17 @@ ROWS: tuple[Row, ...] = (
         trainer=WHOLE,
         small={"passes": 3},
     ),
+    # one of two classes is flagged, and it is the target; toy graphs are small, so that the clique is a third of them
+    Row(
+        "detector",
+        "inversion-scan",
+        GRAPHS,
+        {"found_target": (1, 1)},
+        GIN,
+        {"nodes": 4, "threshold": 0.5},
+        attack=CLIQUE,
+        small={"steps": 3},
+    ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
     Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),

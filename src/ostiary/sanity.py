@@ -22,11 +22,12 @@ def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_tr
         doubts.append(f"the clean control model is no better than the largest class ({floor:.1%}): nothing was learnt")
     if natural > 0.3:
         doubts.append(f"a clean model already sends {natural:.0%} of triggered inputs to the target: read the lift")
-    if metrics["asr_lift"]["value"] < 0.3:
-        doubts.append("the attack hardly works (lift under 30 points): figures of defences against it say little")
-    learnt = float((said_train == poisoned.splits.train.y[poisoned.index]).double().mean())
-    if learnt < 0.5:
-        doubts.append(f"the victim learnt only {learnt:.0%} of the poisoned training samples")
+    if len(poisoned.index):  # a clean model need not be attacked well
+        if metrics["asr_lift"]["value"] < 0.3:
+            doubts.append("the attack hardly works (lift under 30 points): figures of defences against it say little")
+        learnt = float((said_train == poisoned.splits.train.y[poisoned.index]).double().mean())
+        if learnt < 0.5:
+            doubts.append(f"the victim learnt only {learnt:.0%} of the poisoned training samples")
     if looks_like_probabilities(outputs.clean):
         doubts.append("the victim's outputs look like probabilities, not logits: losses computed from them are too flat")
     if len(poisoned.triggered) < 50:

@@ -23,6 +23,7 @@ from ostiary.component import Component, Entry, Json, catalogue, hints, part_of,
 from ostiary.report import tables
 from ostiary.report.published import beside
 from ostiary.report.ranking import RANKING, ranking, spread
+from ostiary.report.scans import SCANS, scan_rows
 
 if TYPE_CHECKING:
     from ostiary.experiment.record import Record
@@ -30,16 +31,6 @@ if TYPE_CHECKING:
 
 WIDE = 10_000  # columns of a pipe or a file: nothing is wrapped
 SHOWN = 8  # running stages drawn at once
-DETECTION = {
-    "auroc": "AUROC",
-    "auprc": "AUPRC",
-    "tpr_at_fpr_1": "TPR % at FPR 1 %",
-    "tpr_at_fpr_5": "TPR % at FPR 5 %",
-    "tpr": "TPR %",
-    "fpr": "FPR %",
-    "precision": "precision %",
-    "found_target": "target found %",
-}
 LEGEND = (
     "[ ]: 95 % interval, over seeds or, for one seed, over test inputs. natural: triggered inputs that a model trained on "
     "clean data already sends to the target; lift: ASR - natural. RA: triggered inputs given their true label. DER: 0.5 is "
@@ -87,7 +78,11 @@ def results(out: Console, records: Sequence[Record]) -> None:
     having = [g for g in groups if tables.detector_rows(g)]
     if having:
         out.line()
-        _figures(out, having, tables.detector_rows, "detector", DETECTION)
+        _figures(out, having, tables.detector_rows, "detector", tables.DETECTION)
+    for row in scan_rows(records):
+        out.line()
+        shown = [f"{title} {tables.text(name, row.figures[name])}" for name, title in SCANS.items()]
+        say(out, f"{row.defence} over all victims, backdoored (lift of 30 points or more) and clean: {', '.join(shown)}")
     purified = [g for g in groups if tables.reactivation_rows(g)]
     if purified:
         out.line()
@@ -283,7 +278,7 @@ def detail(out: Console, record: Record) -> None:
 def _numbers(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
     """Every number of nested metrics that the tables leave out, with its interval and count."""
     for name, value in found.items():
-        if name in tables.COLUMNS or name in DETECTION:
+        if name in tables.COLUMNS or name in tables.DETECTION:
             continue
         if isinstance(value, dict) and "value" in value:
             low, high = value.get("low"), value.get("high")

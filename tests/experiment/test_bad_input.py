@@ -83,8 +83,8 @@ def test_a_plan_file_that_is_none(tmp_path: Path) -> None:
     ("changes", "stage", "parts"),
     [
         (["attack.target=2"], "victim", ["target class 2 does not exist", "classes 0 to 1"]),
-        (["attack.rate=0.0"], "victim", ["rate 0.0 of 160 training samples", "poisons none; raise rate"]),
-        (["attack.rate=0.001"], "victim", ["poisons none"]),
+        (["attack.rate=0.001"], "victim", ["rate 0.001 of 160 training samples", "poisons none; raise rate"]),
+        (["attack={name: gradient-clba, rate: 0}"], "victim", ["it has none at rate 0; raise rate"]),
         (["attack=badnets"], "victim", ["attack 'badnets' works on image data, not graph"]),
         (["dataset.clean_rate=0.9"], "data", ["clean_rate 0.9 asks for 180 samples"]),
         (["dataset.test_rate=1"], "data", ["the train part would hold no sample"]),

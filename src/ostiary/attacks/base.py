@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Literal, final
 
+import torch
 from torch import Tensor
 
 from ostiary.attacks.labels import AllToOne, CleanLabel, LabelRule
@@ -75,7 +76,8 @@ class Attack(Component):
 class RateAttack(Attack):
     """Stamps a share of the training set.
 
-    rate: poisoned share of the *whole* training set, rounded to the nearest sample. target: class to lead to.
+    rate: poisoned share of the *whole* training set, rounded to the nearest sample; 0 poisons nothing and leaves a clean
+    model, judged by the attack's trigger. target: class to lead to.
     surrogate: the attacker's own architecture where the attack asks a model; None: the victim's (white box).
     """
 
@@ -99,6 +101,8 @@ class RateAttack(Attack):
                 f"({', '.join(train.classes)})"
             )
         eligible = self.labels.eligible(train.y, self.target)
+        if self.rate == 0:
+            return eligible.new_zeros(0, dtype=torch.int64), ("rate 0: nothing is poisoned, the victim is a clean model",)
         asked = self.asked(splits)
         n = min(asked, int(eligible.sum()))
         if n == 0:
@@ -124,10 +128,11 @@ class RateAttack(Attack):
     ) -> Poisoned:
         """Trigger and labels on the training rows, trigger (or another, `at_test`) on every test source."""
         train, test = splits.train, splits.test
-        wanted = self.labels.wanted(train.y[index], self.target, train.n_classes)
-        modality = splits.modality
-        done = modality.stamp(splits, "train", index, trigger, seed=ctx.key("stamp-train"), target=wanted)
-        done = done.with_part("train", done.train.relabel(index, wanted))
+        modality, done = splits.modality, splits
+        if len(index):
+            wanted = self.labels.wanted(train.y[index], self.target, train.n_classes)
+            done = modality.stamp(splits, "train", index, trigger, seed=ctx.key("stamp-train"), target=wanted)
+            done = done.with_part("train", done.train.relabel(index, wanted))
         rows = self.labels.sources(test.y, self.target).nonzero().flatten()
         if len(rows) == 0:
             raise InvalidInput(f"no test sample can serve as a source for target class {self.target}; enlarge the test part")
@@ -140,7 +145,7 @@ class RateAttack(Attack):
             ("training", train.take(index), done.train.take(index)),
             ("test", test.take(rows), triggered),
         ):
-            same = int((modality.difference(before.inputs, after.inputs)["changed"] == 0).sum())
+            same = int((modality.difference(before.inputs, after.inputs)["changed"] == 0).sum()) if len(before) else 0
             if same:
                 doubts.append(f"the trigger left {same} of {len(before)} {name} inputs as they were")
         return Poisoned(done, index, last, triggered, rows, doubts=tuple(doubts))
@@ -182,7 +187,7 @@ class PoisoningAttack(RateAttack):
         index, doubts = self.pick(splits, ctx)
         trigger = self.make_trigger(splits.train, ctx)
         poisoned = self.stamp(splits, index, trigger, ctx, at_test=self.at_test(trigger))
-        hook = self.make_hook(trigger, splits.train, index, ctx)
+        hook = self.make_hook(trigger, splits.train, index, ctx) if self.rate else None
         return replace(poisoned, hook=hook, doubts=(*doubts, *poisoned.doubts))
 
     @final

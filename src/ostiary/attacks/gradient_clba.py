@@ -46,6 +46,8 @@ class GradientCLBA(CleanLabelAttack, name="gradient-clba"):
 
     def craft(self, splits: Splits, ctx: Context) -> Poisoned:
         index, doubts = self.pick(splits, ctx)
+        if len(index) == 0:
+            raise InvalidInput("gradient-clba pairs its triggers with what it poisons, so it has none at rate 0; raise rate")
         own, test = self.attacker(ctx), splits.test
         model = own.surrogate(splits.train)
         sources = self.labels.sources(test.y, self.target)

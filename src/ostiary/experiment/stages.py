@@ -30,6 +30,7 @@ from ostiary.experiment.record import SCHEMA, StageRow, canonical, finite
 from ostiary.experiment.store import Damaged, Store
 from ostiary.metrics.certified import certified
 from ostiary.metrics.detection import detection
+from ostiary.metrics.intervals import rate
 from ostiary.metrics.reactivation import reactivated
 from ostiary.metrics.stealth import stealth
 from ostiary.models.victim import Victim
@@ -238,7 +239,8 @@ def _judge(stage: Stage, bench: Bench) -> Result:
     splits, modality = poisoned.splits, poisoned.splits.modality
     before = splits.test.take(poisoned.rows).inputs
     metrics["stealth"] = stealth(modality, bench.splits(cell).train.inputs, before, poisoned.triggered.inputs)
-    said = bench.victim(victim).predict(splits.train.take(poisoned.index).inputs)[0].argmax(1)
+    stamped = splits.train.take(poisoned.index)
+    said = bench.victim(victim).predict(stamped.inputs)[0].argmax(1) if len(stamped) else stamped.y
     doubts = sanity.about_victim(metrics, outputs, poisoned, said)
     few = torch.linspace(0, len(poisoned.rows) - 1, min(DRAWN, len(poisoned.rows))).long()  # from all over the set
     drawn = {
@@ -266,16 +268,23 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         incoming = replace(splits.test, inputs=splits.modality.take(mixed, order), y=blank, ids=torch.arange(len(order)))
         truth = order >= len(splits.test)
     findings = detector.inspect(Evidence(victim, splits.train, splits.clean, incoming), ctx)
-    metrics: Metrics = {"info": findings.info, "classes": list(findings.classes)}
+    info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
+    metrics: Metrics = {"info": finite(info), "classes": list(findings.classes)}
+    artefacts = {"drawn": json.dumps(findings.info["drawn"]).encode()} if "drawn" in findings.info else {}
     arrays = {"scores": findings.scores.numpy(), "poisoned": truth.numpy()}
     if detector.subject() == "model":
         aimed = poisoned.triggered.y.unique().tolist()  # type: ignore[no-untyped-call]
-        metrics["found_target"] = float(set(aimed) <= set(findings.classes))
+        if len(poisoned.index):
+            metrics["found_target"] = float(set(aimed) <= set(findings.classes))
+        metrics["score"], metrics["alarm"] = float(findings.scores.max()), float(len(findings.classes) > 0)
     else:
-        metrics |= detection(findings.scores, findings.flagged, truth)
+        if bool(truth.any()):  # without a poisoned input there is nothing to tell apart
+            metrics |= detection(findings.scores, findings.flagged, truth)
+        elif findings.flagged is not None:
+            metrics["fpr"] = rate(int(findings.flagged.sum()), len(truth))
         if findings.flagged is not None:
             arrays["flagged"] = findings.flagged.numpy()
-    return Result(metrics, sanity.about_scores(findings.scores), {"scores": _npz(arrays)})
+    return Result(metrics, sanity.about_scores(findings.scores), {"scores": _npz(arrays), **artefacts})
 
 
 def _purifier(stage: Stage, bench: Bench) -> Result:

@@ -31,13 +31,14 @@ _LIGHT = ("#eedd88", "#dddddd", "#44bb99", "#99ddff", "#bbcc33", "#aaaa00", "#77
 def figures(group: Group, store: Store) -> tuple[list[Figure], list[str]]:
     """Those of one group, and one sentence for each kind whose data the store no longer has.
 
-    What belongs to one model (scores, confusion, features, samples) is drawn for the first seed that has it.
+    What belongs to one model (scores, recovered triggers, confusion, features, samples) is drawn for the first seed that
+    has it.
     """
     made, missing = [], []
     record = first(group)
     if record is not None:
         made += [_scatter(group), *certified(group)]
-        for maker in (_scores, _confusions, _embeddings, _drawings):
+        for maker in (_scores, _recovered, _confusions, _embeddings, _drawings):
             try:
                 made += maker(record, store)
             except StoreError as error:
@@ -112,6 +113,22 @@ def _bins(kind: str, scores: Array, edges: Array) -> Rows:
     filled = [(a, b, n) for a, b, n in zip(ends[:-1], ends[1:], counts, strict=True) if n]
     part = 100 / max(1, len(scores))
     return [{"kind": kind, "number": n, "% of its kind": round(part * n, 2), "from": a, "to": b} for a, b, n in filled]
+
+
+def _recovered(record: Record, store: Store) -> Iterator[Figure]:
+    """The trigger that a scan of the model recovered for each class."""
+    kinds = [str(k) for k in record.metrics.get("data", {}).get("node_kinds") or []]
+    for label, found in record.metrics.get("detectors", {}).items():
+        digest = record.artefacts.get(f"detector {label}", {}).get("drawn")
+        for i, drawn in enumerate(json.loads(store.get_object(digest)) if digest else []):
+            name = _names(record, 1 + drawn["class"])[drawn["class"]]
+            flagged = drawn["class"] in found["classes"]
+            spec, note = _graph(drawn["sample"], kinds)
+            said = f"Leads {drawn['rate']:.0%} of clean graphs of other classes to {name}; score {drawn['score']:.2f}, "
+            said += f"{'flagged' if flagged else 'not flagged'} by {label}. {_seed(record)}.{note}"
+            title = f"to {name}" + (" \N{EM DASH} flagged" if flagged else "")
+            words = f"Graph with the trigger recovered for class {name}. {said}"
+            yield Figure("recovered", f"recovered-{_stem(label)}-{i + 1}", title, said, words, spec)
 
 
 def _confusions(record: Record, store: Store) -> Iterator[Figure]:

@@ -19,7 +19,9 @@ from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.published import beside
 from ostiary.report.ranking import RANKING, ranking, spread
+from ostiary.report.scans import SCANS, scan_rows
 from ostiary.report.tables import (
+    DETECTION,
     REACTIVATION,
     STEALTH,
     TITLES,
@@ -59,6 +61,9 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         sections=found,
         sweeps=moving,
         columns=TITLES,
+        detection={n: head for n, head in DETECTION.items() if any(n in r.figures for s in found for r in s["detectors"])},
+        scans=scan_rows(records),
+        scan_titles=SCANS,
         stealth={n: head for n, head in STEALTH.items() if any(n in r.figures for s in found for r in s["stealth"])},
         reactivation=REACTIVATION,
         ranks=ranking(records),

@@ -9,8 +9,8 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, mean
+from ostiary.report.tables import WORKS
 
-WORKS = 0.3  # lift from which an attack counts as one: 30 points
 COUNTS = 0.05  # the least difference that counts: 5 points
 RANKING = {
     "solved": "solved %",

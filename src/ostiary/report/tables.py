@@ -39,8 +39,19 @@ STEALTH = {
     "ssim": "SSIM",
     "anomaly_auc": "anomaly AUC",
 }
-
-
+DETECTION = {
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+    "tpr_at_fpr_1": "TPR % at FPR 1 %",
+    "tpr_at_fpr_5": "TPR % at FPR 5 %",
+    "tpr": "TPR %",
+    "fpr": "FPR %",
+    "precision": "precision %",
+    "found_target": "target found %",
+    "score": "score",
+    "alarm": "alarm %",
+}
+WORKS = 0.3  # lift from which an attack counts as present
 REACTIVATION = {"asr": "ASR %", "reactivated_5": "after 5 triggered samples", "reactivated_20": "after 20"}
 
 
@@ -143,7 +154,18 @@ def detector_rows(group: Group) -> list[Row]:
     for label in labels:
         having = [r.metrics["detectors"][label] for r in group.records if label in r.metrics.get("detectors", {})]
         figures: dict[str, Estimate] = {}
-        for name in ("auroc", "auprc", "tpr_at_fpr_1", "tpr_at_fpr_5", "tpr", "fpr", "precision", "found_target"):
+        for name in (
+            "auroc",
+            "auprc",
+            "tpr_at_fpr_1",
+            "tpr_at_fpr_5",
+            "tpr",
+            "fpr",
+            "precision",
+            "found_target",
+            "score",
+            "alarm",
+        ):
             values = [m[name]["value"] if isinstance(m[name], dict) else m[name] for m in having if name in m]
             if values:
                 figures[name] = mean([_number(v) for v in values])
@@ -181,7 +203,9 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
     value = float(figure["value"])
     if name == "seconds":
         return f"{value:.1f}"
-    if name in ("der", "auroc", "auprc") or name in STEALTH:
+    if name in ("backdoored", "clean"):
+        return f"{value:.0f}"
+    if name in ("der", "auroc", "auprc", "score") or name in STEALTH:
         return f"{value:.3f}"
     shown = f"{100 * value:.1f}"
     low, high = _number(figure.get("low")), _number(figure.get("high"))

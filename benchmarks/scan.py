@@ -1,0 +1,59 @@
+"""Scan of a two-class model: seconds, and the batched recovery of a trigger against one graph at a time."""
+
+from __future__ import annotations
+
+import torch
+
+from common import cpu_seconds, one_thread, report, tu
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.detectors.class_triggers import margin, spread
+from ostiary.detectors.inversion_scan import InversionScan
+from ostiary.evidence import Evidence
+from ostiary.inversion import Recovered, Recovery, hinge, placed
+from ostiary.models.victim import Victim, evaluating, without_gradients
+
+LIMIT = 15.0  # seconds for a scan
+STEPS = 5  # of the loop over graphs, whose seconds a step are compared
+
+
+def one_by_one(victim: Victim, clean: Dataset, start: Recovered, places: torch.Tensor) -> None:
+    """Steps on the same loss and generator, every graph in a call of its own, gradients summed."""
+    single = [(clean.inputs.take(i), places[i]) for i in torch.arange(len(clean)).split(1)]
+    optimizer = torch.optim.Adam(start.net.parameters(), 0.01)
+    with evaluating(victim), without_gradients(victim):
+        for _ in range(STEPS):
+            found = [victim.both(start.stamp(graph, placed(graph, at), soft=True)) for graph, at in single]
+            logits, embedding = (torch.cat(part) for part in zip(*found, strict=True))
+            loss = hinge(embedding, 0.95) - margin(logits, start.goal).mean()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+
+
+def main() -> None:
+    one_thread()
+    splits, name = tu("AIDS")
+    ctx = Context(0, architecture=build("victim", "gin"), trainer=build("trainer", {"name": "trainer", "epochs": 10}))
+    poisoned = build("attack", {"name": "sub-ba", "rate": 0.1}).poison(splits, ctx.within("attack"))
+    victim, clean = ctx.fit(poisoned.splits.train), splits.clean
+    several = spread(clean, 0, 2)
+    recovery = Recovery(3, STEPS)
+    places = recovery.anywhere(several, 0)
+    start = recovery.once(victim, several, places, 0, ctx)
+    scan, loop, batched = cpu_seconds(
+        lambda: InversionScan().inspect(Evidence(victim, None, clean), ctx),
+        lambda: one_by_one(victim, several, start, places),
+        lambda: recovery.once(victim, several, places, 0, ctx),
+        repeats=2,
+    )
+    print(f"{name}: {clean.n_classes} classes, {len(clean)} clean graphs, CPU seconds on one thread")
+    print(f"scan of the model {scan:.1f} (limit {LIMIT:g})")
+    print(f"{STEPS} steps on {len(several)} graphs: one by one {loop:.2f}, batched {batched:.2f}")
+    report("scan-seconds", LIMIT / scan, 1)
+    report("scan", loop / batched, 10)
+
+
+if __name__ == "__main__":
+    main()

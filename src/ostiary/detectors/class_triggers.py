@@ -1,0 +1,82 @@
+"""What a scan knows of one class: the triggers recovered for it, and how they fare on positions drawn anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ostiary.component import Json
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.inversion import Recovered, Recovery, mount_edges, placed
+from ostiary.models.victim import Victim
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTrigger:
+    """A trigger of `nodes` nodes for one class. margins: float [m], of clean graphs of other classes that carry it, each on
+    positions it was not recovered on. similarity: mean cosine of their embeddings; edges: mean edges within the trigger."""
+
+    nodes: int
+    found: Recovered
+    margins: Tensor
+    similarity: float
+    edges: float
+
+    @property
+    def rate(self) -> float:
+        """Share of those graphs that the trigger sends to its class."""
+        return float((self.margins > 0).double().mean())
+
+
+def spread(clean: Dataset, goal: int, copies: int) -> Dataset:
+    """`copies` of every clean graph of another class than `goal`, with ids of their own, so that positions differ."""
+    rows = (clean.y != goal).nonzero().flatten().repeat(copies)
+    return replace(clean.take(rows), ids=torch.arange(len(rows), device=rows.device))
+
+
+def recovered(victim: Victim, clean: Dataset, goal: int, recovery: Recovery, copies: int, ctx: Context) -> ClassTrigger:
+    """The trigger found on `copies` draws of positions, judged on as many new ones."""
+    several = spread(clean, goal, copies)
+    found = recovery.once(victim, several, recovery.anywhere(several, ctx.key("found")), goal, ctx, coarse=True)
+    at = placed(several.inputs, recovery.anywhere(several, ctx.key("judged")))
+    with torch.no_grad():
+        stamped = found.stamp(several.inputs, at)
+    logits, embedding = victim.predict(stamped, features=True)
+    assert embedding is not None
+    unit, n = F.normalize(embedding, dim=1), len(stamped)
+    similarity = (float((unit @ unit.t()).sum()) - n) / max(1, n * (n - 1))
+    return ClassTrigger(recovery.nodes, found, margin(logits, goal), similarity, mount_edges(stamped, at) / n)
+
+
+def sketch(trigger: ClassTrigger, clean: Dataset, recovery: Recovery, ctx: Context) -> Json:
+    """A clean graph of another class with the trigger on it, in the form that reports draw."""
+    rows = (clean.y != trigger.found.goal).nonzero().flatten()
+    before = clean.take(rows[clean.inputs.n_nodes[rows].argsort(stable=True)[len(rows) // 4]][None])  # small, not tiny
+    with torch.no_grad():
+        after = trigger.found.stamp(before.inputs, placed(before.inputs, recovery.anywhere(before, ctx.key("drawn"))))
+    host = torch.device("cpu")
+    both = (clean.modality.move(inputs, host) for inputs in (before.inputs, after))
+    return clean.modality.sketch(*both)[0]
+
+
+def margin(logits: Tensor, goal: int) -> Tensor:
+    """The logit of `goal` less the largest other: float [n]."""
+    others = logits.clone()
+    others[:, goal] = -torch.inf
+    return logits[:, goal] - others.amax(1)
+
+
+def anomaly(scores: Tensor) -> Tensor:
+    """Deviations from the median, in units of the median absolute one made comparable to a standard deviation."""
+    away = scores - scores.median()
+    return away / (1.4826 * away.abs().median()).clamp(min=1e-12)
+
+
+def beside_others(depths: Tensor) -> Tensor:
+    """Each value less the median of the other ones where that is positive: float [k]."""
+    others = depths.expand(len(depths), -1)[~torch.eye(len(depths), dtype=torch.bool)].view(len(depths), -1)
+    return depths - others.quantile(0.5, dim=1).clamp(min=0)

@@ -1,0 +1,51 @@
+"""How detectors of models tell backdoored victims from clean ones. Reads records only."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from ostiary.experiment.record import Record
+from ostiary.metrics.intervals import Estimate, rate
+from ostiary.report.tables import WORKS, Row
+
+SCANS = {
+    "auroc": "AUROC",
+    "detected": "backdoored found %",
+    "false_alarms": "false alarms %",
+    "found_target": "target found %",
+    "backdoored": "backdoored",
+    "clean": "clean",
+}
+
+
+def scan_rows(records: Iterable[Record]) -> list[Row]:
+    """One line per detector that judges models: how it tells victims whose attack works from those with nothing poisoned.
+    Empty for a detector that has not seen both kinds."""
+    judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
+    poisoned = [r.metrics.get("attack", {}).get("poisoned") for r in judged]
+    clean = [r for r, n in zip(judged, poisoned, strict=True) if n == 0]
+    lifts = [r.metrics["victim"]["asr_lift"]["value"] or math.nan for r in judged]
+    taken = [r for r, n, lift in zip(judged, poisoned, lifts, strict=True) if n != 0 and lift >= WORKS]
+    found = []
+    for label in dict.fromkeys(label for r in judged for label in r.metrics.get("detectors", {})):
+        bad, good = ([r.metrics["detectors"][label] for r in kind if _scanned(r, label)] for kind in (taken, clean))
+        if bad and good:
+            figures: dict[str, Estimate] = {
+                "auroc": {"value": _auroc([m["score"] for m in bad], [m["score"] for m in good]), "n": len(bad) + len(good)},
+                "detected": rate(sum(m["alarm"] > 0 for m in bad), len(bad)),
+                "false_alarms": rate(sum(m["alarm"] > 0 for m in good), len(good)),
+                "found_target": rate(sum(m["found_target"] > 0 for m in bad), len(bad)),
+                **{name: {"value": len(kind), "n": len(kind)} for name, kind in (("backdoored", bad), ("clean", good))},
+            }
+            found.append(Row("", label, figures))
+    return found
+
+
+def _scanned(record: Record, label: str) -> bool:
+    return record.metrics["detectors"].get(label, {}).get("score") is not None
+
+
+def _auroc(high: Sequence[float], low: Sequence[float]) -> float:
+    """The share of pairs in the right order, ties counted half."""
+    return sum((h > g) + 0.5 * (h == g) for h in high for g in low) / (len(high) * len(low))

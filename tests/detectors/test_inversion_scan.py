@@ -1,0 +1,121 @@
+"""The inversion scan: a backdoored model is flagged with its class, a clean one is not, and what is said of each class."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import torch
+from tests.expectations import CLIQUE, GIN, GRAPHS
+
+from ostiary.attacks.base import Poisoned
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.detectors.base import Findings
+from ostiary.detectors.class_triggers import anomaly, beside_others, margin, spread
+from ostiary.detectors.inversion_scan import InversionScan
+from ostiary.errors import Unsupported
+from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
+from ostiary.training.trainer import Trainer
+
+SCAN = InversionScan(nodes=4, threshold=0.5)  # the clique has four nodes
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Context, Poisoned, Victim, Victim]:
+    """(context, poisoned, backdoored victim, clean control) on toy graphs."""
+    splits = build("dataset", GRAPHS).load(0)
+    ctx = Context(seed=0, architecture=build("victim", GIN), trainer=Trainer(epochs=20, batch_size=32))
+    poisoned = build("attack", CLIQUE).poison(splits, ctx)
+    return ctx, poisoned, ctx.fit(poisoned.splits.train), ctx.fit(splits.train)
+
+
+@pytest.fixture(scope="module")
+def findings(scene: Any) -> tuple[Findings, Findings]:
+    """Of the backdoored victim and of the clean one."""
+    ctx, poisoned, victim, control = scene
+    found = [SCAN.inspect(Evidence(model, None, poisoned.splits.clean), ctx.within("scan")) for model in (victim, control)]
+    return found[0], found[1]
+
+
+def test_the_backdoored_model_is_flagged_with_its_class_and_the_clean_one_is_not(findings: Any) -> None:
+    backdoored, clean = findings
+    assert backdoored.classes == (0,)
+    assert clean.classes == ()
+    assert float(backdoored.scores.max()) > 2 * float(clean.scores.max())
+
+
+def test_the_recovered_trigger_is_said_and_drawn(scene: Any, findings: Any) -> None:
+    _, poisoned, _, _ = scene
+    found: Findings = findings[0]
+    lines = found.info["classes"]
+    assert list(lines) == list(poisoned.splits.clean.classes)
+    assert lines["0"]["flagged"] and not lines["1"]["flagged"]
+    assert lines["0"]["size needed"] in (2, 3, 4)
+    assert lines["0"]["nodes"]["4"]["rate"] > 0.9
+    assert lines["0"]["nodes"]["4"]["edges"] <= 6
+    assert lines["0"]["anomaly index"] is None  # two classes have no outlier
+    assert [d["class"] for d in found.info["drawn"]] == [0, 1]
+    assert all(d["sample"]["kind"] == "graph" and d["sample"]["touched"] for d in found.info["drawn"])
+    json.dumps(found.info, allow_nan=False)
+
+
+def test_the_same_seed_finds_the_same_and_leaves_the_model_alone(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    quick = InversionScan(nodes=2, steps=3)
+    before = {k: v.clone() for k, v in victim.state_dict().items()}
+    first, second = (quick.inspect(Evidence(victim, None, poisoned.splits.clean), ctx) for _ in range(2))
+    assert torch.equal(first.scores, second.scores)
+    assert all(torch.equal(v, before[k]) for k, v in victim.state_dict().items())
+
+
+def test_one_class_of_clean_graphs_is_refused(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean = poisoned.splits.clean
+    few = clean.take((clean.y == 1).nonzero().flatten())
+    with pytest.raises(Unsupported, match=r"all \d+ clean graphs are of class 1, .*; give clean graphs of at least two"):
+        SCAN.inspect(Evidence(victim, None, few), ctx)
+
+
+def test_the_median_of_two_classes_is_refused(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    with pytest.raises(Unsupported, match="the median of 2 classes says nothing, index=mad takes 4; use index=margin"):
+        InversionScan(index="mad").inspect(Evidence(victim, None, poisoned.splits.clean), ctx)
+
+
+def test_the_mad_index_flags_an_outlier_among_four_classes() -> None:
+    splits = build("dataset", {**GRAPHS, "n_classes": 4, "clean_rate": 0.15}).load(0)
+    ctx = Context(seed=0, architecture=build("victim", GIN), trainer=Trainer(epochs=20, batch_size=32))
+    poisoned = build("attack", {**CLIQUE, "target": 2}).poison(splits, ctx)
+    found = InversionScan(nodes=4, index="mad").inspect(Evidence(ctx.fit(poisoned.splits.train), None, splits.clean), ctx)
+    index = [line["anomaly index"] for line in found.info["classes"].values()]
+    assert found.classes == (2,)
+    assert index[2] == max(index) > 2
+
+
+def test_spread_keeps_other_classes_and_tells_copies_apart(scene: Any) -> None:
+    clean = scene[1].splits.clean
+    several = spread(clean, 0, 3)
+    assert len(several) == 3 * int((clean.y != 0).sum())
+    assert not bool((several.y == 0).any())
+    assert len(several.ids.unique()) == len(several)
+
+
+def test_small_numbers() -> None:
+    assert margin(torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]]), 0).tolist() == [1.0, -5.0]
+    assert beside_others(torch.tensor([3.0, 1.0], dtype=torch.float64)).tolist() == [2.0, -2.0]
+    assert beside_others(torch.tensor([3.0, -1.0], dtype=torch.float64)).tolist() == [3.0, -4.0]
+    assert beside_others(torch.tensor([3.0, 1.0, -5.0], dtype=torch.float64))[0] == 3.0
+    index = anomaly(torch.tensor([0.0, 1.0, 2.0, 3.0, 100.0]))
+    assert float(index[2]) == 0.0
+    assert float(index[4]) == pytest.approx(98 / 1.4826)
+
+
+def test_a_smaller_graph_than_the_trigger_is_no_obstacle(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean = poisoned.splits.clean
+    assert int(clean.inputs.n_nodes.min()) < 10
+    found = InversionScan(nodes=10, steps=1, copies=1).inspect(Evidence(victim, None, clean), ctx)
+    assert bool(torch.isfinite(found.scores).all())
