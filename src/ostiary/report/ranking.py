@@ -38,7 +38,7 @@ def ranking(records: Iterable[Record]) -> list[Rank]:
     """The best first: by the share of runs it solves, then by what is left of the attack."""
     judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
     attacked = [r for r in judged if _value(r.metrics["victim"], "asr_lift") >= WORKS]
-    clean = [r for r in judged if r.metrics["attack"].get("poisoned") == 0]
+    clean = [r for r in judged if r.metrics.get("attack", {}).get("poisoned") == 0]
     labels = list(dict.fromkeys(label for r in judged for label in _labels(r)))
     if len(attacked) < 2 or len(labels) < 2:
         return []
