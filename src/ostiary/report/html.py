@@ -46,11 +46,12 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
     """
     if not records:
         raise InvalidInput("there is no record to report on; run a plan first")
+    from ostiary.report.causes import causes
     from ostiary.report.drawing import bundle
     from ostiary.report.sweeps import sweeps
 
     grouped = groups(records)
-    moving = sweeps(grouped)
+    moving, left = sweeps(grouped), causes(records)
     with _opened(store) as book:
         found = [_section(i, group, book) for i, group in enumerate(grouped, 1)]
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
@@ -60,6 +61,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         title=next((r.title for r in records if r.title), "Backdoor report"),
         sections=found,
         sweeps=moving,
+        causes=left,
         columns=TITLES,
         detection={n: head for n, head in DETECTION.items() if any(n in r.figures for s in found for r in s["detectors"])},
         scans=scan_rows(records),
@@ -70,7 +72,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         ranking=RANKING,
         drawn=DRAWN,
         now=time.time(),
-        bundle=bundle() if moving or any(s["figures"] for s in found) else "",
+        bundle=bundle() if moving or left or any(s["figures"] for s in found) else "",
     )
     return _save(page, Path(path))
 
@@ -78,13 +80,14 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
 def save_figures(records: Sequence[Record], store: str | Path | Store, folder: str | Path) -> list[Path]:
     """Write every figure of `records` as an SVG file into `folder`: `1-scatter.svg`, ... (group number, name), and
     those about several groups without a number."""
+    from ostiary.report.causes import causes
     from ostiary.report.drawing import INK
     from ostiary.report.figures import figures
     from ostiary.report.sweeps import sweeps
 
     grouped, written = groups(records), []
     with _opened(store) as book:
-        made = [("", figure) for figure in sweeps(grouped)]
+        made = [("", figure) for figure in (*sweeps(grouped), *causes(records))]
         made += [(f"{number}-", figure) for number, group in enumerate(grouped, 1) for figure in figures(group, book)[0]]
     for mark, figure in made:
         drawn = figure.svg().replace(f'"{INK}"', '"#1a1a1a"')  # not every SVG reader knows currentColor

@@ -37,18 +37,24 @@ class Rank:
 def ranking(records: Iterable[Record]) -> list[Rank]:
     """The best first: by the share of runs it solves, then by what is left of the attack."""
     judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
-    attacked = [r for r in judged if _value(r.metrics["victim"], "asr_lift") >= WORKS]
+    taken = attacked(judged)
     clean = [r for r in judged if r.metrics.get("attack", {}).get("poisoned") == 0]
     labels = list(dict.fromkeys(label for r in judged for label in _labels(r)))
-    if len(attacked) < 2 or len(labels) < 2:
+    if len(taken) < 2 or len(labels) < 2:
         return []
-    found = [_rank("none", attacked, [], [r.metrics["victim"] for r in attacked])]
-    found += [_of(label, attacked, clean) for label in labels]
+    found = [_rank("none", taken, [], [r.metrics["victim"] for r in taken])]
+    found += [_of(label, taken, clean) for label in labels]
     return sorted((f for f in found if f.cells), key=lambda f: (-_mean(f, "solved"), _mean(f, "asr_lift")))
 
 
-def _of(label: str, attacked: Sequence[Record], clean: Sequence[Record]) -> Rank:
-    own = [r for r in attacked if label in _labels(r)]
+def attacked(records: Iterable[Record]) -> list[Record]:
+    """The runs in which the attack works."""
+    judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
+    return [r for r in judged if _value(r.metrics["victim"], "asr_lift") >= WORKS]
+
+
+def _of(label: str, taken: Sequence[Record], clean: Sequence[Record]) -> Rank:
+    own = [r for r in taken if label in _labels(r)]
     having = [r for r in own if "asr" in r.metrics["purifiers"].get(label, {})]
     seconds = [r.seconds.get(f"purifier {label}", math.nan) for r in having]
     costs = [r.metrics["purifiers"][label] for r in clean if "drop" in r.metrics["purifiers"].get(label, {})]

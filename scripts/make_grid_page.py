@@ -1,0 +1,143 @@
+"""Write docs/graph-grid.md, with its figure, from the records of `ostiary run plans/graph-grid.yaml`.
+
+    python scripts/make_grid_page.py STORE [CLEAN_STORE]
+
+CLEAN_STORE: that of `ostiary run plans/clean-models.yaml`, for what each defence costs a clean model.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ostiary.experiment.record import Record
+from ostiary.experiment.store import Store
+from ostiary.report.causes import causes, false_target
+from ostiary.report.drawing import INK
+from ostiary.report.ranking import RANKING, attacked, ranking, spread
+from ostiary.report.tables import short
+
+ROOT = Path(__file__).parent.parent
+PAGE, FIGURE = ROOT / "docs" / "graph-grid.md", ROOT / "docs" / "figures" / "graph-grid-causes.svg"
+
+
+def main(stores: Sequence[str]) -> None:
+    records = newest([record for store in stores for record in read(store)])
+    ours = [r for r in records if r.metrics.get("attack", {}).get("poisoned") != 0]
+    seeds = sorted({r.plan["seed"] for r in ours})
+    taken = attacked(ours)
+    judged = [r for r in ours if "asr_lift" in r.metrics.get("victim", {})]
+    parts = [
+        "# How far each graph defence really is",
+        "",
+        "Written by `scripts/make_grid_page.py` from `ostiary run plans/graph-grid.yaml` "
+        f"(seeds {', '.join(map(str, seeds))}; {len(judged)} runs judged, the attack works in {len(taken)}) and "
+        "`ostiary run plans/clean-models.yaml`. The settings, the networks and the sizes of the triggers are in the plans. A run "
+        "counts where the attack has a lift of 30 points over a clean model. *Solved* is the share of runs left with a lift of at "
+        "most 5 points, for at most 5 points of accuracy.",
+        "",
+        *table(ranking(records)),
+        "",
+        "Mean ± standard deviation over runs, seconds of one core shared with a second worker.",
+        "",
+        "## What is left: the backdoor, or a class that was lost",
+        "",
+        *figure(ours),
+        *reasons(taken),
+        "",
+        "## Run by run: lift left / accuracy lost",
+        "",
+        *cells(taken),
+    ]
+    PAGE.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def read(store: str) -> list[Record]:
+    book = Store(store, create=False)
+    try:
+        return book.records()
+    finally:
+        book.close()
+
+
+def newest(records: Sequence[Record]) -> list[Record]:
+    """One record per data set, network, attack and seed: the one with most defences."""
+    best: dict[str, Record] = {}
+    for record in records:
+        key = str([record.plan[k] for k in ("dataset", "victim", "attack", "trainer", "seed")])
+        if key not in best or len(record.metrics["purifiers"]) >= len(best[key].metrics["purifiers"]):
+            best[key] = record
+    return list(best.values())
+
+
+def table(ranks: Sequence[object]) -> list[str]:
+    lines = [f"| defence | runs | failed | {' | '.join(RANKING.values())} |", f"|---|{'---:|' * (len(RANKING) + 2)}"]
+    for rank in ranks:
+        figures = (spread(c, rank.figures.get(c)) for c in RANKING)  # type: ignore[attr-defined]
+        lines.append(f"| {rank.defence} | {rank.cells} | {rank.failed} | {' | '.join(figures)} |")  # type: ignore[attr-defined]
+    return lines
+
+
+def figure(records: Sequence[Record]) -> list[str]:
+    drawn = causes(records)
+    if not drawn:
+        return []
+    FIGURE.write_text(drawn[0].svg().replace(f'"{INK}"', '"#1a1a1a"'), encoding="utf-8")
+    return [drawn[0].caption, "", f"![{drawn[0].alt}](figures/{FIGURE.name})", ""]
+
+
+def reasons(taken: Sequence[Record]) -> list[str]:
+    """How often each defence leaves the trigger at work, loses the source class, or loses accuracy: counted, per defence."""
+    lines = [
+        "| defence | solved | trigger still works | source class lost | accuracy lost |",
+        "|---|---:|---:|---:|---:|",
+    ]
+    labels = list(dict.fromkeys(label for r in taken for label in r.metrics["purifiers"]))
+    for label in labels:
+        held = [(r, r.metrics["purifiers"][label]) for r in taken if "asr" in r.metrics["purifiers"].get(label, {})]
+        errors = [false_target(m, r.plan["attack"]["target"]) for r, m in held]
+        before = [false_target(r.metrics["victim"], r.plan["attack"]["target"]) for r, _ in held]
+        works = sum(
+            m["asr"]["value"] - e > 0.05 and m["asr_lift"]["value"] > 0.05 for (_, m), e in zip(held, errors, strict=True)
+        )
+        lost = sum(e - b > 0.1 for e, b in zip(errors, before, strict=True))
+        dropped = sum(m["drop"]["value"] > 0.05 for _, m in held)
+        solved = sum(m["asr_lift"]["value"] <= 0.05 and m["drop"]["value"] <= 0.05 for _, m in held)
+        lines.append(f"| {label} | {solved} | {works} | {lost} | {dropped} |")
+    said = (
+        "Runs by outcome (a run may count twice). Trigger still works: a lift, and triggered sources called the target more often "
+        "than untriggered ones, by more than 5 points. Source class lost: 10 points more of the untriggered sources are called the "
+        "target than before. Accuracy lost: more than 5 points."
+    )
+    return ["", said, "", *lines]
+
+
+def cells(taken: Sequence[Record]) -> list[str]:
+    labels = list(dict.fromkeys(label for r in taken for label in r.metrics["purifiers"]))
+    lines = [f"| run | ASR / natural / ACC | {' | '.join(labels)} |", f"|---|---|{'---|' * len(labels)}"]
+    for record in taken:
+        victim = record.metrics["victim"]
+        before = " / ".join(percent(victim[k]["value"]) for k in ("asr", "natural", "acc"))
+        lines.append(f"| {name(record)} | {before} | {' | '.join(left(record, label) for label in labels)} |")
+    return lines
+
+
+def name(record: Record) -> str:
+    data, attack = record.plan["dataset"], record.plan["attack"]
+    where = data.get("set") or data["name"]
+    return f"{where} {short(record.plan['victim'])}, {attack['name']} to {attack.get('target')}, seed {record.plan['seed']}"
+
+
+def left(record: Record, label: str) -> str:
+    metrics = record.metrics["purifiers"].get(label, {})
+    return f"{percent(metrics['asr_lift']['value'])} / {percent(metrics['drop']['value'])}" if "drop" in metrics else "-"
+
+
+def percent(value: float | None) -> str:
+    return "-" if value is None or math.isnan(value) else f"{100 * value:.0f}"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,47 @@
+"""What is left after a defence: the backdoor, or a class that the model has lost."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from ostiary.report.causes import causes, false_target
+
+
+@dataclass
+class Run:
+    """As much of a record as the figure reads."""
+
+    plan: dict[str, Any]
+    metrics: dict[str, Any]
+    stages: dict[str, str] = field(default_factory=dict)
+
+
+def after(asr: float, confusion: list[list[int]]) -> dict[str, Any]:
+    return {"asr": {"value": asr, "n": 20}, "confusion": confusion}
+
+
+def run(seed: int, lift: float = 0.8) -> Run:
+    parts = {"dataset": {"name": "tu", "set": "AIDS"}, "victim": {"name": "gin"}, "attack": {"name": "sub-ba", "target": 1}}
+    purifiers = {"kept": after(0.9, [[9, 1], [0, 10]]), "lost": after(0.6, [[4, 6], [0, 10]])}
+    metrics = {"victim": {"asr_lift": {"value": lift}, "acc": {"value": 0.9}}, "purifiers": purifiers}
+    return Run({**parts, "seed": seed, "trainer": {}, "detectors": [], "purifiers": []}, metrics)
+
+
+def test_false_targets_are_those_of_other_classes() -> None:
+    assert false_target({"confusion": [[4, 6], [5, 5]]}, 1) == 0.6
+    assert false_target({"confusion": [[8, 1, 1], [2, 8, 0], [1, 0, 9]]}, 0) == 3 / 20
+
+
+def test_one_point_a_run_and_defence_where_the_attack_works() -> None:
+    figure = causes([*(run(seed) for seed in range(6)), run(7, lift=0.1)])[0]  # type: ignore[list-item]
+    assert "kept: the trigger works in 6 of 6 runs, the source class is lost in 0" in figure.alt
+    assert "lost: the trigger works in 0 of 6 runs, the source class is lost in 6" in figure.alt
+    points = figure.spec["data"]["values"]
+    assert len(points) == 12
+    assert {(p["defence"], p["untriggered"], p["triggered"]) for p in points} == {("kept", 10.0, 90.0), ("lost", 60.0, 60.0)}
+    assert "<svg" in figure.svg()
+
+
+def test_few_runs_are_no_figure() -> None:
+    assert causes([run(seed) for seed in range(5)]) == []  # type: ignore[misc]
