@@ -34,9 +34,9 @@ def main(stores: Sequence[str]) -> None:
         "",
         "Written by `scripts/make_grid_page.py` from `ostiary run plans/graph-grid.yaml` "
         f"(seeds {', '.join(map(str, seeds))}; {len(judged)} runs judged, the attack works in {len(taken)}) and "
-        "`ostiary run plans/clean-models.yaml`. The settings, the networks and the sizes of the triggers are in the plans. A run "
-        "counts where the attack has a lift of 30 points over a clean model. *Solved* is the share of runs left with a lift of at "
-        "most 5 points, for at most 5 points of accuracy.",
+        "`ostiary run plans/clean-models.yaml`. The settings, the networks and the sizes of the triggers are in the plans. A "
+        "run counts where the attack has a lift of 30 points over a clean model. *Solved*: the share of runs left with a lift "
+        "of at most 5 points, for at most 5 points of accuracy.",
         "",
         *table(ranking(records)),
         "",
@@ -107,9 +107,9 @@ def reasons(taken: Sequence[Record]) -> list[str]:
         solved = sum(m["asr_lift"]["value"] <= 0.05 and m["drop"]["value"] <= 0.05 for _, m in held)
         lines.append(f"| {label} | {solved} | {works} | {lost} | {dropped} |")
     said = (
-        "Runs by outcome (a run may count twice). Trigger still works: a lift, and triggered sources called the target more often "
-        "than untriggered ones, by more than 5 points. Source class lost: 10 points more of the untriggered sources are called the "
-        "target than before. Accuracy lost: more than 5 points."
+        "Runs by outcome (a run may count twice). Trigger still works: a lift, and triggered sources called the target more "
+        "often than untriggered ones, by more than 5 points. Source class lost: 10 points more of the untriggered sources are "
+        "called the target than before. Accuracy lost: more than 5 points."
     )
     return ["", said, "", *lines]
 

@@ -553,7 +553,7 @@ def test_a_listener_is_told_everything_that_happens(tmp_path: Path) -> None:
     assert all(len(p.running) <= 1 for p in seen)
     seen.clear()
     run(toy(), store=tmp_path, listener=listen)
-    assert [(p.done, p.reused) for p in seen] == [(6, 6)]
+    assert [(p.done, p.reused) for p in seen] == [(7, 7)]
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -273,12 +273,3 @@ def test_batches_smaller_than_the_clean_set(scene: Any) -> None:
     purifier = GCleaner(nodes=4, batch_size=16, **{**SHORT, "explainer": GNNExplainer(epochs=2)})
     cleaned = purifier.purify(Evidence(victim=victim, clean=poisoned.splits.clean), ctx)
     assert cleaned.notes["unlearned"]
-
-
-def test_clean_graphs_of_one_class_only(scene: Any) -> None:
-    ctx, poisoned, victim, _ = scene
-    clean = poisoned.splits.clean
-    one = clean.take((clean.y == 1).nonzero().flatten())
-    purifier = GCleaner(nodes=4, **{**SHORT, "explainer": GNNExplainer(epochs=2)})
-    cleaned = purifier.purify(Evidence(victim=victim, clean=one), ctx)
-    assert cleaned.notes["recovered rate"]["1"] == 0.0
