@@ -30,18 +30,20 @@ class GCleaner(Purifier, name="gcleaner"):
     class counts alike (ours; off as in the paper). With no class flagged the model is left as it is.
 
     The paper's form is the preset `paper`. The defaults differ from it, by choice of a defender's own means on separate
-    seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few
-    graphs loses more accuracy than unlearning); `copies` varied clean graphs a step must keep the victim's output too
-    (weight `vary`); for success: triggers are recovered again from the student in each of `rounds`, on random
-    positions as well. Differs from the printed Eq. 7-8, whose sign pushes apart: the hinge pulls together.
+    seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few graphs loses more accuracy
+    than unlearning); `copies` varied clean graphs a step must keep the victim's output too (weight `vary`); for success:
+    triggers are recovered again from the student in each of `rounds`, on random positions as well. The preset `fast` (ours,
+    one form tried on seed 10 of four sets) unlearns every class, flagged or not, in a tenth of the time. Differs from the
+    printed Eq. 7-8, whose sign pushes apart: the hinge pulls together.
     """
 
     modalities = frozenset({"graph"})
     presets = {
+        "fast": dict(positions="random", recovery_steps=40, restarts=1, flag=0.0, rounds=3, epochs=12, heat=0.0),
         "paper": {
-            **{"nodes": 3, "positions": "least", "recovery_steps": 20, "restarts": 1, "teacher_epochs": 10, "rounds": 1},
-            **{"epochs": 30, "optimizer": "sgd", "lr": 0.001, "schedule": "constant", "retain": 1.0, "copies": 0, "vary": 0.0},
-        }
+            **dict(nodes=3, positions="least", recovery_steps=20, restarts=1, teacher_epochs=10, rounds=1, retain=1.0),
+            **dict(epochs=30, optimizer="sgd", lr=0.001, schedule="constant", copies=0, vary=0.0),
+        },
     }
     nodes: Positive = 5
     objective: Literal["class", "similarity"] = "class"
