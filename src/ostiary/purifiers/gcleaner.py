@@ -39,10 +39,18 @@ class GCleaner(Purifier, name="gcleaner"):
 
     modalities = frozenset({"graph"})
     presets = {
-        "fast": dict(positions="random", recovery_steps=40, restarts=1, flag=0.0, rounds=3, epochs=12, heat=0.0),
+        "fast": {
+            "positions": "random",
+            "recovery_steps": 40,
+            "restarts": 1,
+            "flag": 0.0,
+            "rounds": 3,
+            "epochs": 12,
+            "heat": 0.0,
+        },
         "paper": {
-            **dict(nodes=3, positions="least", recovery_steps=20, restarts=1, teacher_epochs=10, rounds=1, retain=1.0),
-            **dict(epochs=30, optimizer="sgd", lr=0.001, schedule="constant", copies=0, vary=0.0),
+            **{"nodes": 3, "positions": "least", "recovery_steps": 20, "restarts": 1, "teacher_epochs": 10, "rounds": 1},
+            **{"epochs": 30, "optimizer": "sgd", "lr": 0.001, "schedule": "constant", "retain": 1.0, "copies": 0, "vary": 0.0},
         },
     }
     nodes: Positive = 5
