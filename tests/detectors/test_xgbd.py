@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ostiary.detectors.xgbd import XGBD, Flooding
+from ostiary.detectors.xgbd import XGBD
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.testing import toys
+from ostiary.training.flooding import Flooding
 
 
 def test_the_flagged_share_is_exact_and_the_gap_is_the_widest_of_the_higher_half() -> None:

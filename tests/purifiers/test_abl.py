@@ -16,6 +16,7 @@ from ostiary.models.victim import Victim
 from ostiary.purifiers.abl import ABL, Trap, Unlearn
 from ostiary.purifiers.holdout import accuracy
 from ostiary.testing import toys
+from ostiary.training.flooding import Flooding
 from ostiary.training.trainer import Trainer
 
 SHORT = ABL(isolation_epochs=3, epochs=3, ascent_epochs=2, isolate=0.1)
@@ -29,7 +30,7 @@ def test_the_trap_pushes_losses_below_gamma_up_again() -> None:
     data = images(6).relabel(torch.tensor([0]), torch.tensor([1]))
     each, state = losses(data), Trainer().start(victim(), data, 0)
     ascent, flooding = (
-        float(Trap(how, 0.5).loss(state, data.inputs, data.y, torch.arange(6)).detach()) for how in ("ascent", "flooding")
+        float(trap.loss(state, data.inputs, data.y, torch.arange(6)).detach()) for trap in (Trap(0.5), Flooding(0.5))
     )
     assert ascent == pytest.approx(sum(math.copysign(x, x - 0.5) for x in each.tolist()) / 6, abs=1e-5)
     assert flooding == pytest.approx(abs(float(each.mean()) - 0.5) + 0.5, abs=1e-5)

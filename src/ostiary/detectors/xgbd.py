@@ -18,22 +18,10 @@ from ostiary.explainers.base import Explainer
 from ostiary.explainers.fidelity import best_nodes, node_scores, only, touched, touching
 from ostiary.explainers.guided_backprop import GuidedBackprop
 from ostiary.explainers.subgraphx import SubgraphX
-from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
-from ostiary.training.hooks import TrainHook
-from ostiary.training.trainer import TrainState
+from ostiary.training.flooding import Flooding
 from ostiary.triggers.subgraph import are_degrees, with_degrees
-
-
-class Flooding(TrainHook):
-    """Keeps the loss of a batch at `level`: it climbs once it is below (Ishida et al., ICML 2020, arXiv:2002.08709)."""
-
-    def __init__(self, level: float) -> None:
-        self.level = level
-
-    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
-        return (F.cross_entropy(state.victim(batch), y) - self.level).abs() + self.level
 
 
 class XGBD(Detector, name="xgbd"):

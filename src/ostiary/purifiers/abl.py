@@ -16,6 +16,7 @@ from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
 from ostiary.training.draws import draws
+from ostiary.training.flooding import Flooding
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
@@ -58,8 +59,9 @@ class ABL(Purifier, name="abl"):
         assert evidence.train is not None
         train, trainer = evidence.train, ctx.trainer
         victim = ctx.fresh(train)
+        trap = Trap(self.gamma) if self.trap == "ascent" else Flooding(self.gamma)
         first = trainer.replace(epochs=self.isolation_epochs)
-        first.fit(victim, train, ctx.key("isolation"), [Trap(self.trap, self.gamma)], what="abl: isolation")
+        first.fit(victim, train, ctx.key("isolation"), [trap], what="abl: isolation")
         order = F.cross_entropy(victim.predict(train.inputs)[0], train.y, reduction="none").argsort(stable=True)
         apart, rest = order.split([self.count(len(train)), len(train) - self.count(len(train))])
         isolated, left = train.take(apart.sort()[0]), train.take(rest.sort()[0])
@@ -76,13 +78,11 @@ class ABL(Purifier, name="abl"):
 class Trap(TrainHook):
     """Keeps losses near gamma, so that only what is learnt at once falls below."""
 
-    def __init__(self, how: str, gamma: float) -> None:
-        self.how, self.gamma = how, gamma
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         losses = F.cross_entropy(state.victim(batch).float(), y, reduction="none")
-        if self.how == "flooding":
-            return (losses.mean() - self.gamma).abs() + self.gamma
         return ((losses - self.gamma).sign().detach() * losses).mean()
 
 

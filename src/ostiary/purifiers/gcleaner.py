@@ -40,13 +40,7 @@ class GCleaner(Purifier, name="gcleaner"):
     modalities = frozenset({"graph"})
     presets = {
         "fast": {
-            "positions": "random",
-            "recovery_steps": 40,
-            "restarts": 1,
-            "flag": 0.0,
-            "rounds": 3,
-            "epochs": 12,
-            "heat": 0.0,
+            **{"positions": "random", "recovery_steps": 40, "restarts": 1, "flag": 0.0, "rounds": 3, "epochs": 12, "heat": 0.0}
         },
         "paper": {
             **{"nodes": 3, "positions": "least", "recovery_steps": 20, "restarts": 1, "teacher_epochs": 10, "rounds": 1},
