@@ -29,7 +29,7 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
     Source: Zhang et al., Fine-tuning is Not Fine, 2025, arXiv:2501.05835. The defender holds the model and a few clean
     graphs (paper: 3 %). Attention of a layer: degree times sum over channels of |activation|^p, of unit norm in each
     graph; `alpha` weighs the sum over layers of its squared distance. The relation map of two layers: inner products of
-    their degree-weighted channels, of unit norm in each graph; `beta` weighs the mean over `pairs` of layers of the
+    their degree-weighted channels, of unit norm in each graph; `beta` weighs the sum over `pairs` of layers of the
     squared sliced Wasserstein-2 distance between maps, along `directions` random directions drawn anew each step. A
     weight of 0 switches its term off, `ce` the cross-entropy. `degree`: sum weighs nodes by their degree, inv by one
     over it. p 2, alpha and beta 1: paper (preset `paper`), as is the use of all layers.
@@ -86,5 +86,5 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
             pairs = [(i, j) for i in range(n) for j in range(i + 1, n) if self.pairs == "all" or j == i + 1]
             maps = zip(*(relation_maps(layers, pairs, graphs, weight) for layers in (student, teacher)), strict=True)
             apart = [sliced_distance(a, b, self.directions, rng) for a, b in maps]
-            total = total + self.beta * torch.stack(apart).mean()
+            total = total + self.beta * torch.stack(apart).sum()
         return total
