@@ -52,18 +52,21 @@ def _drawn(points: Rows) -> Figure:
     scale = alt.Scale(domain=[0, 100])
     dots = alt.Chart().mark_circle(size=40, opacity=0.7, color=ATTACK)
     dots = dots.encode(
-        x=alt.X("untriggered:Q", scale=scale, title="untriggered sources called the target, %"),
-        y=alt.Y("triggered:Q", scale=scale, title="ASR after, %"),
+        x=alt.X("untriggered:Q", scale=scale, title="untriggered, %"),
+        y=alt.Y("triggered:Q", scale=scale, title="triggered, %"),
         tooltip=tips("run", "untriggered", "triggered"),
     )
     ends = alt.Data(values=[{"a": 0, "b": 0}, {"a": 100, "b": 100}])
     line = alt.Chart(ends).mark_line(color=PLAIN, strokeDash=[4, 3]).encode(x="a:Q", y="b:Q")
     layers = alt.layer(dots, line).properties(width=150, height=150)
-    whole = layers.facet(facet=alt.Facet("defence:N", title=None, sort=labels), columns=4, data=data)
+    whole = layers.facet(
+        facet=alt.Facet("defence:N", title=None, sort=labels, header=alt.Header(labelLimit=180)), columns=4, data=data
+    )
     words = "; ".join(f"{label}: {_words([p for p in points if p['defence'] == label])}" for label in labels)
     caption = (
-        "One point a run in which the attack works. On the dashed line triggered and untriggered inputs fare alike: what ASR "
-        "is left is a source class that the model has lost. Above it the trigger still works."
+        "Sources called the target after each defence, with the trigger (ASR) over without; one point a run in which the "
+        "attack works. On the dashed line both fare alike: what ASR is left is a source class that the model has lost. Above it the "
+        "trigger still works."
     )
     return Figure("causes", "causes", "What is left after each defence", caption, words, specification(whole))
 
