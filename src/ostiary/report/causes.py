@@ -65,8 +65,8 @@ def _drawn(points: Rows) -> Figure:
     words = "; ".join(f"{label}: {_words([p for p in points if p['defence'] == label])}" for label in labels)
     caption = (
         "Sources called the target after each defence, with the trigger (ASR) over without; one point a run in which the "
-        "attack works. On the dashed line both fare alike: what ASR is left is a source class that the model has lost. Above it the "
-        "trigger still works."
+        "attack works. On the dashed line both fare alike: what ASR is left is a source class that the model has lost. Above "
+        "it the trigger still works."
     )
     return Figure("causes", "causes", "What is left after each defence", caption, words, specification(whole))
 
