@@ -16,7 +16,7 @@ from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.report.causes import causes, false_target
 from ostiary.report.drawing import INK
-from ostiary.report.ranking import RANKING, attacked, ranking, spread
+from ostiary.report.ranking import RANKING, attacked, collapsed, ranking, solves, spread
 from ostiary.report.tables import short
 
 ROOT = Path(__file__).parent.parent
@@ -36,7 +36,7 @@ def main(stores: Sequence[str]) -> None:
         f"(seeds {', '.join(map(str, seeds))}; {len(judged)} runs judged, the attack works in {len(taken)}) and "
         "`ostiary run plans/clean-models.yaml`. The settings, the networks and the sizes of the triggers are in the plans. A "
         "run counts where the attack has a lift of 30 points over a clean model. *Solved*: the share of runs left with a lift "
-        "of at most 5 points, for at most 5 points of accuracy.",
+        "of at most 5 points, for at most 5 points of accuracy, by a model that does not say one class only.",
         "",
         *table(ranking(records)),
         "",
@@ -91,8 +91,8 @@ def figure(records: Sequence[Record]) -> list[str]:
 def reasons(taken: Sequence[Record]) -> list[str]:
     """How often each defence leaves the trigger at work, loses the source class, or loses accuracy: counted, per defence."""
     lines = [
-        "| defence | solved | trigger still works | source class lost | accuracy lost |",
-        "|---|---:|---:|---:|---:|",
+        "| defence | runs | solved | trigger still works | source class lost | accuracy lost | says one class only |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     labels = list(dict.fromkeys(label for r in taken for label in r.metrics["purifiers"]))
     for label in labels:
@@ -104,8 +104,8 @@ def reasons(taken: Sequence[Record]) -> list[str]:
         )
         lost = sum(e - b > 0.1 for e, b in zip(errors, before, strict=True))
         dropped = sum(m["drop"]["value"] > 0.05 for _, m in held)
-        solved = sum(m["asr_lift"]["value"] <= 0.05 and m["drop"]["value"] <= 0.05 for _, m in held)
-        lines.append(f"| {label} | {solved} | {works} | {lost} | {dropped} |")
+        solved, one = sum(solves(m) for _, m in held), sum(collapsed(m) for _, m in held)
+        lines.append(f"| {label} | {len(held)} | {solved} | {works} | {lost} | {dropped} | {one} |")
     said = (
         "Runs by outcome (a run may count twice). Trigger still works: a lift, and triggered sources called the target more "
         "often than untriggered ones, by more than 5 points. Source class lost: 10 points more of the untriggered sources are "

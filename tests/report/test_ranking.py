@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ostiary.experiment.record import Record
-from ostiary.report.ranking import ranking, spread
+from ostiary.report.ranking import collapsed, ranking, solves, spread
 
 
 def figures(asr: float, natural: float = 0.1, drop: float | None = None) -> dict[str, Any]:
@@ -67,3 +67,11 @@ def test_spread_is_that_over_runs() -> None:
 def test_one_run_or_one_defence_is_no_ranking() -> None:
     assert ranking(RECORDS[:1]) == []
     assert ranking([record(s, 0.9, good=(0.1, 0.0)) for s in (0, 1)]) == []
+
+
+def test_saying_one_class_only_solves_nothing() -> None:
+    useful, lost = ({**figures(0.1, drop=0.0), "confusion": c} for c in ([[40, 5], [5, 50]], [[0, 45], [0, 55]]))
+    assert solves(useful)
+    assert not solves(lost)
+    assert collapsed(lost)
+    assert not collapsed(useful)

@@ -26,7 +26,7 @@ RANKING = {
 @dataclass(frozen=True)
 class Rank:
     """One defence. cells: runs it was judged on; failed: runs in which it refused or failed. figures: mean and spread over
-    these runs; solved: share of them with a lift and a drop of at most 5 points."""
+    these runs; solved: share of them that `solves`."""
 
     defence: str
     cells: int
@@ -66,9 +66,21 @@ def _rank(
     label: str, own: Sequence[Record], seconds: Sequence[float], held: Sequence[dict[str, Any]], costs: Sequence[float] = ()
 ) -> Rank:
     values = {c: [_value(m, c) for m in held if c in m] for c in ("asr", "asr_lift", "drop", "ra")}
-    values["solved"] = [float(_value(m, "asr_lift") <= COUNTS and _value(m, "drop") <= COUNTS) for m in held if "drop" in m]
+    values["solved"] = [float(solves(m)) for m in held if "drop" in m]
     values |= {"seconds": list(seconds), "clean_drop": list(costs)}
     return Rank(label, len(held), len(own) - len(held), {c: mean(v) for c, v in values.items() if v})
+
+
+def solves(metrics: dict[str, Any]) -> bool:
+    """Whether a defence leaves a lift of at most 5 points, takes at most 5 points of accuracy, and does not do so by saying
+    one class only: where the classes are as uneven as the victim is poor, that costs no accuracy."""
+    return _value(metrics, "asr_lift") <= COUNTS and _value(metrics, "drop") <= COUNTS and not collapsed(metrics)
+
+
+def collapsed(metrics: dict[str, Any]) -> bool:
+    """Whether a model gives 99 % of the clean test inputs to one class."""
+    said = [sum(column) for column in zip(*metrics.get("confusion", []), strict=True)]
+    return bool(said) and max(said) >= 0.99 * sum(said)
 
 
 def _labels(record: Record) -> list[str]:
