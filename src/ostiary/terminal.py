@@ -117,11 +117,8 @@ def _ranking(out: Console, records: Sequence[Record]) -> None:
     out.line()
     say(out, "Defences over all runs in which the attack works (lift of 30 points and more)", "bold")
     out.print(table)
-    say(
-        out,
-        "mean ± standard deviation over runs. solved: lift and accuracy drop of at most 5 points, by more than saying one class.",
-        "dim",
-    )
+    solved = "lift and accuracy drop of at most 5 points, by more than saying one class"
+    say(out, f"mean ± standard deviation over runs. solved: {solved}.", "dim")
 
 
 def _beside(out: Console, groups: Sequence[tables.Group]) -> None:
