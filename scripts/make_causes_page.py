@@ -190,12 +190,13 @@ def page(found: dict[str, dict[str, str]]) -> list[str]:
         "",
         *table,
         "",
-        "- **ABL** isolates the samples learnt first. Where poison among the isolated is no more common than in the set, the "
-        "rest of the method unlearns clean graphs.",
-        "- **Retraining** needs nearly all poison gone: what a filter leaves (100 % less its TPR) is enough for the backdoor.",
-        "- **Prune** takes a trigger for what joins unlike nodes. It works only where the trigger's edges are cut more often "
-        "than others.",
-        "- **Subsampling and edge partition** hide edges. A trigger that works by its features alone passes them by.",
+        "- **ABL** isolates the 1 % learnt first. Either they are not poison (compare with the share in the set), or they are, "
+        "and the four fifths of the poison that are left teach the trigger in the training that follows.",
+        "- **Retraining** is as good as its filter: read what it leaves in the grid beside the filter's TPR.",
+        "- **Prune** takes a trigger for what joins unlike nodes. Where none of the trigger's own edges is among those cut, it "
+        "costs other edges and nothing else.",
+        "- **Subsampling and edge partition** hide edges. A trigger that works by its features alone passes them by (degrees, "
+        "which follow the edges, are counted again there, so that on Bitcoin and Fingerprint they hide these too).",
         "- **Fine-tuning, NAD, GraphNAD** see clean graphs only. The larger the margin of triggered graphs, the less a few "
         "epochs on clean ones change.",
         "- **Fine-pruning** takes channels that clean graphs leave asleep; below, ASR falls with accuracy or after it where "

@@ -33,7 +33,8 @@ def main(stores: Sequence[str]) -> None:
         "# How far each graph defence really is",
         "",
         "Written by `scripts/make_grid_page.py` from `ostiary run plans/graph-grid.yaml` "
-        f"(seeds {', '.join(map(str, seeds))}; {len(judged)} runs judged, the attack works in {len(taken)}) and "
+        f"(so far {len(judged)} of its runs, seeds {', '.join(map(str, seeds))}, {sets(judged)}; the attack works in "
+        f"{len(taken)}) and "
         "`ostiary run plans/clean-models.yaml`. The settings, the networks and the sizes of the triggers are in the plans. A "
         "run counts where the attack has a lift of 30 points over a clean model. *Solved*: the share of runs left with a lift "
         "of at most 5 points, for at most 5 points of accuracy, by a model that does not say one class only.",
@@ -47,11 +48,17 @@ def main(stores: Sequence[str]) -> None:
         *figure(ours),
         *reasons(taken),
         "",
+        "Why, measured with what only a judge knows: [causes](graph-grid-causes.md).",
+        "",
         "## Run by run: lift left / accuracy lost",
         "",
         *cells(taken),
     ]
     PAGE.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def sets(records: Sequence[Record]) -> str:
+    return ", ".join(dict.fromkeys(str(r.plan["dataset"].get("set") or r.plan["dataset"]["name"]) for r in records))
 
 
 def read(store: str) -> list[Record]:
