@@ -342,3 +342,17 @@ def test_principal_axes() -> None:
 def test_class_names_are_told_apart(made: Made) -> None:
     record = changed(made.graphs[0], data={"classes": ["a", "a", "triggered"]})
     assert figures._names(record, 4) == ["0: a", "1: a", "2: triggered", "3"]
+
+
+def test_of_many_defences_the_best_are_told() -> None:
+    def row(defence: str, asr: float, drop: float = 0.0) -> Row:
+        values = (("acc", 0.9), ("asr", asr), ("drop", drop), ("natural", 0.0))
+        return Row("group", defence, {k: {"value": v, "n": 1} for k, v in values})
+
+    many = [row("none", 0.9), *(row(f"d{i}", 0.8 - i / 10) for i in range(8))]
+    many += [row("costly", 0.0, 0.9), Row("group", "failed", {})]
+    told = html._headline(many)
+    assert [line.defence for line, _ in told["after"]] == ["d7", "d6", "d5", "d4", "d3", "d2"]
+    assert told["more"] == 4
+    few = html._headline(many[:4])
+    assert ([line.defence for line, _ in few["after"]], few["more"]) == (["d0", "d1", "d2"], 0)

@@ -36,6 +36,7 @@ from ostiary.report.tables import (
 )
 
 DRAWN = 8  # groups of a page that get figures; more would make it too heavy to open
+TOLD = 6  # defences told in words; of more the best, the table has all
 
 
 def write_report(records: Sequence[Record], store: str | Path | Store, path: str | Path) -> Path:
@@ -145,13 +146,20 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
 
 
 def _headline(lines: list[Row]) -> dict[str, Any]:
-    """The result in words: the victim, then one line per purifier. Empty without a result."""
+    """The result in words: the victim, then one line per purifier, of many the best. Empty without a result."""
     before = lines[0].figures
     if "acc" not in before:
         return {}
     took = _number(before, "asr") - _number(before, "natural") >= 0.3
-    after = [(line, _verdict(before, line.figures) if took else "") for line in lines[1:]]
-    return {"before": before, "took": took, "after": after}
+    told = lines[1:] if len(lines) - 1 <= TOLD else sorted(lines[1:], key=lambda line: _rank(line.figures))[:TOLD]
+    after = [(line, _verdict(before, line.figures) if took else "") for line in told]
+    return {"before": before, "took": took, "after": after, "more": len(lines) - 1 - len(told)}
+
+
+def _rank(figures: dict[str, Estimate]) -> float:
+    """ASR and lost accuracy together, the best first; without a result last."""
+    left = _number(figures, "asr") + max(0.0, _number(figures, "drop"))
+    return math.inf if math.isnan(left) else left
 
 
 def _verdict(before: dict[str, Estimate], after: dict[str, Estimate]) -> str:
