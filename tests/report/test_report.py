@@ -356,3 +356,13 @@ def test_of_many_defences_the_best_are_told() -> None:
     assert told["more"] == 4
     few = html._headline(many[:4])
     assert ([line.defence for line, _ in few["after"]], few["more"]) == (["d0", "d1", "d2"], 0)
+
+
+def test_of_many_purified_models_those_with_the_least_success_are_drawn(made: Made) -> None:
+    record = made.graphs[0]
+    (label, metrics) = next(iter(record.metrics["purifiers"].items()))
+    asr = [0.5, 0.1, 0.4, 0.0, 0.3, 0.2, None]
+    many = {f"{label} {i}": {**metrics, "asr": {"value": v, "n": 9}} for i, v in enumerate(asr)}
+    drawn = figures._pictured(changed(record, purifiers=many))
+    assert [name for name, _ in drawn] == ["none", *(f"{label} {i}" for i in (1, 3, 4, 5))]
+    assert figures._pictured(changed(record, victim={}, purifiers={})) == []

@@ -24,6 +24,7 @@ from ostiary.report.tables import COLUMNS, TITLES, Group
 Array = np.ndarray[Any, Any]
 
 POINTS = {"clean": 200, "triggered": 120}  # per embedding: more only makes the page heavy
+PICTURED = 4  # purified models of a run whose confusion and features are drawn: all would make the page too heavy
 CELLS, NODES, PIXELS = 1500, 60, 112  # most cells of a heat map, nodes of a drawn graph, pixels along an image
 _LIGHT = ("#eedd88", "#dddddd", "#44bb99", "#99ddff", "#bbcc33", "#aaaa00", "#77aadd", "#ffaabb", "#ee8866")
 
@@ -132,7 +133,7 @@ def _recovered(record: Record, store: Store) -> Iterator[Figure]:
 
 
 def _confusions(record: Record, store: Store) -> Iterator[Figure]:
-    for label, metrics in _models(record):
+    for label, metrics in _pictured(record):
         counts, gone = metrics["confusion"], metrics["triggered_as"]
         names = _names(record, max(len(gone), *map(len, counts)))
         lines = [*zip(names, counts, strict=False), ("triggered", gone)]
@@ -168,7 +169,7 @@ def _heatmap(cells: Rows, names: list[str], lines: list[str]) -> Spec:
 
 
 def _embeddings(record: Record, store: Store) -> Iterator[Figure]:
-    for label, _ in _models(record):
+    for label, _ in _pictured(record):
         arrays = _arrays(record, store, "judge" if label == "none" else f"verdict {label}", "embedding")
         if not arrays:
             continue
@@ -329,6 +330,13 @@ def _models(record: Record) -> Iterator[tuple[str, dict[str, Any]]]:
     """The victim as it came ("none"), then every purified one that was judged."""
     found = {"none": record.metrics.get("victim", {}), **record.metrics.get("purifiers", {})}
     return ((label, metrics) for label, metrics in found.items() if "acc" in metrics)
+
+
+def _pictured(record: Record) -> list[tuple[str, dict[str, Any]]]:
+    """Those of `_models` that get figures of their own: the victim, and of many purified ones those with the least ASR."""
+    (first, *rest) = list(_models(record)) or [("none", {})]
+    best = sorted((m["asr"]["value"], i) for i, (_, m) in enumerate(rest) if m["asr"]["value"] is not None)[:PICTURED]
+    return [first, *(rest[i] for _, i in sorted(best, key=lambda pair: pair[1]))] if first[1] else []
 
 
 def _arrays(record: Record, store: Store, stage: str, name: str) -> dict[str, Array]:
