@@ -10,8 +10,10 @@ from collections.abc import Callable
 import torch
 
 from ostiary.component import build
-from ostiary.data.dataset import Splits
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset, Splits
 from ostiary.errors import InvalidInput
+from ostiary.models.victim import Victim
 
 
 def one_thread() -> None:
@@ -28,6 +30,14 @@ def tu(name: str) -> tuple[Splits, str]:
     except InvalidInput as error:
         print(f"{name} is missing, solubility is used instead ({error})")
         return build("dataset", "solubility").load(0), "solubility"
+
+
+def clique_victim() -> tuple[Victim, Dataset, Context, str]:
+    """(a GIN of AIDS that Sub-BA has backdoored, the defender's clean graphs, the context, the set's name)."""
+    splits, name = tu("AIDS")
+    ctx = Context(0, architecture=build("victim", "gin"), trainer=build("trainer", {"name": "trainer", "epochs": 10}))
+    poisoned = build("attack", {"name": "sub-ba", "rate": 0.1}).poison(splits, ctx.within("attack"))
+    return ctx.fit(poisoned.splits.train), splits.clean, ctx, name
 
 
 def cpu_seconds(*functions: Callable[[], object], repeats: int = 3) -> list[float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from common import cpu_seconds, one_thread, report, tu
+from common import clique_victim, cpu_seconds, one_thread, report
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
@@ -27,10 +27,7 @@ def alone(purifier: Purifier) -> Purifier:
 
 def main() -> None:
     one_thread()
-    splits, name = tu("AIDS")
-    ctx = Context(0, architecture=build("victim", "gin"), trainer=build("trainer", {"name": "trainer", "epochs": 10}))
-    poisoned = build("attack", {"name": "sub-ba", "rate": 0.1}).poison(splits, ctx.within("attack"))
-    victim, clean = ctx.fit(poisoned.splits.train), splits.clean
+    victim, clean, ctx, name = clique_victim()
 
     def purify(purifier: Purifier, data: Dataset) -> None:
         purifier.purify(Evidence(victim, None, data), ctx)

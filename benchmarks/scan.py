@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from common import cpu_seconds, one_thread, report, tu
-from ostiary.component import build
-from ostiary.context import Context
+from common import clique_victim, cpu_seconds, one_thread, report
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.class_triggers import margin, spread
 from ostiary.detectors.inversion_scan import InversionScan
@@ -34,10 +32,7 @@ def one_by_one(victim: Victim, clean: Dataset, start: Recovered, places: torch.T
 
 def main() -> None:
     one_thread()
-    splits, name = tu("AIDS")
-    ctx = Context(0, architecture=build("victim", "gin"), trainer=build("trainer", {"name": "trainer", "epochs": 10}))
-    poisoned = build("attack", {"name": "sub-ba", "rate": 0.1}).poison(splits, ctx.within("attack"))
-    victim, clean = ctx.fit(poisoned.splits.train), splits.clean
+    victim, clean, ctx, name = clique_victim()
     several = spread(clean, 0, 2)
     recovery = Recovery(3, STEPS)
     places = recovery.anywhere(several, 0)

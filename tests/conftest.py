@@ -10,6 +10,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+from expectations import CLIQUE, GIN, GRAPHS
+from ostiary.attacks.base import Poisoned
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.models.victim import Victim
+from ostiary.training.trainer import Trainer
+
 ROOT = Path(__file__).resolve().parents[1]
 
 settings.register_profile("ostiary", deadline=None, max_examples=40, derandomize=True, database=None)
@@ -41,3 +48,12 @@ def needs_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("no offline data sets: set OSTIARY_DATA")
     return Path(folder)
+
+
+@pytest.fixture(scope="module")
+def scene() -> tuple[Context, Poisoned, Victim, Victim]:
+    """(context, poisoned, backdoored victim, clean control) on toy graphs."""
+    splits = build("dataset", GRAPHS).load(0)
+    ctx = Context(seed=0, architecture=build("victim", GIN), trainer=Trainer(epochs=20, batch_size=32))
+    poisoned = build("attack", CLIQUE).poison(splits, ctx)
+    return ctx, poisoned, ctx.fit(poisoned.splits.train), ctx.fit(splits.train)

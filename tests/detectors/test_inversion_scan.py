@@ -9,7 +9,6 @@ import pytest
 import torch
 from tests.expectations import CLIQUE, GIN, GRAPHS
 
-from ostiary.attacks.base import Poisoned
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.detectors.base import Findings
@@ -17,19 +16,9 @@ from ostiary.detectors.class_triggers import anomaly, beside_others, margin, spr
 from ostiary.detectors.inversion_scan import InversionScan
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
-from ostiary.models.victim import Victim
 from ostiary.training.trainer import Trainer
 
 SCAN = InversionScan(nodes=4, threshold=0.5)  # the clique has four nodes
-
-
-@pytest.fixture(scope="module")
-def scene() -> tuple[Context, Poisoned, Victim, Victim]:
-    """(context, poisoned, backdoored victim, clean control) on toy graphs."""
-    splits = build("dataset", GRAPHS).load(0)
-    ctx = Context(seed=0, architecture=build("victim", GIN), trainer=Trainer(epochs=20, batch_size=32))
-    poisoned = build("attack", CLIQUE).poison(splits, ctx)
-    return ctx, poisoned, ctx.fit(poisoned.splits.train), ctx.fit(splits.train)
 
 
 @pytest.fixture(scope="module")

@@ -136,7 +136,7 @@ def test_any_detector_of_training_rows_may_find_the_poison() -> None:
     made = RobustTraining(finder={"name": "spectral"})  # type: ignore[arg-type]
     assert made.needed() == {"train", "victim"} and build("purifier", made.spec()) == made
     assert made.purify(held, ctx).notes["flagged"] > 0
-    with pytest.raises(Unsupported, match="says nothing about training rows"):
+    with pytest.raises(Unsupported, match="judges incoming inputs and not the training set"):
         RobustTraining(finder=RIGBD(on="incoming")).purify(held, ctx)
     with pytest.raises(MissingEvidence):
         RobustTraining().purify(Evidence(held.victim), Context())

@@ -6,11 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from tests.expectations import CLIQUE, GIN, GRAPHS
 
-from ostiary.attacks.base import Poisoned
 from ostiary.component import build
-from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.heat import heat_maps
@@ -21,15 +18,6 @@ from ostiary.purifiers.unlearning import Unlearning, Weights
 from ostiary.training.trainer import Trainer
 
 SHORT: dict[str, Any] = {"recovery_steps": 30, "rounds": 2, "epochs": 3, "explainer": {"name": "gnn-explainer", "epochs": 5}}
-
-
-@pytest.fixture(scope="module")
-def scene() -> tuple[Context, Poisoned, Victim, Victim]:
-    """(context, poisoned, backdoored victim, clean control) on toy graphs."""
-    splits = build("dataset", GRAPHS).load(0)
-    ctx = Context(seed=0, architecture=build("victim", GIN), trainer=Trainer(epochs=20, batch_size=32))
-    poisoned = build("attack", CLIQUE).poison(splits, ctx)
-    return ctx, poisoned, ctx.fit(poisoned.splits.train), ctx.fit(splits.train)
 
 
 def test_the_clique_is_recovered_and_the_clean_model_resists_longer(scene: Any) -> None:

@@ -60,6 +60,15 @@ class Detector(Component):
         """Why the method cannot work on this evidence, or nothing; asked before work starts."""
         return ""
 
+    def cannot_filter(self, evidence: Evidence) -> str:
+        """Why a defence that trains anew cannot ask it which rows of the training set to distrust, or nothing."""
+        if self.subject() != "train":
+            what = "the model" if self.subject() == "model" else "incoming inputs"
+            return f"the detector '{self.name}' judges {what} and not the training set; choose another, or set on: train"
+        if evidence.modality_name not in self.modalities:
+            return f"the detector '{self.name}' works on {', '.join(sorted(self.modalities))} data"
+        return self.refuse(evidence.only(self.needed(), f"detector '{self.name}'"))
+
     @abstractmethod
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         """The method itself."""

@@ -52,8 +52,7 @@ def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int, 
     keep = uniform(seed, key, draws.repeat_interleave(g)[many.edge_batch]) >= rate
     left = torch.bincount(many.edge_index[1][keep], minlength=len(many.x))
     keep |= ((left == 0) & sheltered.repeat(k))[many.edge_index].any(0)
-    attr, weight = (None if v is None else v[keep] for v in (many.edge_attr, many.edge_weight))
-    return Graphs.build(many.x, many.edge_index[:, keep], many.n_nodes, edge_attr=attr, edge_weight=weight)
+    return many.with_edges(keep)
 
 
 class LooplessConv(Conv):

@@ -77,14 +77,13 @@ def touched(graphs: Graphs, edges: Tensor) -> Tensor:
 
 def only(graphs: Graphs, edges: Tensor, nodes: Tensor | None = None) -> Graphs:
     """The graphs with these edges (bool [E]) and, if given, these nodes (bool [N]) alone; one left without any keeps all."""
-    x, ends, n_nodes = graphs.x, graphs.edge_index[:, edges], graphs.n_nodes
-    if nodes is not None:
-        left = torch.bincount(graphs.batch[nodes], minlength=len(graphs))
-        nodes = nodes | (left == 0)[graphs.batch]
-        x, ends, n_nodes = x[nodes], (nodes.cumsum(0) - 1)[ends], torch.where(left == 0, n_nodes, left)
-    edge_ptr = pointer(torch.bincount(graphs.edge_batch[edges], minlength=len(graphs)))
-    columns = (None if v is None else v[edges] for v in (graphs.edge_attr, graphs.edge_weight, graphs.edge_mask))
-    return Graphs(x, ends, pointer(n_nodes), edge_ptr, *columns)
+    part = graphs.with_edges(edges)
+    if nodes is None:
+        return part
+    left = torch.bincount(graphs.batch[nodes], minlength=len(graphs))
+    nodes = nodes | (left == 0)[graphs.batch]
+    ends, node_ptr = (nodes.cumsum(0) - 1)[part.edge_index], pointer(torch.where(left == 0, graphs.n_nodes, left))
+    return Graphs(graphs.x[nodes], ends, node_ptr, part.edge_ptr, part.edge_attr, part.edge_weight, part.edge_mask)
 
 
 def confidence(victim: Victim, graphs: Graphs, classes: Tensor) -> Tensor:

@@ -32,12 +32,7 @@ class RetrainWithout(Purifier, name="retrain-without"):
         return self.detector.needed() | self.needs
 
     def refuse(self, evidence: Evidence) -> str:
-        detector = self.detector
-        if detector.subject() != "train":
-            return f"the detector '{detector.name}' judges the {detector.subject()} and not the training set; choose another"
-        if evidence.modality_name not in detector.modalities:
-            return f"the detector '{detector.name}' works on {', '.join(sorted(detector.modalities))} data"
-        return detector.refuse(evidence.only(detector.needed(), f"detector '{detector.name}'"))
+        return self.detector.cannot_filter(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.train is not None

@@ -38,9 +38,7 @@ class RIGBD(Purifier, name="rigbd"):
         return self.needs | self.finder.needed()
 
     def refuse(self, evidence: Evidence) -> str:
-        if self.finder.subject() != "train":
-            return f"its finder '{self.finder.name}' says nothing about training rows; choose one that does, or set on: train"
-        return self.finder.refuse(evidence)
+        return self.finder.cannot_filter(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train = evidence.train

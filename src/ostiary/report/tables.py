@@ -148,24 +148,13 @@ def _number(value: Any) -> float:
 
 
 def detector_rows(group: Group) -> list[Row]:
-    """One line per detector: AUROC, TPR at 1 % and 5 % FPR, and its own operating point."""
+    """One line per detector: the figures of DETECTION that it has."""
     labels = list(dict.fromkeys(label for r in group.records for label in r.metrics.get("detectors", {})))
     found = []
     for label in labels:
         having = [r.metrics["detectors"][label] for r in group.records if label in r.metrics.get("detectors", {})]
         figures: dict[str, Estimate] = {}
-        for name in (
-            "auroc",
-            "auprc",
-            "tpr_at_fpr_1",
-            "tpr_at_fpr_5",
-            "tpr",
-            "fpr",
-            "precision",
-            "found_target",
-            "score",
-            "alarm",
-        ):
+        for name in DETECTION:
             values = [m[name]["value"] if isinstance(m[name], dict) else m[name] for m in having if name in m]
             if values:
                 figures[name] = mean([_number(v) for v in values])
