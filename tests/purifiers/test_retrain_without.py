@@ -78,7 +78,7 @@ def test_what_it_needs_is_what_its_detector_needs() -> None:
 
 def test_detectors_about_something_else_or_without_flags_are_refused() -> None:
     held, ctx = toys.evidence("image"), toys.context("image")
-    with pytest.raises(Unsupported, match="judges the incoming"):
+    with pytest.raises(Unsupported, match="judges incoming inputs"):
         RetrainWithout(detector=Elsewhere()).purify(held, ctx)
     with pytest.raises(Unsupported, match="set share="):
         RetrainWithout(detector=Elsewhere(on="train")).purify(held, ctx)
