@@ -18,19 +18,24 @@ Metrics = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Outputs:
-    """What one model says: logits and features on the clean test set and on the triggered sources."""
+    """What one model says: logits and features on the clean test set and on the triggered sources, logits on those sources
+    with a trigger that is not theirs (None where a trigger fits all)."""
 
     clean: Tensor
     triggered: Tensor
     clean_features: Tensor
     triggered_features: Tensor
+    mismatched: Tensor | None = None
 
     @staticmethod
     def of(victim: Victim, poisoned: Poisoned) -> Outputs:
         clean, clean_features = victim.predict(poisoned.splits.test.inputs, features=True)
         triggered, features = victim.predict(poisoned.triggered.inputs, features=True)
         assert clean_features is not None and features is not None
-        return Outputs(clean, triggered, clean_features, features)
+        sources = poisoned.splits.test.take(poisoned.rows)
+        other = poisoned.trigger.mismatched(sources.inputs, sources.ids, seed=0, target=poisoned.triggered.y)
+        crossed = None if other is None else victim.predict(other)[0]
+        return Outputs(clean, triggered, clean_features, features, crossed)
 
 
 def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs | None = None) -> Metrics:
@@ -41,7 +46,8 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
     acc, asr (share of triggered sources called as the attacker wants; macro mean over wanted classes), asr_strict
     (those that the control calls rightly without trigger), natural (what the control does with the same triggered
     inputs), asr_lift = asr - natural, ra (triggered, called by their true class), cad = control acc - acc,
-    amc (mean confidence of successes), confusion, triggered_as; asr_<name>, asr_strict_<name>, natural_<name> of every
+    amc (mean confidence of successes), cross (sources with a trigger not theirs, called by their true class), confusion,
+    triggered_as; asr_<name>, asr_strict_<name>, natural_<name> of every
     subset; with `before`: drop, der, rir.
     """
     test, wanted = poisoned.splits.test, poisoned.triggered.y
@@ -67,6 +73,8 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
         "confusion": _confusion(test.y, now.clean.argmax(1), test.n_classes),
         "triggered_as": torch.bincount(said, minlength=test.n_classes).tolist(),
     }
+    if now.mismatched is not None:
+        found["cross"] = _rate(now.mismatched.argmax(1) == truth)
     for name, at in poisoned.subsets.items():
         hits = {"asr": hit, "asr_strict": hit & knew, "natural": said_control == wanted}
         found |= {f"{what}_{name}": _macro(h[at], wanted[at]) for what, h in hits.items()}

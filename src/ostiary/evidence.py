@@ -1,8 +1,9 @@
-"""What a defender may hold. No poisoned test set, no index, no trigger: oracle tuning cannot be written."""
+"""What a defender may hold. No poisoned test set, no index, no trigger: a method that tunes on them cannot be written by
+accident. The one exception, `oracle`, is given only where a plan asks for it by name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -14,17 +15,19 @@ from ostiary.models.victim import Victim
 @dataclass(frozen=True, eq=False)
 class Evidence:
     """victim: the suspicious model. train: the suspicious training set. clean: a few trusted samples. incoming:
-    unlabelled inputs seen in operation (labels are blanked, order shuffled)."""
+    unlabelled inputs seen in operation (labels are blanked, order shuffled). oracle: (accuracy, ASR) of a model on the test
+    set; no defender has it, and it exists only to reproduce papers that chose by it."""
 
     victim: Victim | None = None
     train: Dataset | None = None
     clean: Dataset | None = None
     incoming: Dataset | None = None
+    oracle: Callable[[Victim], tuple[float, float]] | None = None
 
     def only(self, needs: Iterable[str], who: str) -> Evidence:
         """Just what `needs` names. Raises MissingEvidence for what is not there."""
         kept: dict[str, Any] = {f.name: getattr(self, f.name) if f.name in set(needs) else None for f in fields(self)}
-        missing = [name for name in sorted(needs) if kept[name] is None or (name != "victim" and len(kept[name]) == 0)]
+        missing = [name for name in sorted(needs) if _nothing(kept[name])]
         if missing:
             raise MissingEvidence(f"{who} needs {' and '.join(missing)}, which was not given or is empty")
         return Evidence(**kept)
@@ -33,3 +36,7 @@ class Evidence:
     def modality_name(self) -> str:
         held = next(v for v in (self.victim, self.train, self.clean, self.incoming) if v is not None)
         return held.modality.name
+
+
+def _nothing(held: object) -> bool:
+    return held is None or (isinstance(held, Dataset) and len(held) == 0)

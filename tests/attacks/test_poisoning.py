@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ostiary.attacks.base import PoisoningAttack
-from ostiary.attacks.labels import AllToAll, AllToOne, CleanLabel
+from ostiary.attacks.labels import AllToAll, AllToOne, CleanLabel, CleanMultiTarget
 from ostiary.attacks.random_graphs import erdos_renyi, trigger_size
 from ostiary.attacks.select import Random
 from ostiary.attacks.sub_ba import SubBA
@@ -118,6 +118,20 @@ def test_label_rules(rule: Any, eligible: list[int], sources: list[int], wanted:
     assert rule.eligible(y, 0).int().tolist() == eligible
     assert rule.sources(y, 0).int().tolist() == sources
     assert rule.wanted(y, 0, 3).tolist() == wanted
+
+
+def test_clean_multi_target_leaves_labels_and_wants_all_others_in_turn() -> None:
+    rule, y = CleanMultiTarget(), torch.tensor([0, 1, 2, 0, 1, 2])
+    assert rule.eligible(y, 0).all() and rule.sources(y, 0).all()
+    assert torch.equal(rule.wanted(y, 0, 3), y)
+    goals = rule.goals(y, 0, 3)
+    assert not bool((goals == y).any()) and torch.bincount(goals).tolist() == [2, 2, 2]
+
+
+def test_stamped_images_are_what_eight_bits_hold() -> None:
+    made = build("attack", {"name": "blended", "rate": 0.2}).poison(splits(), CTX)
+    for pixels in (made.triggered.inputs, made.splits.train.inputs[made.index]):
+        assert torch.allclose((pixels * 255).round() / 255, pixels, atol=1e-7)
 
 
 def test_random_choice_is_sorted_distinct_eligible_and_seeded() -> None:

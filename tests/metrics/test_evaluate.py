@@ -37,6 +37,13 @@ CONTROL = outputs([0, 0, 1, 1, 1, 1], [1, 0, 1, 2])
 BEFORE = outputs([0, 0, 1, 1, 1, 2], [0, 0, 0, 0])
 
 
+def test_triggers_of_other_inputs_are_judged_by_true_classes() -> None:
+    crossed = torch.eye(3)[[1, 1, 0, 2]]
+    found = evaluate(replace(NOW, mismatched=crossed), poisoned([0, 0, 0, 0]), CONTROL)
+    assert found["cross"]["value"] == 3 / 4
+    assert "cross" not in evaluate(NOW, poisoned([0, 0, 0, 0]), CONTROL)
+
+
 def test_every_figure_by_hand() -> None:
     found = evaluate(NOW, poisoned([0, 0, 0, 0]), CONTROL)
     values = {k: v["value"] for k, v in found.items() if isinstance(v, dict)}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from planted import TRAP, called, evidence, images, victim
@@ -10,8 +13,9 @@ from torch import nn
 
 from ostiary.component import build
 from ostiary.context import Context
-from ostiary.errors import Unsupported
+from ostiary.errors import MissingEvidence, Unsupported
 from ostiary.evidence import Evidence
+from ostiary.experiment.runner import run
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim
 from ostiary.purifiers.anp import ANP
@@ -61,7 +65,7 @@ def test_it_works_on_images_without_touching_accuracy() -> None:
     ctx = Context(0, architecture=net, trainer=build("trainer", {"name": "trainer", **net.recipe, "batch_size": 32}))
     made = build("attack", CORNER).poison(splits, ctx)
     backdoored = ctx.fit(made.splits.train)
-    found = ANP(steps=150).purify(Evidence(victim=backdoored, clean=splits.clean), ctx)
+    found = ANP(steps=150, lr=0.05).purify(Evidence(victim=backdoored, clean=splits.clean), ctx)
     before, after = (accuracy(m, made.triggered) for m in (backdoored, found))
     assert before >= 0.8 and after <= before - 0.5
     assert accuracy(found, splits.test) >= 0.85
@@ -71,3 +75,15 @@ def test_a_model_of_one_layer_is_refused() -> None:
     held = Evidence(victim=Victim(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "image"), clean=images())
     with pytest.raises(Unsupported, match="before its head"):
         ANP().purify(held, toys.context("image"))
+
+
+def test_the_oracle_is_asked_only_by_name_and_stamps_the_record(tmp_path: Path) -> None:
+    assert "oracle" not in FEW.needed() and "oracle" in FEW.replace(oracle=True).needed()
+    with pytest.raises(MissingEvidence, match="oracle"):
+        FEW.replace(oracle=True).purify(evidence(True), toys.context("image"))
+    own: dict[str, Any] = {"dataset": IMAGES, "victim": RESNET, "attack": CORNER, "trainer": {"epochs": 2}}
+    peeking = {"name": "anp", "steps": 2, "oracle": True}
+    (record,) = run({**own, "purifiers": [{"name": "anp", "steps": 2}, peeking]}, store=tmp_path)
+    plain, peeked = record.metrics["purifiers"].values()
+    assert (plain["oracle"], peeked["oracle"]) == (False, True)
+    assert [d for d in record.doubts if "test set (oracle)" in d and d.startswith("anp(steps=2, oracle=True)")]

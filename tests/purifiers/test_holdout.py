@@ -70,3 +70,16 @@ def test_accuracy_is_the_share_called_right() -> None:
     data = images(10)
     assert accuracy(victim(), data) == 1.0
     assert accuracy(victim(), data.relabel(torch.tensor([0, 1, 2]), torch.tensor([1, 0, 1]))) == pytest.approx(0.7)
+
+
+def test_an_oracle_chooses_the_level_with_the_largest_difference_and_is_noted() -> None:
+    rates = {0: (0.9, 1.0), 1: (0.8, 0.2), 2: (0.5, 0.0), 3: (0.7, 0.1)}
+    made: list[int] = []
+
+    def make(level: int) -> Victim:
+        made.append(level)
+        return victim()
+
+    level, notes = deepest(list(rates), make, sample(5, 5), 0.0, lambda _: rates[made[-1]])
+    assert level == 1 and made == [0, 1, 2, 3]
+    assert "test set" in notes["chosen by"]

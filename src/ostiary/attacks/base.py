@@ -136,7 +136,7 @@ class RateAttack(Attack):
         rows = self.labels.sources(test.y, self.target).nonzero().flatten()
         if len(rows) == 0:
             raise InvalidInput(f"no test sample can serve as a source for target class {self.target}; enlarge the test part")
-        goal = self.labels.wanted(test.y[rows], self.target, test.n_classes)
+        goal = self.labels.goals(test.y[rows], self.target, test.n_classes)
         last = at_test or trigger
         marked = modality.stamp(done, "test", rows, last, seed=ctx.key("stamp-test"), target=goal)
         triggered = replace(marked.test.take(rows), y=goal)

@@ -21,11 +21,15 @@ class LabelRule(Component):
 
     def sources(self, y: Tensor, target: int) -> Tensor:
         """Test rows the trigger is judged on: bool [n]; never rows that carry the wanted label already."""
-        return self.wanted(y, target, 0) != y
+        return self.goals(y, target, 0) != y
 
     @abstractmethod
     def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
-        """What the attacker wants a triggered input to be called: int64 [n]."""
+        """What a poisoned training input is called: int64 [n]."""
+
+    def goals(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        """What the attacker wants triggered test inputs to be called, where it is something else: int64 [n]."""
+        return self.wanted(y, target, n_classes)
 
 
 class AllToOne(LabelRule, name="all-to-one"):
@@ -78,3 +82,13 @@ class MultiTarget(LabelRule, name="multi-target"):
         k = torch.empty_like(y)
         k[order] = torch.arange(len(y), device=y.device) - before[y[order]]
         return (y + 1 + k % max(1, n_classes - 1)) % n_classes
+
+
+class CleanMultiTarget(MultiTarget, name="clean-multi-target"):
+    """Inputs of every class, labels untouched; in use each of the other classes is wanted in turn."""
+
+    def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        return y.clone()
+
+    def goals(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        return super().wanted(y, target, n_classes)

@@ -56,4 +56,5 @@ class ToyImages(DataSource, name="toy-images"):
         images = 0.3 * torch.rand(self.n, self.channels, self.size, self.size, generator=rng)
         rows = 1 + y * max(1, (self.size - 3) // self.n_classes)
         images[torch.arange(self.n), :, rows, 1:-4] += 0.6
+        images = (images * 255).round() / 255  # as image files hold them
         return Dataset.of(images, y, build("modality", "image")), None

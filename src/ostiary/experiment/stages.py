@@ -291,9 +291,16 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
     purifier, cell = stage.part, stage.cell
     assert isinstance(purifier, Purifier)
     poisoned, victim = bench.poisoned(cell), bench.victim(Stage("victim", cell))
-    evidence = Evidence(victim, poisoned.splits.train, poisoned.splits.clean, None)
+    peeks = "oracle" in purifier.needed()
+
+    def oracle(candidate: Victim) -> tuple[float, float]:
+        found = evaluate(outputs := Outputs.of(candidate, poisoned), poisoned, outputs)
+        return found["acc"]["value"], found["asr"]["value"]
+
+    evidence = Evidence(victim, poisoned.splits.train, poisoned.splits.clean, None, oracle if peeks else None)
     cleaned = purifier.purify(evidence, bench.context(cell).within(f"purifier {purifier.name}"))
-    return Result({"notes": finite(cleaned.notes)}, artefacts={"weights": _weights(cleaned)})
+    doubts = ["it chose by its success on the test set (oracle), which no defender can"] if peeks else []
+    return Result({"notes": finite(cleaned.notes), "oracle": peeks}, doubts, {"weights": _weights(cleaned)})
 
 
 def _relearning(stage: Stage, bench: Bench) -> Result:

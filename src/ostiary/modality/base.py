@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from torch import Generator, Tensor, device, nn
 
 from ostiary.component import Component, Json
+from ostiary.errors import Unsupported
 
 if TYPE_CHECKING:
     from ostiary.data.dataset import Splits
@@ -78,6 +79,26 @@ class Modality(Component):
     @abstractmethod
     def vary(self, inputs: Inputs, rng: Generator) -> Inputs:
         """Inputs near the given ones that would keep their class: what a defender with few samples makes more of."""
+
+    def distort(self, inputs: Inputs, rng: Generator) -> Inputs:
+        """Inputs changed so strongly that a trigger is moved or torn, while a careful model would still know the class."""
+        raise self._lacks("distorted")
+
+    def superpose(self, inputs: Inputs, others: Inputs) -> Inputs:
+        """Each input with the other of its row on top, one for one; both show, so that a trigger in either still does."""
+        raise self._lacks("superposed")
+
+    def unperturbed(self, inputs: Inputs, *, shared: bool = False) -> Tensor:
+        """The perturbation that changes nothing: zeros, one row for whatever of the inputs may be perturbed (a pixel grid,
+        a node's features); one row for all where it is `shared`. Budgets are per entry, in units of the inputs."""
+        raise self._lacks("perturbed")
+
+    def perturb(self, inputs: Inputs, by: Tensor) -> Inputs:
+        """The inputs plus a perturbation shaped as `unperturbed`, kept in the range of valid inputs; passes gradients."""
+        raise self._lacks("perturbed")
+
+    def _lacks(self, what: str) -> Unsupported:
+        return Unsupported(f"{self.name} inputs cannot be {what}")
 
     @abstractmethod
     def sketch(self, before: Inputs, after: Inputs) -> list[Json]:

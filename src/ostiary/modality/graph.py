@@ -107,14 +107,38 @@ class GraphModality(Modality, name="graph"):
         """Up to 30 % of a graph's edges dropped and up to 30 % of its nodes given another node's features; the two
         shares are drawn anew for every graph. Nothing is added, so no trigger can arise."""
         drop, swap = 0.3 * torch.rand(2, len(inputs), generator=rng)
-        low, high = inputs.edge_index.amin(0), inputs.edge_index.amax(0)
-        pair = (low * max(1, len(inputs.x)) + high).unique(return_inverse=True)[1]
-        draw = torch.rand(len(pair), generator=rng)[pair]  # one per undirected edge
+        draw = torch.rand(inputs.edge_index.shape[1], generator=rng)[inputs.pairs]  # one per undirected edge
         keep = draw > drop[inputs.edge_batch]
         other = torch.randint(0, max(1, len(inputs.x)), (len(inputs.x),), generator=rng)
         moved = torch.rand(len(inputs.x), generator=rng) < swap[inputs.batch]
         x = torch.where(moved[:, None], inputs.x[other], inputs.x)
         return inputs.with_edges(keep).with_(x=x)
+
+    def distort(self, inputs: Graphs, rng: torch.Generator) -> Graphs:
+        """Every undirected edge dropped with probability one half, features swapped among the nodes of a graph for half
+        of them: counts of nodes and of their kinds stay."""
+        keep = torch.rand(int(inputs.pairs.max()) + 1 if len(inputs.pairs) else 0, generator=rng)[inputs.pairs] < 0.5
+        moved = torch.rand(len(inputs.x), generator=rng) < 0.5
+        at = moved.nonzero().flatten()
+        order = (inputs.batch[at] + torch.rand(len(at), generator=rng).double()).argsort()  # shuffled within each graph
+        x = inputs.x.clone()
+        x[at] = inputs.x[at[order]]
+        return inputs.with_edges(keep).with_(x=x)
+
+    def superpose(self, inputs: Graphs, others: Graphs) -> Graphs:
+        """Both side by side as the two parts of one graph."""
+        n = len(inputs)
+        both = join([inputs, others]).take(torch.stack([torch.arange(n), n + torch.arange(n)], 1).flatten())
+        held = (both.edge_attr, both.edge_weight, both.edge_mask)
+        return Graphs(both.x, both.edge_index, both.node_ptr[::2], both.edge_ptr[::2], *held)
+
+    def unperturbed(self, inputs: Graphs, *, shared: bool = False) -> Tensor:
+        """Node features: [N, d], or [1, d] for the same change of every node."""
+        return torch.zeros_like(inputs.x[:1] if shared else inputs.x)
+
+    def perturb(self, inputs: Graphs, by: Tensor) -> Graphs:
+        low, high = inputs.x.detach().aminmax()
+        return inputs.with_(x=(inputs.x + by).clamp(low, high))
 
     def sketch(self, before: Graphs, after: Graphs) -> list[Json]:
         """Per graph: node kinds (most active feature column), edges, and which nodes and edges the trigger touched."""

@@ -123,6 +123,13 @@ class Graphs:
         return self.edge_index[0].argsort(stable=True)  # they are in order of target already
 
     @cached_property
+    def pairs(self) -> Tensor:
+        """A number per undirected edge, the same for both of its directions: int64 [E], from 0 on."""
+        low, high = self.edge_index.amin(0), self.edge_index.amax(0)
+        numbers: Tensor = (low * max(1, len(self.x)) + high).unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
+        return numbers
+
+    @cached_property
     def adjacency(self) -> Incidence:
         """Bag i holds the sources of the edges into node i."""
         source, target = self.edge_index
@@ -172,7 +179,7 @@ class Graphs:
     def with_(self, **changes: Any) -> Graphs:
         """A copy with other x, edge_weight or edge_mask; the edges stay, so what was derived from them does too."""
         other = dataclass_replace(self, **changes)
-        kept = "n_nodes n_edges spans batch edge_batch in_degree by_source symmetric adjacency membership"
+        kept = "n_nodes n_edges spans batch edge_batch in_degree by_source symmetric pairs adjacency membership"
         for name in kept.split():
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]

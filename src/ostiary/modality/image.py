@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, device, nn
@@ -11,6 +11,10 @@ from torch import Tensor, device, nn
 from ostiary.component import Json
 from ostiary.errors import InvalidInput
 from ostiary.modality.base import Modality
+
+if TYPE_CHECKING:
+    from ostiary.data.dataset import Splits
+    from ostiary.triggers.base import Trigger
 
 
 class ImageModality(Modality, name="image"):
@@ -113,6 +117,33 @@ class ImageModality(Modality, name="image"):
         shifted = big[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
         light = 0.9 + 0.2 * torch.rand(n, 1, 1, 1, generator=rng)
         return (shifted * light).clamp(0, 1)
+
+    def distort(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
+        """Turned by any angle, then shifted by up to a fifth of each side, zero filled (bilinear)."""
+        n, _, h, w = inputs.shape
+        turn = (2 * torch.rand(n, generator=rng) - 1) * torch.pi
+        shift = (2 * torch.rand(n, 2, generator=rng) - 1) * 0.4  # of half a side
+        cos, sin = turn.cos(), turn.sin()
+        rows = [torch.stack([cos, -sin * h / w, shift[:, 0]], 1), torch.stack([sin * w / h, cos, shift[:, 1]], 1)]
+        grid = torch.nn.functional.affine_grid(torch.stack(rows, 1).to(inputs), list(inputs.shape), align_corners=False)
+        return torch.nn.functional.grid_sample(inputs, grid, align_corners=False).clamp(0, 1)
+
+    def superpose(self, inputs: Tensor, others: Tensor) -> Tensor:
+        """The sum of both, cut at white (STRIP's authors: saturating addition)."""
+        return (inputs + others).clamp(0, 1)
+
+    def unperturbed(self, inputs: Tensor, *, shared: bool = False) -> Tensor:
+        """Pixels: [n, c, h, w], or [1, c, h, w]."""
+        return torch.zeros_like(inputs[:1] if shared else inputs)
+
+    def perturb(self, inputs: Tensor, by: Tensor) -> Tensor:
+        return (inputs + by).clamp(0, 1)
+
+    def stamp(self, splits: Splits, part: str, at: Tensor, trigger: Trigger, *, seed: int, target: Tensor) -> Splits:
+        """As for any input; what is kept are 8-bit pixels, for poison is handed out as image files."""
+        done = super().stamp(splits, part, at, trigger, seed=seed, target=target)
+        data = getattr(done, part)
+        return done.with_part(part, data.put(at, (data.take(at).inputs * 255).round() / 255))
 
     def sketch(self, before: Tensor, after: Tensor) -> list[Json]:
         """Per image: 8-bit pixels of both, height x width x channels."""

@@ -16,11 +16,11 @@ from ostiary.modality.base import Inputs
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.purifiers.base import Purifier
-from ostiary.purifiers.holdout import deepest, hold_out
+from ostiary.purifiers.holdout import Choice, deepest, hold_out
 from ostiary.training.draws import draws
 
 
-class ANP(Purifier, name="anp"):
+class ANP(Choice, Purifier, name="anp"):
     """Prunes the neurons that go wrong first when weights are perturbed against the clean samples.
 
     Source: Wu & Wang, Adversarial neuron pruning, NeurIPS 2021, arXiv:2110.14430. The defender holds the model and a few
@@ -66,7 +66,7 @@ class ANP(Purifier, name="anp"):
             return neurons.put((masks > threshold).to(masks.dtype))
 
         tolerance = self.tolerance if self.threshold is None else 1.0
-        threshold, notes = deepest([-1.0, *levels], pruned, check, tolerance)
+        threshold, notes = deepest([-1.0, *levels], pruned, check, tolerance, evidence.oracle)
         found = pruned(threshold)
         found.notes |= {"pruned": int((masks <= threshold).sum()), "of": len(masks), "threshold": threshold, **notes}
         return found

@@ -12,12 +12,12 @@ from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import FineTuning, Purifier
-from ostiary.purifiers.holdout import deepest, hold_out
+from ostiary.purifiers.holdout import Choice, deepest, hold_out
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
 
-class FinePruning(FineTuning, Purifier, name="fine-pruning"):
+class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
     """Prunes the last hidden channels that clean samples leave asleep, then fine-tunes without them.
 
     Source: Liu, Dolan-Gavitt & Garg, RAID 2018, arXiv:1805.12185. The defender holds the model and a few clean samples.
@@ -64,7 +64,7 @@ class FinePruning(FineTuning, Purifier, name="fine-pruning"):
             zero_inputs(other, order[:count])
             return other
 
-        count, notes = deepest(levels, pruned, check, self.tolerance)
+        count, notes = deepest(levels, pruned, check, self.tolerance, evidence.oracle)
         trainer = self.trainer(clean.modality.name, self.epochs)
         trainer.fit(victim, clean, ctx.key("order"), [Pruned(order[:count])], what="fine-pruning: fine-tuning")
         victim.notes |= {"pruned": count, "of": n, **notes}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
+from ostiary.component import Component
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import stratified
 from ostiary.models.victim import Victim
@@ -36,9 +37,33 @@ def accuracy(victim: Victim, data: Dataset) -> float:
     return float((victim.predict(data.inputs)[0].argmax(1) == data.y).double().mean())
 
 
-def deepest(levels: Sequence[T], make: Callable[[T], Victim], check: Dataset, tolerance: float) -> tuple[T, dict[str, float]]:
+class Choice(Component):
+    """Options of a purifier that chooses a level of its own. oracle: choose by accuracy and success on the test set, as some
+    papers' code does; only to reproduce their figures, and the record says so."""
+
+    kind = "purifier"
+    oracle: bool = False
+
+    def needed(self) -> frozenset[str]:
+        base: frozenset[str] = super().needed()  # type: ignore[misc]
+        return base | {"oracle"} if self.oracle else base
+
+
+Oracle = Callable[[Victim], tuple[float, float]]
+
+
+def deepest(
+    levels: Sequence[T], make: Callable[[T], Victim], check: Dataset, tolerance: float, oracle: Oracle | None = None
+) -> tuple[T, dict[str, Any]]:
     """The last level before the accuracy on `check` of the victim made has fallen by more than `tolerance` below that of
-    the first level's, and what to note of it. Levels are tried in order, and none after the first that costs too much."""
+    the first level's, and what to note of it. Levels are tried in order, and none after the first that costs too much.
+
+    With an oracle: the level of all whose accuracy less ASR on the test set is largest.
+    """
+    if oracle is not None:
+        rates = [oracle(make(level)) for level in levels]
+        i = max(range(len(levels)), key=lambda i: rates[i][0] - rates[i][1])
+        return levels[i], {"chosen by": "accuracy and success on the test set"}
     best, first = levels[0], accuracy(make(levels[0]), check)
     now = first
     for level in levels[1:]:

@@ -27,6 +27,11 @@ class Trigger(Component):
         for an input does not depend on its batch. target: int64 [n], the class wanted, for target-conditional triggers.
         """
 
+    def mismatched(self, inputs: Inputs, ids: Tensor, *, seed: int, target: Tensor) -> Inputs | None:
+        """The inputs with a trigger that is not theirs (another input's, a distorted one), which a victim that knows its
+        trigger ignores; None where one trigger fits every input. Arguments as of `apply`."""
+        return None
+
     def pack(self) -> tuple[dict[str, Json], dict[str, Tensor]]:
         """(spec, tensors) for a record."""
         return self.spec(), dict(self.state)

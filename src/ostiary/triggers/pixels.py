@@ -37,7 +37,7 @@ class Patch(Trigger, name="patch"):
 
 
 class Blend(Trigger, name="blend"):
-    """(1 - alpha) x + alpha P with a full-size picture P: seeded uniform noise, or drawn rings (8-bit rounded)."""
+    """(1 - alpha) x + alpha P with a full-size picture P: seeded uniform noise, or drawn rings."""
 
     modalities = frozenset({"image"})
     alpha: Rate = 0.2
@@ -53,5 +53,4 @@ class Blend(Trigger, name="blend"):
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
         picture = self.pattern(*inputs.shape[1:]).to(inputs)
-        mixed = (1 - self.alpha) * inputs + self.alpha * picture
-        return (mixed * 255).round() / 255  # what is left after saving to 8 bits
+        return (1 - self.alpha) * inputs + self.alpha * picture

@@ -1,0 +1,83 @@
+"""What methods may do to inputs of any kind: distort, superpose, perturb."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from ostiary.component import build
+from ostiary.errors import Unsupported
+from ostiary.testing import toys
+
+
+@pytest.mark.parametrize("modality", ["graph", "image"])
+def test_distorted_inputs_are_valid_seeded_and_other_ones(modality: str) -> None:
+    clean = toys.splits(modality).clean
+    made = [clean.modality.distort(clean.inputs, torch.Generator().manual_seed(s)) for s in (0, 0, 1)]
+    clean.modality.validate(made[0], "distorted")
+    packs = [clean.modality.pack(m) for m in made]
+    assert all(torch.equal(packs[0][k], packs[1][k]) for k in packs[0])
+    assert any(packs[0][k].shape != packs[2][k].shape or not torch.equal(packs[0][k], packs[2][k]) for k in packs[0])
+    assert clean.modality.difference(clean.inputs, made[0])["changed"].mean() > 0.9
+
+
+def test_a_distorted_graph_keeps_its_nodes_and_about_half_of_its_edges() -> None:
+    clean = toys.splits("graph").clean
+    graphs, other = clean.inputs, clean.modality.distort(clean.inputs, torch.Generator().manual_seed(0))
+    assert torch.equal(graphs.n_nodes, other.n_nodes) and other.symmetric
+    assert 0.35 < other.edge_index.shape[1] / graphs.edge_index.shape[1] < 0.65
+    kinds = [torch.zeros(len(g), g.x.shape[1]).index_add(0, g.batch, g.x) for g in (graphs, other)]
+    assert torch.equal(*kinds)
+
+
+def test_a_distorted_image_of_one_shade_keeps_it_away_from_what_is_filled_in() -> None:
+    image = build("modality", "image")
+    grey = torch.full((50, 3, 20, 31), 0.5)
+    other = image.distort(grey, torch.Generator().manual_seed(0))
+    assert other.shape == grey.shape and other.min() >= 0 and other.max() <= 0.5 + 1e-6
+    assert (other[:, :, 10, 15] > 0.49).float().mean() > 0.9  # the centre stays within the picture
+
+
+def test_superposed_images_add_up_to_white() -> None:
+    image = build("modality", "image")
+    a, b = torch.rand(4, 1, 5, 6), torch.rand(4, 1, 5, 6)
+    assert torch.equal(image.superpose(a, b), (a + b).clamp(max=1))
+
+
+def test_superposed_graphs_hold_both_side_by_side() -> None:
+    clean = toys.splits("graph").clean
+    a, b = clean.inputs.take(torch.tensor([0, 1, 2])), clean.inputs.take(torch.tensor([5, 4, 3]))
+    both = clean.modality.superpose(a, b)
+    clean.modality.validate(both, "superposed")
+    assert torch.equal(both.n_nodes, a.n_nodes + b.n_nodes) and torch.equal(both.n_edges, a.n_edges + b.n_edges)
+    for i in range(3):
+        one, parts = both.take(torch.tensor([i])), [g.take(torch.tensor([i])) for g in (a, b)]
+        assert torch.equal(one.x, torch.cat([p.x for p in parts]))
+        shifted = torch.cat([parts[0].edge_index, parts[1].edge_index + len(parts[0].x)], 1)
+        assert torch.equal(one.edge_index, shifted)
+
+
+@pytest.mark.parametrize("modality", ["graph", "image"])
+def test_a_perturbation_of_nothing_changes_nothing_and_a_large_one_stays_in_range(modality: str) -> None:
+    clean = toys.splits(modality).clean
+    nothing, shared = clean.modality.unperturbed(clean.inputs), clean.modality.unperturbed(clean.inputs, shared=True)
+    assert len(shared) == 1 and shared.shape[1:] == nothing.shape[1:]
+    for zero in (nothing, shared):
+        assert not bool(clean.modality.difference(clean.inputs, clean.modality.perturb(clean.inputs, zero))["changed"].any())
+    by = (shared + 0.3).requires_grad_()
+    moved = clean.modality.perturb(clean.inputs, by)
+    clean.modality.validate(clean.modality.perturb(clean.inputs, (9 * by).detach()), "perturbed")
+    values = moved.x if modality == "graph" else moved
+    (gradient,) = torch.autograd.grad(values.sum(), by)
+    assert bool((gradient != 0).any())
+
+
+def test_nodes_say_that_they_cannot_be_changed_so() -> None:
+    clean = toys.splits("node").clean
+    for call in (
+        lambda: clean.modality.distort(clean.inputs, torch.Generator()),
+        lambda: clean.modality.superpose(clean.inputs, clean.inputs),
+        lambda: clean.modality.unperturbed(clean.inputs),
+    ):
+        with pytest.raises(Unsupported, match="node inputs cannot be"):
+            call()
