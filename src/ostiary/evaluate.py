@@ -73,10 +73,9 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
         "confusion": _confusion(test.y, now.clean.argmax(1), test.n_classes),
         "triggered_as": torch.bincount(said, minlength=test.n_classes).tolist(),
     }
-    if now.mismatched is not None:
-        found["cross"] = _rate(now.mismatched.argmax(1) == truth)
+    found |= {} if now.mismatched is None else {"cross": _rate(now.mismatched.argmax(1) == truth)}
+    hits = {"asr": hit, "asr_strict": hit & knew, "natural": said_control == wanted}
     for name, at in poisoned.subsets.items():
-        hits = {"asr": hit, "asr_strict": hit & knew, "natural": said_control == wanted}
         found |= {f"{what}_{name}": _macro(h[at], wanted[at]) for what, h in hits.items()}
     if before is not None:
         found |= _change(found, evaluate(before, poisoned, control))

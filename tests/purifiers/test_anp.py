@@ -86,4 +86,5 @@ def test_the_oracle_is_asked_only_by_name_and_stamps_the_record(tmp_path: Path) 
     (record,) = run({**own, "purifiers": [{"name": "anp", "steps": 2}, peeking]}, store=tmp_path)
     plain, peeked = record.metrics["purifiers"].values()
     assert (plain["oracle"], peeked["oracle"]) == (False, True)
-    assert [d for d in record.doubts if "test set (oracle)" in d and d.startswith("anp(steps=2, oracle=True)")]
+    (doubt,) = [d for d in record.doubts if "test set (oracle)" in d]
+    assert doubt.startswith("anp(") and "oracle=True" in doubt
