@@ -74,11 +74,16 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
         "triggered_as": torch.bincount(said, minlength=test.n_classes).tolist(),
     }
     found |= {} if now.mismatched is None else {"cross": _rate(now.mismatched.argmax(1) == truth)}
-    hits = {"asr": hit, "asr_strict": hit & knew, "natural": said_control == wanted}
-    for name, at in poisoned.subsets.items():
-        found |= {f"{what}_{name}": _macro(h[at], wanted[at]) for what, h in hits.items()}
+    found |= _by_subset(poisoned, {"asr": hit, "asr_strict": hit & knew, "natural": said_control == wanted})
     if before is not None:
         found |= _change(found, evaluate(before, poisoned, control))
+    return found
+
+
+def _by_subset(poisoned: Poisoned, hits: dict[str, Tensor]) -> Metrics:
+    wanted, found = poisoned.triggered.y, {}
+    for name, at in poisoned.subsets.items():
+        found |= {f"{what}_{name}": _macro(h[at], wanted[at]) for what, h in hits.items()}
     return found
 
 
