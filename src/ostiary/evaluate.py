@@ -81,7 +81,7 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
 
 
 def _by_subset(poisoned: Poisoned, hits: dict[str, Tensor]) -> Metrics:
-    wanted, found = poisoned.triggered.y, {}
+    wanted, found = poisoned.triggered.y, Metrics()
     for name, at in poisoned.subsets.items():
         found |= {f"{what}_{name}": _macro(h[at], wanted[at]) for what, h in hits.items()}
     return found
