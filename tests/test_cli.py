@@ -16,6 +16,7 @@ import pytest
 from ostiary import __version__, cli, terminal
 from ostiary.component import Positive, PositiveFloat, Rate
 from ostiary.experiment.record import Record
+from ostiary.terminal.progress import Bars
 
 TOY = ["dataset=toy-graphs", "victim=gin", "attack=sub-ba", "attack.rate=0.1", "purifiers=[fine-tune]", "trainer.epochs=2"]
 HEAVY = ("torch", "torch_geometric", "sklearn", "altair", "ostiary.experiment.runner")
@@ -435,7 +436,7 @@ def test_progress_on_a_terminal() -> None:
     from ostiary.experiment.runner import Progress
 
     screen = io.StringIO()
-    bars = terminal._Bars(Console(file=screen, force_terminal=True, width=90))
+    bars = Bars(Console(file=screen, force_terminal=True, width=90))
     with bars.shown:
         bars(Progress(4, 1, 1, 0, {"k": ("victim", "training the victim", 0.5)}))
         bars.shown.refresh()

@@ -1,0 +1,205 @@
+"""The tables of a run: cells over their seeds, detectors, rankings, doubts and failures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from ostiary.report import tables
+from ostiary.report.published import beside
+from ostiary.report.ranking import RANKING, ranking, spread
+from ostiary.report.scans import SCANS, scan_rows
+from ostiary.terminal.screen import WIDE, say
+
+if TYPE_CHECKING:
+    from ostiary.experiment.record import Record
+
+LEGEND = (
+    "[ ]: 95 % interval, over seeds or, for one seed, over test inputs. natural: triggered inputs that a model trained on "
+    "clean data already sends to the target; lift: ASR - natural. RA: triggered inputs given their true label. DER: 0.5 is "
+    "no gain, 1 the best."
+)
+Rows = Callable[[tables.Group], list[tables.Row]]
+Found = Sequence[tuple[tables.Group, list[tables.Row]]]
+_NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
+
+
+def results(out: Console, records: Sequence[Record]) -> None:
+    """The table of all cells over their seeds, detectors, doubts, and stages that failed."""
+    groups = tables.groups(records)
+    for title in dict.fromkeys(r.title for r in records if r.title):
+        say(out, title, "bold")
+    if len(groups) == 1:
+        say(out, _heading(groups[0]), "bold")
+    if any(row.figures for group in groups for row in tables.rows(group)):
+        _figures(out, groups, tables.rows, "defence", {c: tables.TITLES[c] for c in (*tables.COLUMNS, "seconds")})
+        say(out, LEGEND, "dim")
+    _ranking(out, records)
+    having = [g for g in groups if tables.detector_rows(g)]
+    if having:
+        out.line()
+        _figures(out, having, tables.detector_rows, "detector", tables.DETECTION)
+    for row in scan_rows(records):
+        out.line()
+        shown = [f"{title} {tables.text(name, row.figures[name])}" for name, title in SCANS.items()]
+        say(out, f"{row.defence} over all victims, backdoored (lift of 30 points or more) and clean: {', '.join(shown)}")
+    purified = [g for g in groups if tables.reactivation_rows(g)]
+    if purified:
+        out.line()
+        say(out, "How fast the backdoor comes back", "bold")
+        _figures(out, purified, tables.reactivation_rows, "model", tables.REACTIVATION)
+    if len({g.plan["attack"]["name"] for g in groups}) > 1:
+        out.line()
+        say(out, "How visible the triggers are", "bold")
+        _figures(out, groups, tables.stealth_rows, "attack", tables.STEALTH)
+    _beside(out, groups)
+    for heading, pick, style in (("Doubts", _doubts, "yellow"), ("Failed", _failures, "red")):
+        found = _repeated(groups, pick)
+        if found:
+            out.line()
+            say(out, heading, f"bold {style}")
+        for line in found:
+            say(out, f"- {line}", style)
+
+
+def _ranking(out: Console, records: Sequence[Record]) -> None:
+    """The defences of a sweep over all runs in which the attack works."""
+    found = ranking(records)
+    if not found:
+        return
+    columns = {c: t for c, t in RANKING.items() if any(c in rank.figures for rank in found)}
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for title in ("defence", "runs", "failed", *columns.values()):
+        table.add_column(title, no_wrap=True, justify="left" if title == "defence" else "right")
+    for rank in found:
+        figures = (spread(c, rank.figures.get(c)) for c in columns)
+        table.add_row(rank.defence, str(rank.cells), str(rank.failed), *figures)
+    out.line()
+    say(out, "Defences over all runs in which the attack works (lift of 30 points and more)", "bold")
+    out.print(table)
+    solved = "lift and accuracy drop of at most 5 points, by more than saying one class"
+    say(out, f"mean ± standard deviation over runs. solved: {solved}.", "dim")
+
+
+def _beside(out: Console, groups: Sequence[tables.Group]) -> None:
+    """What the paper prints beside ours, one line per figure."""
+    found = [(g, [b for b in beside(g.records[0], tables.rows(g)) if b.ours]) for g in groups if g.records[0].published]
+    if not any(lines for _, lines in found):
+        return
+    out.line()
+    say(out, "Published, ours, and ours less published", "bold")
+    for group, lines in found:
+        for line in lines:
+            say(out, f"{_heading(group)}: {line.what}: {line.theirs}, {line.ours}, {line.difference or '-'}")
+
+
+def where(out: Console, records: Sequence[Record], store: str) -> None:
+    """Where the records are, and what to do with them."""
+    out.line()
+    keys = ", ".join(r.key[:8] for r in records[:6]) + (", ..." if len(records) > 6 else "")
+    say(out, f"records: {len(records)} in {store} ({keys}); see ostiary show --store {store}")
+    say(out, f"report:  ostiary report --store {store}")
+
+
+def _figures(out: Console, groups: Sequence[tables.Group], rows: Rows, what: str, titles: dict[str, str]) -> None:
+    """One table for all groups; lines of text where the terminal is too narrow for it."""
+    found = [(group, rows(group)) for group in groups]
+    columns = {c: t for c, t in titles.items() if any(c in row.figures for _, lines in found for row in lines)}
+    loose, tight = (_table(found, what, columns, tight=t) for t in (False, True))
+    free = out.options.update(max_width=WIDE)
+    if Measurement.get(out, free, loose).maximum <= out.width:
+        out.print(loose)
+    elif Measurement.get(out, free, tight).minimum <= out.width:
+        out.print(tight)
+    else:
+        _as_lines(out, found, columns)
+
+
+def _table(found: Found, what: str, columns: dict[str, str], *, tight: bool) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0 if tight else 1, 0, 0), pad_edge=False)
+    table.add_column("\n" * tight + what, overflow="fold", min_width=12)
+    for name, title in columns.items():
+        header = _two_lines(title) if tight else title
+        shown = [*header.split("\n"), *(_cell(row, name) for _, lines in found for row in lines)]
+        table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, shown)))
+    for group, lines in found:
+        alone = len(found) > 1 and len(lines) == 1 and lines[0].defence in ("none", "trigger")
+        if len(found) > 1 and not alone:
+            table.add_row(Text(_heading(group), "bold"))
+        for row in lines:
+            label = (_heading(group) if alone else row.defence) + _seeds(group, row)
+            table.add_row(label, *(_cell(row, c) for c in columns))
+        if not alone:
+            table.add_section()
+    return table
+
+
+def _cell(row: tables.Row, column: str) -> str:
+    return tables.text(column, row.figures.get(column), interval=column == "asr")
+
+
+def _two_lines(title: str) -> str:
+    first, _, second = title.rpartition(" ") if len(title) < 12 else title.partition(" % ")
+    return f"{first}\n{second}"
+
+
+def _as_lines(out: Console, found: Found, titles: dict[str, str]) -> None:
+    for group, lines in found:
+        if len(found) > 1:
+            say(out, _heading(group), "bold")
+        for row in lines:
+            shown = [f"{titles[c]} {_cell(row, c)}" for c in titles]
+            say(out, f"{row.defence}{_seeds(group, row)}: {', '.join(shown)}")
+
+
+def _heading(group: tables.Group) -> str:
+    n = len(group.records)
+    return f"{group.name}, {n} seed{'s' * (n > 1)}"
+
+
+def _seeds(group: tables.Group, row: tables.Row) -> str:
+    """How many seeds a row stands on, where it is not all of them."""
+    n = max((int(f["n"]) for name, f in row.figures.items() if name != "seconds"), default=0)
+    return "" if n == len(group.records) else f" ({n} of {len(group.records)} seeds)"
+
+
+def _doubts(record: Record) -> Iterator[tuple[str, str]]:
+    """(label of the part or nothing, doubt)."""
+    labels = [*record.metrics.get("purifiers", {}), *record.metrics.get("detectors", {})]
+    for doubt in record.doubts:
+        label = next((name for name in labels if doubt.startswith(f"{name}: ")), "")
+        yield label, doubt.removeprefix(f"{label}: ")
+
+
+def _failures(record: Record) -> Iterator[tuple[str, str]]:
+    yield from record.errors.items()
+
+
+def _repeated(groups: Sequence[tables.Group], pick: Callable[[Record], Iterable[tuple[str, str]]]) -> list[str]:
+    """Sentences of all seeds and groups, each once; where only numbers differ, with the range of each number."""
+    alike: dict[tuple[str, str], list[tuple[str, str]]] = {}
+    for group in groups:
+        for record in group.records:
+            for label, text in pick(record):
+                alike.setdefault((label, _NUMBER.sub("#", text)), []).append((group.name, text))
+    total, unit, found = sum(len(g.records) for g in groups), "seeds" if len(groups) == 1 else "runs", []
+    for (label, _), places in alike.items():
+        pieces = zip(*(_NUMBER.split(text) for _, text in places), strict=True)
+        text = "".join(_span(p) if i % 2 else p[0] for i, p in enumerate(pieces))
+        names = {name for name, _ in places}
+        only = f", all in {places[0][0]}" if len(names) == 1 < len(groups) else ""
+        count = f" ({len(places)} of {total} {unit}{only})" if total > 1 else ""
+        found.append(f"{label}: {text}{count}" if label else text + count)
+    return found
+
+
+def _span(numbers: Sequence[str]) -> str:
+    low, high = min(numbers, key=float), max(numbers, key=float)
+    return low if float(low) == float(high) else f"{low}-{high}"
