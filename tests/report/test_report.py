@@ -122,6 +122,7 @@ def test_everything_is_on_the_page(page: Page, made: Made) -> None:
     assert all(setting in page.words for setting in ("purifiers[0].epochs", "trainer.epochs", "verdict fine-tune", "AUROC"))
     # scatter and two each of confusion and features per group, one histogram, six drawn samples of either kind
     assert len(page.all("figure")) == len(page.all("svg")) == 2 * 5 + 1 + 2 * 6
+    assert page.raw.count("Grad-CAM after</text>") == 6  # images only
 
 
 def test_page_is_whole_and_accessible(page: Page) -> None:
@@ -326,7 +327,7 @@ def test_images_keep_their_pixels(channels: int) -> None:
 def test_difference_is_magnified() -> None:
     flat = np.full((4, 4, 1), 100).tolist()
     brighter = np.full((4, 4, 1), 105).tolist()
-    spec, _ = figures._image({"before": flat, "after": brighter})
+    spec, _ = figures._image({"before": flat, "after": brighter}, None)
     assert [row["at"] for row in spec["data"]["values"]] == ["original", "triggered", "difference \N{MULTIPLICATION SIGN}51"]
 
 

@@ -22,12 +22,13 @@ from ostiary.component import Component
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.detectors.base import Detector
-from ostiary.errors import InvalidInput
+from ostiary.errors import InvalidInput, Unsupported
 from ostiary.evaluate import Metrics, Outputs, evaluate
 from ostiary.evidence import Evidence
 from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import SCHEMA, StageRow, canonical, finite
 from ostiary.experiment.store import Damaged, Store
+from ostiary.explainers.grad_cam import GradCAM
 from ostiary.metrics.certified import certified
 from ostiary.metrics.detection import detection
 from ostiary.metrics.intervals import rate
@@ -250,8 +251,23 @@ def _judge(stage: Stage, bench: Bench) -> Result:
         "said_before": outputs.clean.argmax(1)[poisoned.rows[few]].tolist(),
         "classes": list(splits.test.classes),
     }
+    if modality.name == "image":
+        drawn["heat"] = _heat(bench.victim(victim), before[few], poisoned.triggered.inputs[few], bench.context(cell))
     artefacts = {"embedding": _embedding(outputs, poisoned), "drawn": json.dumps(drawn).encode()}
     return Result(metrics, doubts, artefacts)
+
+
+def _heat(victim: Victim, before: Tensor, after: Tensor, ctx: Context) -> list[list[Any]]:
+    """Per image: where the victim looks for the class it says (Grad-CAM, 8-bit, the most 255), without and with trigger."""
+    found = []
+    for images in (before, after):
+        try:
+            heat = GradCAM().explain(victim, images, ctx).pixels
+        except Unsupported:  # a model without feature maps
+            return []
+        assert heat is not None
+        found.append((255 * heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).round().int().tolist())
+    return [list(pair) for pair in zip(*found, strict=True)]
 
 
 def _detector(stage: Stage, bench: Bench) -> Result:

@@ -222,7 +222,8 @@ def _drawings(record: Record, store: Store) -> Iterator[Figure]:
         said = f"True class {true}; said {before} before and {after} with the trigger."
         if sample["kind"] in ("graph", "node", "image"):
             graph = sample["kind"] != "image"
-            spec, note = _graph(sample, kinds) if graph else _image(sample)
+            heat = drawn["heat"][i] if drawn.get("heat") else None
+            spec, note = _graph(sample, kinds) if graph else _image(sample, heat)
             words = f"{_SHOWS[sample['kind']]}. {said}"
             title = f"{before} \N{RIGHTWARDS ARROW} {after}"
             yield Figure("samples", f"sample-{i + 1}", title, said + note, words, spec, hover=graph)
@@ -296,19 +297,36 @@ def _node(sample: dict[str, Any], i: int, kinds: list[str]) -> dict[str, Any]:
     return {"node": i, "label": label, "kind": kind, "trigger": role, "fill": _LIGHT[now % len(_LIGHT)]}
 
 
-def _image(sample: dict[str, Any]) -> tuple[Spec, str]:
-    """Original, triggered and their difference, magnified until its largest value is white."""
+def _image(sample: dict[str, Any], heat: list[Any] | None) -> tuple[Spec, str]:
+    """Original, triggered and their difference, magnified until its largest value is white; below, where the model looks."""
     step = -(-max(np.shape(sample["before"])[:2]) // PIXELS)
     before, after = (np.asarray(sample[k], dtype=np.uint8)[::step, ::step] for k in ("before", "after"))
     change = np.abs(after.astype(float) - before)
     times = 255 / max(1.0, float(change.max()))
     difference = f"difference \N{MULTIPLICATION SIGN}{times:.3g}"
-    shown = {"original": before, "triggered": after, difference: (change * times).astype(np.uint8)}
+    panels = _panels({"original": before, "triggered": after, difference: (change * times).astype(np.uint8)})
+    note = f" One pixel in {step}." if step > 1 else ""
+    if heat is None:
+        return specification(panels), note
+    maps = (np.asarray(h, dtype=float)[::step, ::step, None] / 255 for h in heat)
+    lit = [_lit(image, h) for image, h in zip((before, after), maps, strict=True)]
+    below = _panels({"Grad-CAM before": lit[0], "Grad-CAM after": lit[1]})
+    return specification(alt.vconcat(panels, below)), f"{note} Below: where the model looks for what it says."
+
+
+def _panels(shown: dict[str, Array]) -> Any:
     panels = chart([{"at": name, "url": _png(image)} for name, image in shown.items()])
-    axis = alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False)
+    axis = alt.Axis(orient="top", labelAngle=0, domain=False, ticks=False, labelLimit=102)
     at = alt.X("at:N", sort=None, title=None, axis=axis)
     drawn = panels.mark_image(width=96, height=96, smooth=False).encode(x=at, y=alt.value(49), url="url:N")
-    return specification(drawn, 306, 98), f" One pixel in {step}." if step > 1 else ""
+    return drawn.properties(width=102 * len(shown), height=98)
+
+
+def _lit(image: Array, heat: Array) -> Array:
+    """The image, dimmed, with the warm colour of attacks where the map is high."""
+    warm = np.array([int(ATTACK[i : i + 2], 16) for i in (1, 3, 5)], dtype=float)
+    lit: Array = ((1 - heat) * 0.6 * image + heat * warm).astype(np.uint8)
+    return lit
 
 
 def _png(image: Array) -> str:

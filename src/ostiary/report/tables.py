@@ -36,7 +36,10 @@ STEALTH = {
     "degree_change": "degree change",
     "density_change": "density change",
     "clustering_change": "clustering change",
+    "psnr": "PSNR dB",
+    "linf": "largest change of a pixel",
     "ssim": "SSIM",
+    "cross": "cross-trigger ACC %",
     "anomaly_auc": "anomaly AUC",
 }
 DETECTION = {
@@ -182,6 +185,8 @@ def stealth_rows(group: Group) -> list[Row]:
     having = [r.metrics["victim"]["stealth"] for r in group.records if "stealth" in r.metrics.get("victim", {})]
     names = [n for n in STEALTH if any(n in m for m in having)]
     figures = {n: mean([_number(m.get(n)) for m in having]) for n in names}
+    crossed = [r.metrics["victim"]["cross"] for r in group.records if "cross" in r.metrics.get("victim", {})]
+    figures |= {"cross": over_seeds(crossed)} if crossed else {}
     return [Row(group.name, "trigger", figures)] if figures else []
 
 
@@ -194,7 +199,9 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
         return f"{value:.1f}"
     if name in ("backdoored", "clean"):
         return f"{value:.0f}"
-    if name in ("der", "auroc", "auprc", "score") or name in STEALTH:
+    if name == "psnr":
+        return f"{value:.1f}"
+    if name in ("der", "auroc", "auprc", "score") or (name in STEALTH and name != "cross"):
         return f"{value:.3f}"
     shown = f"{100 * value:.1f}"
     low, high = _number(figure.get("low")), _number(figure.get("high"))
