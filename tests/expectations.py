@@ -21,6 +21,7 @@ Spec = Mapping[str, Any]
 
 GRAPHS: Spec = {"name": "toy-graphs", "n": 400, "test_rate": 0.4}  # 240 / 120 / 40
 IMAGES: Spec = {"name": "toy-images", "n": 400, "test_rate": 0.4}
+MORE_IMAGES: Spec = {"name": "toy-images", "n": 600, "n_classes": 6, "test_rate": 0.4}
 IMAGES32: Spec = {"name": "toy-images", "n": 240, "size": 32, "test_rate": 0.3}
 GRAPHS3: Spec = {**GRAPHS, "n": 500, "n_classes": 3}  # 300 / 150 / 50
 GIN: Spec = {"name": "gin", "hidden": 32, "layers": 2}
@@ -220,6 +221,10 @@ ROWS: tuple[Row, ...] = (
         attack=CLIQUE,
         small={"steps": 3},
     ),
+    Row("detector", "strip", IMAGES, {"auroc": (0.8, 1)}, RESNET, attack={"name": "badnets", "rate": 0.05, "size": 4}),
+    Row(
+        "detector", "neural-cleanse", MORE_IMAGES, {"found_target": (1, 1)}, RESNET, {"steps": 250}, CORNER, small={"steps": 3}
+    ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
     Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
@@ -254,6 +259,16 @@ ROWS: tuple[Row, ...] = (
         {"isolate": 0.1},
         attack=CLIQUE,
         small={"isolation_epochs": 4, "epochs": 4, "ascent_epochs": 2},
+    ),
+    Row(
+        "purifier",
+        "nc-unlearn",
+        MORE_IMAGES,
+        {"before": (0.8, 1), "fall": (0.5, 1), "drop": (-1, 0.1)},
+        RESNET,
+        {"scan": {"name": "neural-cleanse", "steps": 250}},
+        CORNER,
+        small={"scan": {"name": "neural-cleanse", "steps": 3, "outlier": 0.1}, "epochs": 1},
     ),
     # where its detector works: spectral signatures see corners on images, not cliques on toy graphs
     Row(

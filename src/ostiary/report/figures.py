@@ -124,12 +124,14 @@ def _recovered(record: Record, store: Store) -> Iterator[Figure]:
         for i, drawn in enumerate(json.loads(store.get_object(digest)) if digest else []):
             name = _names(record, 1 + drawn["class"])[drawn["class"]]
             flagged = drawn["class"] in found["classes"]
-            spec, note = _graph(drawn["sample"], kinds)
-            said = f"Leads {drawn['rate']:.0%} of clean graphs of other classes to {name}; score {drawn['score']:.2f}, "
+            graph = drawn["sample"]["kind"] != "image"
+            spec, note = _graph(drawn["sample"], kinds) if graph else _image(drawn["sample"], None)
+            what = "graphs" if graph else "images"
+            said = f"Leads {drawn['rate']:.0%} of clean {what} of other classes to {name}; score {drawn['score']:.2f}, "
             said += f"{'flagged' if flagged else 'not flagged'} by {label}. {_seed(record)}.{note}"
             title = f"to {name}" + (" \N{EM DASH} flagged" if flagged else "")
-            words = f"Graph with the trigger recovered for class {name}. {said}"
-            yield Figure("recovered", f"recovered-{_stem(label)}-{i + 1}", title, said, words, spec)
+            words = f"{'Graph' if graph else 'Image'} with the trigger recovered for class {name}. {said}"
+            yield Figure("recovered", f"recovered-{_stem(label)}-{i + 1}", title, said, words, spec, hover=graph)
 
 
 def _confusions(record: Record, store: Store) -> Iterator[Figure]:

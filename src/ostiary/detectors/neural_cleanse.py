@@ -1,0 +1,77 @@
+"""Neural Cleanse."""
+
+from __future__ import annotations
+
+import torch
+
+from ostiary.component import Positive, PositiveFloat, Rate
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.detectors.base import Detector, Findings, given
+from ostiary.detectors.class_triggers import anomaly
+from ostiary.detectors.masks import MaskInversion, Patches
+from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
+
+LEAST = 4  # classes from which a deviation from their median says something
+
+
+class NeuralCleanse(Detector, name="neural-cleanse"):
+    """Recovers the smallest patch that leads images to each class, and flags classes whose patch is far smaller.
+
+    Source: Wang et al., Neural Cleanse, S&P 2019. The defender holds the model and a few clean images. Per class a mask and
+    a pattern, Adam (`lr` 0.1, betas 0.5 and 0.9) on cross-entropy plus `cost` (start 1e-3, doubled or divided by 2^1.5
+    after `patience` 5 batches) times the mask's L1 norm; kept is the smallest mask that leads a share `success` 0.99 of a
+    batch to the class: paper. All classes are inverted together (ours), for `steps` 400 batches of `batch_size` 32 (paper:
+    1000). Score: deviation below the median norm, in units of the median absolute deviation; `outlier` 2: paper. Classes
+    that no mask reaches are left out of the median and score 0. The median of an even number is that of both in the middle.
+
+    Blind by design to triggers over the whole image and to attacks on many classes, which make all masks small.
+    """
+
+    modalities = frozenset({"image"})
+    needs = frozenset({"victim", "clean"})
+    about = "model"
+    presets = {"paper": {"steps": 1000}}
+    steps: Positive = 400
+    batch_size: Positive = 32
+    lr: PositiveFloat = 0.1
+    cost: PositiveFloat = 1e-3
+    patience: Positive = 5
+    success: Rate = 0.99
+    outlier: PositiveFloat = 2.0
+
+    def refuse(self, evidence: Evidence) -> str:
+        assert evidence.clean is not None
+        k = evidence.clean.n_classes
+        return "" if k >= LEAST else f"the median of {k} classes says nothing; it takes at least {LEAST}"
+
+    def recover(self, victim: Victim, clean: Dataset, ctx: Context) -> Patches:
+        """The patches of all classes."""
+        inversion = MaskInversion(self.steps, self.lr, self.batch_size, self.success, self.cost, self.patience)
+        return inversion.of(victim, clean, ctx.rng("patches"))
+
+    def judge(self, patches: Patches) -> tuple[torch.Tensor, torch.Tensor]:
+        """(anomaly index of every class, float64 [k], high where the mask is small; which are outliers, bool [k])."""
+        reached = torch.isfinite(patches.norms)
+        index = torch.zeros_like(patches.norms)
+        if int(reached.sum()) >= 2:
+            index[reached] = anomaly(-patches.norms[reached])
+        return index, index > self.outlier
+
+    def examine(self, evidence: Evidence, ctx: Context) -> Findings:
+        victim, clean = given(evidence.victim), evidence.clean
+        assert clean is not None
+        patches = self.recover(victim, clean, ctx)
+        index, flagged = self.judge(patches)
+        drawn, lines = [], {}
+        for goal, name in enumerate(clean.classes):
+            others = clean.take((clean.y != goal).nonzero().flatten()).inputs
+            stamped = patches.stamp(others.to(victim.device), goal).cpu()
+            rate = float((victim.predict(stamped)[0].argmax(1) == goal).double().mean()) if len(others) else 0.0
+            norm = float(patches.norms[goal]) if bool(torch.isfinite(patches.norms[goal])) else None
+            lines[name] = {"mask norm": norm, "anomaly index": float(index[goal]), "rate": rate}
+            sample = clean.modality.sketch(others[:1], stamped[:1])
+            drawn += [{"class": goal, "rate": rate, "score": float(index[goal]), "sample": s} for s in sample]
+        classes = tuple(flagged.nonzero().flatten().tolist())
+        return Findings(index, flagged, classes, {"classes": lines, "drawn": drawn})

@@ -1,0 +1,105 @@
+"""Neural Cleanse: the smallest mask by class, its weight's schedule, the true median, and unlearning of what it finds."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tests.expectations import CORNER, IMAGES, RESNET
+
+from ostiary.attacks.base import Poisoned
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.detectors.class_triggers import anomaly
+from ostiary.detectors.masks import Balance, Patches, better
+from ostiary.detectors.neural_cleanse import NeuralCleanse
+from ostiary.errors import Unsupported
+from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
+from ostiary.purifiers.holdout import accuracy
+from ostiary.purifiers.nc_unlearn import NCUnlearn, Stamping
+from ostiary.testing import toys
+from ostiary.training.trainer import Trainer
+
+
+@pytest.fixture(scope="module")
+def images() -> tuple[Context, Poisoned, Victim]:
+    splits, net = build("dataset", {**IMAGES, "n": 600, "n_classes": 6}).load(0), build("victim", RESNET)
+    ctx = Context(0, architecture=net, trainer=build("trainer", {"name": "trainer", **net.recipe, "batch_size": 32}))
+    poisoned = build("attack", CORNER).poison(splits, ctx)
+    return ctx, poisoned, ctx.fit(poisoned.splits.train)
+
+
+def test_the_backdoored_class_has_by_far_the_smallest_mask(images: tuple[Context, Poisoned, Victim]) -> None:
+    ctx, poisoned, victim = images
+    found = NeuralCleanse(steps=250).inspect(Evidence(victim, clean=poisoned.splits.clean), ctx)
+    assert int(found.scores.argmax()) == 0 and 0 in found.classes
+    lines = found.info["classes"]
+    norms = [line["mask norm"] for line in lines.values() if line["mask norm"] is not None]
+    assert lines[poisoned.splits.clean.classes[0]]["mask norm"] == min(norms)
+    assert [d["class"] for d in found.info["drawn"]] == list(range(6))
+
+
+def test_unlearning_the_patch_takes_the_backdoor_away(images: tuple[Context, Poisoned, Victim]) -> None:
+    ctx, poisoned, victim = images
+    held = Evidence(victim, clean=poisoned.splits.clean)
+    found = NCUnlearn(scan=NeuralCleanse(steps=250)).purify(held, ctx)
+    assert poisoned.splits.clean.classes[0] in found.notes["unlearned"]
+    assert accuracy(victim, poisoned.triggered) > 0.9 and accuracy(found, poisoned.triggered) < 0.3
+    assert accuracy(found, poisoned.splits.test) > 0.9
+    never = NCUnlearn(scan=NeuralCleanse(steps=2, outlier=1e9)).purify(held, ctx)
+    assert never.notes["unlearned"] == []
+    assert all(torch.equal(a, b) for a, b in zip(victim.parameters(), never.parameters(), strict=True))
+
+
+def test_the_median_of_an_even_number_is_between_the_two_in_the_middle() -> None:
+    index = anomaly(torch.tensor([0.0, 1.0, 3.0, 4.0]))
+    assert index.tolist() == pytest.approx([-2 / 1.4826 / 1.5, -1 / 1.4826 / 1.5, 1 / 1.4826 / 1.5, 2 / 1.4826 / 1.5])
+
+
+def test_classes_that_no_mask_reaches_are_left_out() -> None:
+    norms = torch.tensor([2.0, 10.0, 11.0, 12.0, math.inf], dtype=torch.float64)
+    index, flagged = NeuralCleanse().judge(Patches(torch.zeros(5, 1, 2, 2), torch.zeros(5, 1, 2, 2), norms))
+    assert flagged.tolist() == [True, False, False, False, False]
+    assert float(index[4]) == 0 and float(index[3]) < 0
+    nothing = Patches(torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2), torch.full((2,), math.inf))
+    assert not bool(NeuralCleanse().judge(nothing)[1].any())
+
+
+def test_the_weight_doubles_after_successes_and_shrinks_after_failures() -> None:
+    balance = Balance(torch.tensor([1.0, 1.0, 1.0]), patience=2)
+    for third in (True, False):
+        balance.after(torch.tensor([True, False, third]))
+    assert balance.weight.tolist() == pytest.approx([2.0, 2**-1.5, 1.0])
+    balance.after(torch.tensor([True, False, False]))
+    assert balance.weight.tolist() == pytest.approx([2.0, 2**-1.5, 2**-1.5])
+
+
+def test_the_smallest_mask_that_succeeds_is_kept() -> None:
+    best = Patches(torch.zeros(2, 1, 1, 1), torch.zeros(2, 1, 1, 1), torch.tensor([3.0, math.inf], dtype=torch.float64))
+    mask = torch.tensor([0.5, 0.7]).view(2, 1, 1, 1)
+    worse = better(best, mask, mask, torch.tensor([4.0, 1.0]), torch.tensor([True, False]))
+    assert worse.norms.tolist() == [3.0, math.inf] and worse.masks.flatten().tolist() == pytest.approx([0.0, 0.7])
+    smaller = better(best, mask, mask, torch.tensor([2.0, 1.0]), torch.tensor([True, True]))
+    assert smaller.norms.tolist() == [2.0, 1.0] and smaller.masks.flatten().tolist() == pytest.approx([0.5, 0.7])
+
+
+def test_a_share_of_a_batch_is_stamped_and_labels_stay() -> None:
+    mask, pattern = torch.zeros(1, 1, 4, 4), torch.ones(1, 1, 4, 4)
+    mask[..., 0, 0] = 1
+    batch, y = torch.zeros(400, 1, 4, 4), torch.arange(400)
+    rng = torch.Generator().manual_seed(0)
+    state = Trainer().start(toys.victim("image"), toys.splits("image").clean, 0)
+    marked, labels = Stamping(mask, pattern, 0.2, rng).on_batch(state, batch, y, y)
+    assert 0.15 < float(marked[:, 0, 0, 0].mean()) < 0.25 and float(marked.sum()) == float(marked[:, 0, 0, 0].sum())
+    assert torch.equal(labels, y)
+
+
+def test_three_classes_are_refused() -> None:
+    held = toys.evidence("image")
+    assert held.clean is not None
+    few = held.clean.take((held.clean.y < 3).nonzero().flatten())
+    three = type(few).of(few.inputs, few.y, few.modality, ("a", "b", "c"))
+    with pytest.raises(Unsupported, match="median of 3 classes"):
+        NeuralCleanse().inspect(Evidence(held.victim, clean=three), toys.context("image"))

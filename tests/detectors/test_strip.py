@@ -1,0 +1,77 @@
+"""STRIP: a trigger that survives the overlay keeps the entropy low; clean samples calibrate without themselves."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ostiary.component import build
+from ostiary.data.user import images
+from ostiary.detectors.strip import Strip, entropy
+from ostiary.errors import Unsupported
+from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
+from ostiary.seeds import generator
+from ostiary.testing import toys
+
+
+class Planted(nn.Module):
+    """Says class 0 for sure where the corner is white, else what the brighter half suggests, with little confidence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2, bias=False)
+        self.head.weight.data = torch.eye(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        halves = torch.stack([images[:, 0, :, :3].mean((1, 2)), images[:, 0, :, 3:].mean((1, 2))], 1)
+        trap = (images[:, 0, -1, -1] > 0.95).float()
+        return self.head(halves + 30 * trap[:, None] * torch.tensor([1.0, 0.0]))  # type: ignore[no-any-return]
+
+
+def evidence(n: int = 30) -> Evidence:
+    pixels = 0.45 * torch.rand(n + 20, 1, 6, 6, generator=generator(0, "pixels"))
+    pixels[n + 10 :, :, -1, -1] = 1.0
+    data = images(pixels, torch.arange(n + 20) % 2)
+    return Evidence(Victim(Planted(), "image"), clean=data.take(torch.arange(n)), incoming=data.take(torch.arange(n, n + 20)))
+
+
+def test_a_trigger_that_survives_is_found_and_clean_inputs_are_left() -> None:
+    found = Strip(frr=1e-4).inspect(evidence(), toys.context("image"))
+    assert found.flagged is not None and found.flagged.tolist() == [False] * 10 + [True] * 10
+    assert float(found.scores[10:].min()) > float(found.scores[:10].max())
+    assert found.info["overlays"] == 30
+
+
+def test_entropies_are_in_nats_one_per_pair() -> None:
+    held = evidence(5)
+    assert held.victim is not None and held.clean is not None
+    found = entropy(held.victim, held.clean.inputs, held.clean.take(torch.tensor([0, 3])).inputs)
+    assert found.shape == (5, 2)
+    logits = held.victim.predict((held.clean.inputs[2] + held.clean.inputs[3])[None].clamp(0, 1))[0].double()
+    p = logits.softmax(1)
+    assert float(found[2, 1]) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-5)
+    assert float(found.max()) <= math.log(2)
+
+
+def test_a_sample_does_not_calibrate_on_itself() -> None:
+    """With the white corner on one clean sample alone, only pairs with it are sure; its own pair is left out."""
+    held = evidence(4)
+    assert held.clean is not None
+    found = Strip().inspect(held, toys.context("image"))
+    pairs = entropy(held.victim, held.clean.inputs, held.clean.inputs)  # type: ignore[arg-type]
+    off = ~torch.eye(4, dtype=torch.bool)
+    assert found.info["entropy of clean samples"] == pytest.approx(float(pairs[off].mean()), rel=1e-6)
+
+
+def test_too_few_clean_samples_are_refused() -> None:
+    with pytest.raises(Unsupported, match="2 clean samples have no spread"):
+        Strip().inspect(evidence(2), toys.context("image"))
+
+
+def test_it_judges_graphs_side_by_side() -> None:
+    found = build("detector", "strip").inspect(toys.evidence("graph"), toys.context("graph"))
+    assert bool(torch.isfinite(found.scores).all()) and float(found.scores.max()) <= 0
