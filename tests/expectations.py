@@ -270,6 +270,15 @@ ROWS: tuple[Row, ...] = (
         CORNER,
         small={"scan": {"name": "neural-cleanse", "steps": 3, "outlier": 0.1}, "epochs": 1},
     ),
+    Row(
+        "purifier",
+        "mesa",
+        IMAGES,
+        {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        RESNET,
+        attack=CORNER,
+        small={"steps": 3, "scan_steps": 3, "epochs": 1, "hidden": 16, "flag": 0.0},
+    ),
     # where its detector works: spectral signatures see corners on images, not cliques on toy graphs
     Row(
         "purifier", "retrain-without", IMAGES, {"before": (0.8, 1), "fall": (0.8, 1), "drop": (-1, 0.1)}, RESNET, attack=CORNER

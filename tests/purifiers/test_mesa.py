@@ -1,0 +1,81 @@
+"""MESA: patches at random places, generators side by side, the tie to their noise, and classes found or given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from ostiary.errors import InvalidInput
+from ostiary.evidence import Evidence
+from ostiary.purifiers.mesa import MESA, Sampling
+from ostiary.purifiers.patch_generators import NOISE, Dependence, Generators
+from ostiary.purifiers.patch_search import pasted
+from ostiary.seeds import generator, scoped
+from ostiary.testing import toys
+from ostiary.training.trainer import Trainer
+
+QUICK: dict[str, Any] = {"steps": 3, "scan_steps": 3, "epochs": 1, "hidden": 16}
+
+
+def test_patches_lie_whole_at_all_places_and_pass_gradients() -> None:
+    patches = torch.full((300, 2, 3, 3), 0.5, requires_grad=True)
+    images = pasted(torch.zeros(300, 2, 7, 5), patches, generator(0, "places"))
+    assert images.flatten(1).count_nonzero(1).unique().tolist() == [18]
+    covered = images.detach().amax((0, 1))
+    assert bool((covered == 0.5).all())
+    images.sum().backward()
+    assert patches.grad is not None and bool((patches.grad == 1).all())
+
+
+def test_generators_side_by_side_are_those_alone() -> None:
+    with scoped(0, "init"):
+        nets = Generators(3, 9, 16)
+    noise = torch.rand(3, 20, NOISE, generator=generator(0, "noise"))
+    made = nets(noise).detach()
+    assert made.shape == (3, 20, 9) and float(made.min()) >= 0 and float(made.max()) <= 1
+    changed = noise.clone()
+    changed[1:] = 0.5
+    assert torch.allclose(nets(changed)[0], made[0], atol=1e-6)
+
+
+def test_the_tie_grows_where_patches_repeat_their_noise() -> None:
+    with scoped(0, "init"):
+        tie = Dependence(2, 4, 32)
+    rng, optimizer = generator(0, "noise"), torch.optim.Adam(tie.parameters(), 0.01)
+    for _ in range(300):
+        noise = torch.rand(2, 128, NOISE, generator=rng)
+        patch = torch.cat([noise[:1, :, :4], torch.rand(1, 128, 4, generator=rng)])  # the first tells, the second does not
+        found = tie(noise, patch)
+        optimizer.zero_grad()
+        (-found.sum()).backward()
+        optimizer.step()
+    assert float(found[0]) > float(found[1]) + 0.2
+
+
+def test_a_share_of_a_batch_carries_patches_and_labels_stay() -> None:
+    with scoped(0, "init"):
+        nets = Generators(2, 9, 16)
+    batch, y = torch.full((400, 1, 8, 8), 2.0), torch.arange(400)
+    state = Trainer().start(toys.victim("image"), toys.splits("image").clean, 0)
+    marked, labels = Sampling(nets, 3, 0.2, generator(0, "sampled")).on_batch(state, batch, y, y)
+    touched = (marked != 2).flatten(1).sum(1)
+    assert set(touched.tolist()) == {0, 9} and 50 < int((touched == 9).sum()) < 110
+    assert torch.equal(labels, y)
+
+
+def test_without_a_class_that_patches_reach_the_model_stays_as_it_is() -> None:
+    held = toys.evidence("image")
+    found = MESA(**QUICK, flag=1.0).purify(held, toys.context("image"))
+    assert found.notes["target"] is None and held.victim is not None
+    assert all(torch.equal(a, b) for a, b in zip(held.victim.parameters(), found.parameters(), strict=True))
+    told = MESA(**QUICK, target=2).purify(held, toys.context("image"))
+    assert told.notes["target"] == held.clean.classes[2] and "success by class" not in told.notes  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("options", "words"), [({"size": 40}, "does not fit"), ({"target": 9}, "does not exist")])
+def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
+    held = toys.evidence("image")
+    with pytest.raises(InvalidInput, match=words):
+        MESA(**QUICK, **options).purify(Evidence(held.victim, clean=held.clean), toys.context("image"))
