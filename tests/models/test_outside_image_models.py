@@ -82,9 +82,9 @@ class LikeTimm(nn.Module):
 
     def __init__(self, num_classes: int) -> None:
         super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 16, 2, 2), LayerNorm2d(16))
-        down = nn.Sequential(LayerNorm2d(16), nn.Conv2d(16, 24, 2, 2))
-        self.stages = nn.Sequential(Scaled(16), nn.Sequential(down, Scaled(24)))  # not a tuple of names
+        self.stem = nn.Sequential(nn.Conv2d(3, 12, 2, 2), LayerNorm2d(12))
+        down = nn.Sequential(LayerNorm2d(12), nn.Conv2d(12, 24, 2, 2))
+        self.stages = nn.Sequential(Scaled(12), nn.Sequential(down, Scaled(24)))  # not a tuple of names
         self.head = nn.Sequential()
         self.head.add_module("norm", LayerNorm2d(24))
         self.head.add_module("flatten", nn.Flatten(1))

@@ -19,7 +19,7 @@ from ostiary.models.victim import Victim
 from ostiary.seeds import generator, scoped
 from ostiary.testing import toys
 from ostiary.training import trainer as trainer_module
-from ostiary.training.augment import augment, crop, flip, rotate
+from ostiary.training.augment import augment, crop, flip, rotate, turned
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer, TrainState
 

@@ -65,12 +65,21 @@ class ImageModality(Modality, name="image"):
         return {"images": batch}
 
     def stages(self, module: nn.Module, batch: Tensor, call: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
-        """The last leaf module at each spatial size, largest first, found by one dry run."""
+        """The last leaf module at each spatial size, largest first, found by one dry run.
+
+        Only shapes that a convolution or a pooling gave: elsewhere the axes may be turned, as before ConvNeXt's linear layers.
+        """
         found: dict[tuple[int, ...], str] = {}
+        maps: set[tuple[int, ...]] = set()  # channels, height, width
 
         def note(name: str) -> Any:
-            def hook(_m: nn.Module, _i: Any, out: Any) -> None:
-                if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
+            def hook(m: nn.Module, _i: Any, out: Any) -> None:
+                if not isinstance(out, Tensor) or out.ndim != 4 or min(out.shape[2:]) < 2:
+                    return
+                dims = getattr(getattr(m, "weight", None), "ndim", 0)
+                if dims == 4 or "Pool" in type(m).__name__:
+                    maps.add(tuple(out.shape[1:]))
+                if dims != 2 and tuple(out.shape[1:]) in maps:
                     found[tuple(out.shape[2:])] = name
 
             return hook

@@ -48,7 +48,7 @@ class FromFile(Architecture, name="file"):
         assert loader is not None and loader.loader is not None
         code = importlib.util.module_from_spec(loader)
         try:
-            if re.search(r"^\s*(import|from) (torchvision|timm)\b", place.read_text(encoding="utf-8"), re.MULTILINE):
+            if re.search(r"^\s*(import|from)\b.*\b(torchvision|timm)\b", place.read_text(encoding="utf-8"), re.MULTILINE):
                 import_torchvision()  # so that the file's own import works beside a CPU-only torch
             loader.loader.exec_module(code)
         except Exception as error:

@@ -87,7 +87,8 @@ class Victim(nn.Module):
 
     def stages(self, batch: Inputs) -> tuple[str, ...]:
         """Names of the layers, first to last."""
-        names = self.named_stages or tuple(getattr(self.module, "stages", ()))
+        own = getattr(self.module, "stages", ())  # timm calls the layers themselves so
+        names = self.named_stages or (tuple(own) if isinstance(own, list | tuple) else ())
         names = names or self.modality.stages(self.module, batch, self._call)
         if not names:
             raise Unsupported("no layers to compare were found in the module; name them as stages=")
