@@ -43,7 +43,7 @@ class BasicBlock(nn.Module):
         return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + skip)
 
 
-def doubling(block: Block, width: int, blocks: Sequence[int]) -> list[nn.Module]:
+def doubling(block: Block, width: int, blocks: Sequence[int]) -> Sequence[nn.Module]:
     """Stages of `blocks` blocks each; from one to the next, twice the channels at half the size."""
     stages, d = [], width
     for i, n in enumerate(blocks):

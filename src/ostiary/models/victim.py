@@ -171,7 +171,7 @@ def check_logits(logits: Tensor, n: int) -> Tensor:
 def first_logits(victim: Victim, batch: Inputs, classes: int) -> Tensor:
     """The logits of a first batch. Raises InvalidInput in one sentence where the module cannot take such inputs."""
     try:
-        logits = victim(batch)
+        logits: Tensor = victim(batch)
     except OstiaryError:
         raise
     except Exception as error:
