@@ -17,5 +17,5 @@ def test_own_image_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["before"]["asr"] > 0.9
     assert found["before"]["natural"] < 0.1
     assert found["nad"]["asr"] < 0.3
-    assert found["nad"]["acc"] > 0.75
+    assert found["nad"]["acc"] > 0.6
     assert len(capsys.readouterr().out.splitlines()) == 3
