@@ -180,9 +180,7 @@ def main() -> None:
     for name, seconds in epochs.items():
         print(f"{name:24} {seconds * 1e3:8.0f} ({seconds / epochs['Ostiary']:.2f})")
     layout, loading = epochs["Ostiary, NCHW"] - epochs["Ostiary"], fetches[0] - fetches[1]
-    print(
-        f"of the difference, memory layout gives {layout * 1e3:.0f}, loading {loading * 1e3:.0f}; what is left is mostly convolutions\n"
-    )
+    print(f"of the difference, memory layout gives {layout * 1e3:.0f}, loading {loading * 1e3:.0f}\n")
     print(f"{'batches alone, usual':24} {fetches[0] * 1e3:8.0f} ({fetches[0] / fetches[1]:.1f})")
     print(f"{'batches alone, Ostiary':24} {fetches[1] * 1e3:8.0f}\n")
     exact = learnt()
