@@ -422,5 +422,8 @@ ROWS: tuple[Row, ...] = (
         settings={"width": 8, "dropout": 0.1},
         trainer={"epochs": 10, "batch_size": 32},
     ),
+    Row("victim", "resnet", IMAGES, {"acc": (0.95, 1)}),
+    Row("victim", "mobilenet-v2", IMAGES, {"acc": (0.95, 1)}),
+    Row("victim", "efficientnet-b0", IMAGES, {"acc": (0.95, 1)}),
     Row("victim", "file", GRAPHS, {"acc": (0.85, 1)}, settings={"path": str(Path(__file__).with_name("user_model.py"))}),
 )

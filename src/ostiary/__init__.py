@@ -19,6 +19,7 @@ _HOME = {
     "images": "ostiary.data.user",
     "nodes": "ostiary.data.user",
     "split_data": "ostiary.data.user",
+    "import_torchvision": "ostiary.data.torchvision_import",
     "Evidence": "ostiary.evidence",
     "Victim": "ostiary.models.victim",
     "Trainer": "ostiary.training.trainer",
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from ostiary.context import Context as Context
     from ostiary.data.dataset import Dataset as Dataset
     from ostiary.data.dataset import Splits as Splits
+    from ostiary.data.torchvision_import import import_torchvision as import_torchvision
     from ostiary.data.user import graphs as graphs
     from ostiary.data.user import images as images
     from ostiary.data.user import nodes as nodes

@@ -18,7 +18,8 @@ from ostiary.errors import BadSpec, InvalidInput
 from ostiary.models.victim import Victim
 from ostiary.seeds import generator, scoped
 from ostiary.testing import toys
-from ostiary.training.augment import augment, crop, flip
+from ostiary.training import trainer as trainer_module
+from ostiary.training.augment import augment, crop, flip, rotate, turned
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer, TrainState
 
@@ -300,6 +301,70 @@ def test_flip_and_crop_move_pixels_of_each_image_on_its_own() -> None:
     hits = (windows == moved).flatten(2).all(2)
     assert bool(hits.any(0).all())
     assert len(set(hits.float().argmax(0).tolist())) > 4
+
+
+def test_rotation_turns_about_the_centre_and_leaves_half_alone() -> None:
+    """By 90 degrees it is torch.rot90 (square or not, where the turned picture fits); by none nothing moves."""
+    pictures = torch.zeros(64, 2, 9, 15)
+    pictures[:, :, 2:7, 5:10] = torch.rand(64, 2, 5, 5, generator=generator(1, "x"))
+    moved = rotate(pictures, generator(0, "turn"), degrees=10)
+    kept = (moved == pictures).flatten(1).all(1)
+    assert 16 < int(kept.sum()) < 48
+    assert float((moved - pictures)[~kept].flatten(1).abs().amax(1).min()) > 0
+    torch.testing.assert_close(moved.sum((1, 2, 3)), pictures.sum((1, 2, 3)), rtol=0.06, atol=0)
+    quarter = pictures.clone()
+    quarter[:, :, 2:7, 5:10] = pictures[:, :, 2:7, 5:10].rot90(1, (2, 3))
+    torch.testing.assert_close(turned(pictures, torch.full((64,), math.pi / 2)), quarter, atol=1e-5, rtol=0)
+
+
+def test_shifts_are_those_of_a_loop_over_images() -> None:
+    pictures = torch.rand(20, 3, 7, 9, generator=generator(1, "x"))
+    top, left = torch.randint(0, 5, (2, 20), generator=generator(0, "crop"))
+    big = F.pad(pictures, (2,) * 4)
+    expected = [x[:, i : i + 7, j : j + 9] for x, i, j in zip(big, top.tolist(), left.tolist(), strict=True)]
+    assert torch.equal(crop(pictures, generator(0, "crop"), pad=2), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (
+            nn.Conv2d(3, 2, 3),
+            r"cannot be trained on inputs of shape \[1, 6, 6\]: .*channels instead; change the inputs or the module",
+        ),
+        (nn.Sequential(*[nn.MaxPool2d(2)] * 3), r"cannot be trained on inputs of shape \[1, 6, 6\]: .*too small"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(36, 2)), "gives 2 logits for 3 classes; give it 3 outputs"),
+        (nn.Conv2d(1, 3, 3), r"returned shape \(8, 3, 4, 4\) for 8 inputs, expected \[8, classes\]"),
+    ],
+)
+def test_modules_that_do_not_fit_are_named_before_training(module: nn.Module, words: str) -> None:
+    module.register_parameter("spare", nn.Parameter(torch.zeros(1)))
+    before = [p.clone() for p in module.parameters()]
+    with pytest.raises(InvalidInput, match=words) as caught:
+        Trainer(epochs=1, batch_size=8).fit(Victim(module, "image"), data(), 0)
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
+
+
+def test_outputs_that_are_no_tensor_say_how_to_pick_logits() -> None:
+    class Two(nn.Linear):
+        def forward(self, x: Tensor) -> Any:
+            return super().forward(x.flatten(1)), None
+
+    with pytest.raises(InvalidInput, match="the module returned tuple, expected logits"):
+        Trainer(epochs=1).fit(Victim(Two(36, 3), "image"), data(), 0)
+    Trainer(epochs=1).fit(Victim(Two(36, 3), "image", forward=lambda m, b: m(b)[0]), data(), 0)
+
+
+def test_bf16_is_left_out_where_it_is_not_in_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for there in (False, True):
+        monkeypatch.setattr(trainer_module, "has_bf16", lambda device, there=there: there)
+        found.append(weights(Trainer(epochs=1, bf16=True).fit(net(), data(), 0)))
+    plain = weights(Trainer(epochs=1).fit(net(), data(), 0))
+    assert same(found[0], plain)
+    assert not same(found[1], plain)
+    assert all(torch.allclose(a, b, atol=0.05) for a, b in zip(found[1], plain, strict=True) if a.is_floating_point())
 
 
 def test_augment_by_name_and_seed() -> None:

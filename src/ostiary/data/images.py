@@ -13,6 +13,7 @@ from torch import Tensor
 from ostiary.component import NonNegative, Positive, Rate, build
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource, cache_folder, file_mark, find_file
+from ostiary.data.torchvision_import import import_torchvision
 from ostiary.errors import InvalidInput, MissingPackage
 
 
@@ -104,10 +105,7 @@ class Torchvision(DataSource, name="torchvision"):
     set: str = "CIFAR10"
 
     def read(self) -> tuple[Dataset, Tensor | None]:
-        try:
-            from torchvision import datasets
-        except (ImportError, RuntimeError) as error:
-            raise MissingPackage("torchvision", "vision") from error
+        datasets = import_torchvision().datasets
         if not hasattr(datasets, self.set):
             raise InvalidInput(f"torchvision has no data set '{self.set}'")
         cls, root = getattr(datasets, self.set), str(cache_folder() / "torchvision")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, device, nn
+from torch.nn import functional
 
 from ostiary.component import Json
 from ostiary.errors import InvalidInput
@@ -68,12 +69,21 @@ class ImageModality(Modality, name="image"):
         return {"images": batch}
 
     def stages(self, module: nn.Module, batch: Tensor, call: Callable[[Tensor], Tensor]) -> tuple[str, ...]:
-        """The last leaf module at each spatial size, largest first, found by one dry run."""
+        """The last leaf module at each spatial size, largest first, found by one dry run.
+
+        Only shapes that a convolution or a pooling gave: elsewhere the axes may be turned, as before ConvNeXt's linear layers.
+        """
         found: dict[tuple[int, ...], str] = {}
+        maps: set[tuple[int, ...]] = set()  # channels, height, width
 
         def note(name: str) -> Any:
-            def hook(_m: nn.Module, _i: Any, out: Any) -> None:
-                if isinstance(out, Tensor) and out.ndim == 4 and min(out.shape[2:]) > 1:
+            def hook(m: nn.Module, _i: Any, out: Any) -> None:
+                if not isinstance(out, Tensor) or out.ndim != 4 or min(out.shape[2:]) < 2:
+                    return
+                dims = getattr(getattr(m, "weight", None), "ndim", 0)
+                if dims == 4 or "Pool" in type(m).__name__:
+                    maps.add(tuple(out.shape[1:]))
+                if dims != 2 and tuple(out.shape[1:]) in maps:
                     found[tuple(out.shape[2:])] = name
 
             return hook
@@ -109,13 +119,8 @@ class ImageModality(Modality, name="image"):
 
     def vary(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
         """Shifted by up to an eighth of the width (zero filled), brightness changed by up to 10 %."""
-        n, _, h, w = inputs.shape
-        reach = max(1, w // 8)
-        big = torch.nn.functional.pad(inputs, (reach,) * 4)
-        top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=rng)
-        rows, columns = top[:, None] + torch.arange(h), left[:, None] + torch.arange(w)
-        shifted = big[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-        light = 0.9 + 0.2 * torch.rand(n, 1, 1, 1, generator=rng)
+        shifted = shift(inputs, max(1, inputs.shape[-1] // 8), rng)
+        light = 0.9 + 0.2 * torch.rand(len(inputs), 1, 1, 1, generator=rng)
         return (shifted * light).clamp(0, 1)
 
     def distort(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
@@ -149,3 +154,11 @@ class ImageModality(Modality, name="image"):
         """Per image: 8-bit pixels of both, height x width x channels."""
         pixels = [(x.permute(0, 2, 3, 1) * 255).round().int().tolist() for x in (before, after)]
         return [{"kind": "image", "before": a, "after": b} for a, b in zip(*pixels, strict=True)]
+
+
+def shift(images: Tensor, reach: int, rng: torch.Generator) -> Tensor:
+    """Each image moved by up to `reach` pixels along both axes, zero filled: a view of all windows, one gather."""
+    n, _, h, w = images.shape
+    top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=rng).to(images.device)
+    windows = functional.pad(images, (reach,) * 4).unfold(2, h, 1).unfold(3, w, 1)
+    return windows[torch.arange(n, device=images.device), :, top, left]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import field
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from ostiary.data.source import file_mark
+from ostiary.data.torchvision_import import import_torchvision
 from ostiary.errors import InvalidInput
 from ostiary.modality.base import Modality
 from ostiary.models.base import Architecture
@@ -46,6 +48,8 @@ class FromFile(Architecture, name="file"):
         assert loader is not None and loader.loader is not None
         code = importlib.util.module_from_spec(loader)
         try:
+            if re.search(r"^\s*(import|from)\b.*\b(torchvision|timm)\b", place.read_text(encoding="utf-8"), re.MULTILINE):
+                import_torchvision()  # so that the file's own import works beside a CPU-only torch
             loader.loader.exec_module(code)
         except Exception as error:
             raise InvalidInput(f"{place} cannot be imported: {type(error).__name__}: {error}") from error

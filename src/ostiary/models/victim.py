@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ostiary.component import build
-from ostiary.errors import BadSpec, InvalidInput, Unsupported
+from ostiary.errors import BadSpec, InvalidInput, OstiaryError, Unsupported
 from ostiary.modality.base import Inputs, Modality
 from ostiary.models import soft_edges
 
@@ -87,7 +87,8 @@ class Victim(nn.Module):
 
     def stages(self, batch: Inputs) -> tuple[str, ...]:
         """Names of the layers, first to last."""
-        names = self.named_stages or tuple(getattr(self.module, "stages", ()))
+        own = getattr(self.module, "stages", ())  # timm calls the layers themselves so
+        names = self.named_stages or (tuple(own) if isinstance(own, list | tuple) else ())
         names = names or self.modality.stages(self.module, batch, self._call)
         if not names:
             raise Unsupported("no layers to compare were found in the module; name them as stages=")
@@ -154,11 +155,32 @@ class Victim(nn.Module):
 
 def check_logits(logits: Tensor, n: int) -> Tensor:
     """The logits, if they are one row per input."""
+    if not isinstance(logits, Tensor):
+        raise InvalidInput(
+            f"the module returned {type(logits).__name__}, expected logits [{n}, classes]; pick them from what it returns "
+            "with forward=lambda m, b: m(b).logits"
+        )
     if logits.ndim != 2 or len(logits) != n:
         raise InvalidInput(
             f"the module returned shape {tuple(logits.shape)} for {n} inputs, expected [{n}, classes]; a module that "
             "gives one row per node needs forward=lambda m, b: pool(m(b.x, b.edge_index), b), on nodes ...[b.roots]"
         )
+    return logits
+
+
+def first_logits(victim: Victim, batch: Inputs, classes: int) -> Tensor:
+    """The logits of a first batch. Raises InvalidInput in one sentence where the module cannot take such inputs."""
+    try:
+        logits: Tensor = victim(batch)
+    except OstiaryError:
+        raise
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        what = f"inputs of shape {list(batch.shape[1:])}" if isinstance(batch, Tensor) else "these inputs"
+        raise InvalidInput(f"the module cannot be trained on {what}: {reason}; change the inputs or the module") from error
+    n = victim.modality.count(batch)
+    if check_logits(logits, n).shape[1] < classes:
+        raise InvalidInput(f"the module gives {logits.shape[1]} logits for {classes} classes; give it {classes} outputs")
     return logits
 
 

@@ -15,7 +15,7 @@ from ostiary.component import Component, NonNegative, Positive, PositiveFloat, R
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
-from ostiary.models.victim import Victim, check_logits, freeze_norms
+from ostiary.models.victim import Victim, check_logits, first_logits, freeze_norms
 from ostiary.seeds import generator, scoped
 from ostiary.training.augment import augment
 from ostiary.training.hooks import TrainHook
@@ -39,8 +39,9 @@ class Trainer(Component, name="trainer"):
     """Cross-entropy training, seeded. `epochs` passes in batches of `batch_size`, `lr` peak learning rate.
 
     `schedule`: constant; step (times `step_factor` every `step_every` epochs); cosine; one-cycle (30 % warm-up).
-    `augment` (images): none, crop, crop-flip. `freeze_norms`: BatchNorm statistics stay as they are.
-    `bf16`: autocast where the CPU has bf16 instructions; check accuracy. `max_norm`: gradient clipping, 0 for none.
+    `augment` (images): none, crop, crop-flip, crop-rotate-flip. `freeze_norms`: BatchNorm statistics stay as they are.
+    `bf16`: autocast; check accuracy. Left out on a CPU without bf16 instructions, where it would take many times as long.
+    `max_norm`: gradient clipping, 0 for none.
     """
 
     kind = "trainer"
@@ -53,7 +54,7 @@ class Trainer(Component, name="trainer"):
     schedule: Literal["constant", "step", "cosine", "one-cycle"] = "constant"
     step_every: Positive = 50
     step_factor: PositiveFloat = 0.1
-    augment: Literal["none", "crop", "crop-flip"] = "none"
+    augment: Literal["none", "crop", "crop-flip", "crop-rotate-flip"] = "none"
     freeze_norms: bool = False
     max_norm: float = 0.0
     bf16: bool = False
@@ -115,9 +116,10 @@ class Trainer(Component, name="trainer"):
             batch = augment(batch, self.augment, state.order)
         device = victim.device
         batch, y = data.modality.move(batch, device), y.to(device)
-        with torch.autocast(device.type, torch.bfloat16) if self.bf16 else nullcontext():
+        with torch.autocast(device.type, torch.bfloat16) if self.bf16 and has_bf16(device) else nullcontext():
             own = [x for x in (h.loss(state, batch, y, rows) for h in hooks) if x is not None]
-            loss = own[0] if own else F.cross_entropy(check_logits(victim(batch), len(y)).float(), y)
+            logits = None if own else victim(batch) if state.step else first_logits(victim, batch, data.n_classes)
+            loss = own[0] if logits is None else F.cross_entropy(check_logits(logits, len(y)).float(), y)
         for group in state.optimizer.param_groups:  # zero_grad() does the same in five times the time
             for p in group["params"]:
                 p.grad = None
@@ -141,3 +143,8 @@ class Trainer(Component, name="trainer"):
                 return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * done / up))
             return max(1e-4, 0.5 * (1 + math.cos(math.pi * (done - up) / (1 - up))))
         return 1.0
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed in hardware there."""
+    return device.type != "cpu" or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
