@@ -40,10 +40,10 @@ class GCleaner(Purifier, name="gcleaner"):
     modalities = frozenset({"graph"})
     presets = {
         "fast": {
-            **{"positions": "random", "recovery_steps": 40, "restarts": 1, "flag": 0.0, "rounds": 3, "epochs": 12, "heat": 0.0}
+            **{"positions": "random", "recovery_steps": 40, "restarts": 1, "patience": 0, "flag": 0.0, "rounds": 3, "epochs": 12, "heat": 0.0}
         },
         "paper": {
-            **{"nodes": 3, "positions": "least", "recovery_steps": 20, "restarts": 1, "teacher_epochs": 10, "rounds": 1},
+            **{"nodes": 3, "positions": "least", "recovery_steps": 20, "restarts": 1, "patience": 0, "teacher_epochs": 10, "rounds": 1},
             **{"epochs": 30, "optimizer": "sgd", "lr": 0.001, "schedule": "constant", "retain": 1.0, "copies": 0, "vary": 0.0},
         },
     }
@@ -54,6 +54,7 @@ class GCleaner(Purifier, name="gcleaner"):
     recovery_steps: Positive = 100
     recovery_lr: PositiveFloat = 0.01
     restarts: Positive = 3
+    patience: NonNegative = 20
     threshold: Rate = 0.95
     flag: Rate = 0.9
     teacher_epochs: NonNegative = 0
@@ -77,7 +78,7 @@ class GCleaner(Purifier, name="gcleaner"):
         clean = clean.balanced() if self.balance else clean
         by_class = self.objective == "class"
         tries = self.restarts if by_class else 1
-        recovery = Recovery(self.nodes, self.recovery_steps, self.recovery_lr, self.threshold, by_class, tries)
+        recovery = Recovery(self.nodes, self.recovery_steps, self.recovery_lr, self.threshold, by_class, tries, patience=self.patience)
         if self.positions == "random":
             places = recovery.anywhere(clean, ctx.key("positions"))
         else:
@@ -91,7 +92,8 @@ class GCleaner(Purifier, name="gcleaner"):
             vary = self.vary if self.copies else 0.0
             weights = Weights(self.unlearn, self.retain, self.heat, vary, self.copies, self.heat_by)
             both = self.positions == "both"
-            hook = Unlearning(teacher, clean, recovery, flagged, places, weights, every=self.epochs, anywhere=both, ctx=ctx)
+            rest = {"flag": self.flag, "rounds": self.rounds, "every": self.epochs, "anywhere": both, "ctx": ctx}
+            hook = Unlearning(teacher, clean, recovery, flagged, places, weights, **rest)
             trainer = trainer.replace(epochs=self.rounds * self.epochs, schedule=self.schedule)
             trainer.fit(student, clean, ctx.key("order"), [hook], what="gcleaner: unlearning")
         student.notes["unlearned"] = [clean.classes[f.goal] for f in flagged]
