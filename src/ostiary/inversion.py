@@ -143,7 +143,7 @@ class Recovery:
             progress(f"recovering a trigger of class {goal}", (step + 1) / self.steps)
             value = float(loss.detach())
             least, since = (value, step) if value < 0.99 * least - 1e-4 else (least, since)
-            if self.patience and step - since >= self.patience:
+            if self.patience and step - since >= self.patience and bool((logits.argmax(1) == goals).all()):
                 break
         return measured(found, victim, graphs, at)
 

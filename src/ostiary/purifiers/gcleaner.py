@@ -91,9 +91,8 @@ class GCleaner(Purifier, name="gcleaner"):
             teacher = trainer.replace(epochs=self.teacher_epochs).fit(victim.clone(), clean, ctx.key("teacher"))
             vary = self.vary if self.copies else 0.0
             weights = Weights(self.unlearn, self.retain, self.heat, vary, self.copies, self.heat_by)
-            both = self.positions == "both"
-            rest = {"flag": self.flag, "rounds": self.rounds, "every": self.epochs, "anywhere": both, "ctx": ctx}
-            hook = Unlearning(teacher, clean, recovery, flagged, places, weights, **rest)
+            both, n = self.positions == "both", (self.rounds, self.epochs)
+            hook = Unlearning(teacher, clean, recovery, [*flagged], places, weights, self.flag, *n, anywhere=both, ctx=ctx)
             trainer = trainer.replace(epochs=self.rounds * self.epochs, schedule=self.schedule)
             trainer.fit(student, clean, ctx.key("order"), [hook], what="gcleaner: unlearning")
         student.notes["unlearned"] = [clean.classes[f.goal] for f in flagged]
