@@ -67,7 +67,7 @@ class Recovered:
         return with_degrees(marked) if self.kind == "degree" else marked
 
     def drawn(self, graphs: Graphs, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
-        """(adjacency [G, n, n], features [G, n, d], or None where degrees make them), rounded with straight-through gradients."""
+        """(adjacency [G, n, n], features [G, n, d] or None where degrees make them), with gradients through the rounding."""
         raw, edges = self.net(graphs.x[chosen.clamp(min=0)])
         p = torch.sigmoid(edges) * ~torch.eye(edges.shape[1], dtype=torch.bool, device=edges.device)
         adjacency = (p > 0.5).to(p.dtype) + p - p.detach()
@@ -83,8 +83,9 @@ class Recovered:
 class Recovery:
     """How triggers are recovered. Loss: CE(goal) (unless `by_class` is off) + mean over pairs of embeddings of
     max(0, threshold - cos). nodes: nodes replaced in each graph; steps, lr: of Adam. restarts: tries from other weights
-    while a class is not reached; a generator can get stuck where a trigger exists. patience: a try ends before its `steps`
-    once the loss, that of rounded triggers, has not fallen by a hundredth in so many of them (0: it never does)."""
+    while a class is not reached; a generator can get stuck where a trigger exists. patience: a try ends
+    before its `steps` once its trigger has reached every graph and the loss has not fallen by a hundredth in so many of them
+    (0: it never does; the trigger is rounded, so that its loss may rest for a while and then fall)."""
 
     nodes: int
     steps: int = 100

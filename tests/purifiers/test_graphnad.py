@@ -123,7 +123,9 @@ def test_sliced_distance_knows_a_shift_and_ignores_the_order_of_points() -> None
 def test_rows_are_ordered_as_torch_orders_them_and_so_are_their_gradients() -> None:
     values = torch.randn(2, 3, 70, generator=torch.Generator().manual_seed(0), requires_grad=True)
     wanted = torch.arange(70.0)
-    (own,), (other,) = (torch.autograd.grad((rows * wanted).sum(), values) for rows in (ordered(values), values.sort(-1).values))
+    (own,), (other,) = (
+        torch.autograd.grad((rows * wanted).sum(), values) for rows in (ordered(values), values.sort(-1).values)
+    )
     assert torch.equal(own, other)
     assert torch.equal(ordered(values.detach()), values.detach().sort(-1).values)
 

@@ -36,7 +36,7 @@ class Unlearning(TrainHook):
 
     known: triggers recovered on `places` (int64 [n, nodes]); each step uses two of all known. Every `every` epochs they are
     recovered again, from the student; with `anywhere`, every other time at random nodes instead. A class not reached at rate
-    `flag` then, at either, is done with; after the last, what is left of the `rounds` is passed in one, the schedule in strides.
+    `flag` then, at either, is done with; after the last, what is left of the `rounds` is passed in one, in longer strides.
     """
 
     teacher: Victim
@@ -88,7 +88,7 @@ class Unlearning(TrainHook):
             loss = loss + w.unlearn / len(used) * distance(marked, plain)
             for a, b in zip(marked_heat, heat, strict=True):
                 loss = loss + w.heat / len(used) * per_graph(a - b, batch)
-        if w.vary:
+        if w.vary and w.copies:
             modality = state.data.modality
             more = modality.vary(modality.take(batch, torch.arange(len(y), device=y.device).repeat(w.copies)), self.rng)
             loss = loss + w.vary * distance(student(more), self.teacher(more))
