@@ -9,8 +9,9 @@ from ostiary.data.dataset import Dataset
 from ostiary.detectors.class_triggers import margin, spread
 from ostiary.detectors.inversion_scan import InversionScan
 from ostiary.evidence import Evidence
-from ostiary.inversion import Recovered, Recovery, hinge, placed
-from ostiary.models.victim import Victim, evaluating, without_gradients
+from ostiary.inversion import Recovered, Recovery, folded, hinge, placed
+from ostiary.models.victim import Victim
+from ostiary.triggers.mount import SoftMount
 
 LIMIT = 15.0  # seconds for a scan
 STEPS = 5  # of the loop over graphs, whose seconds a step are compared
@@ -18,16 +19,16 @@ STEPS = 5  # of the loop over graphs, whose seconds a step are compared
 
 def one_by_one(victim: Victim, clean: Dataset, start: Recovered, places: torch.Tensor) -> None:
     """Steps on the same loss and generator, every graph in a call of its own, gradients summed."""
-    single = [(clean.inputs.take(i), places[i]) for i in torch.arange(len(clean)).split(1)]
+    victim, graphs = folded(victim), [clean.inputs.take(i) for i in torch.arange(len(clean)).split(1)]
+    single = [(graph, SoftMount(graph, placed(graph, at[None]))) for graph, at in zip(graphs, places, strict=True)]
     optimizer = torch.optim.Adam(start.net.parameters(), 0.01)
-    with evaluating(victim), without_gradients(victim):
-        for _ in range(STEPS):
-            found = [victim.both(start.stamp(graph, placed(graph, at), soft=True)) for graph, at in single]
-            logits, embedding = (torch.cat(part) for part in zip(*found, strict=True))
-            loss = hinge(embedding, 0.95) - margin(logits, start.goal).mean()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+    for _ in range(STEPS):
+        found = [victim.both(start.softly(onto, graph)) for graph, onto in single]
+        logits, embedding = (torch.cat(part) for part in zip(*found, strict=True))
+        loss = hinge(embedding, 0.95) - margin(logits, start.goal).mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
 
 
 def main() -> None:

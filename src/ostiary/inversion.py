@@ -5,6 +5,7 @@ Shared by purifiers that unlearn what is found and by scans that compare what it
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -16,10 +17,11 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.explainers.base import Explainer
 from ostiary.modality.graphs import Graphs
-from ostiary.models.victim import Victim, evaluating, without_gradients
+from ostiary.models.graph_layers import fold_norms
+from ostiary.models.victim import Victim
 from ostiary.seeds import scoped
 from ostiary.triggers.generator import bias_to_best, feature_kind
-from ostiary.triggers.mount import mount, random_score, top_nodes
+from ostiary.triggers.mount import SoftMount, mount, random_score, top_nodes, with_rows
 from ostiary.triggers.subgraph import with_degrees
 
 
@@ -52,26 +54,38 @@ class Recovered:
     high: Tensor
     kind: str
 
-    def stamp(self, graphs: Graphs, chosen: Tensor, *, soft: bool = False) -> Graphs:
-        """The graphs with the trigger on `chosen` (int64 [G, n], -1 for none); with gradients if `soft`."""
+    def stamp(self, graphs: Graphs, chosen: Tensor) -> Graphs:
+        """The graphs with the trigger on `chosen` (int64 [G, n], -1 for none), without gradients."""
+        with torch.no_grad():
+            adjacency, features = self.drawn(graphs, chosen)
+            marked = mount(graphs, chosen, adjacency.round(), features)
+        return with_degrees(marked) if self.kind == "degree" else marked
+
+    def softly(self, onto: SoftMount, graphs: Graphs) -> Graphs:
+        """The same with gradients; `onto` mounts on nodes of `graphs`."""
+        marked = onto(*self.drawn(graphs, onto.chosen))
+        return with_degrees(marked) if self.kind == "degree" else marked
+
+    def drawn(self, graphs: Graphs, chosen: Tensor) -> tuple[Tensor, Tensor | None]:
+        """(adjacency [G, n, n], features [G, n, d] or None where degrees make them), with gradients through the rounding."""
         raw, edges = self.net(graphs.x[chosen.clamp(min=0)])
         p = torch.sigmoid(edges) * ~torch.eye(edges.shape[1], dtype=torch.bool, device=edges.device)
         adjacency = (p > 0.5).to(p.dtype) + p - p.detach()
-        if self.kind == "one-hot":
-            smooth = raw.softmax(-1)
-            features = F.one_hot(raw.argmax(-1), raw.shape[-1]).to(smooth.dtype) + smooth - smooth.detach()
-        else:
-            features = self.low + (self.high - self.low) * torch.sigmoid(raw)
-        rows = None if self.kind == "degree" else features if soft else features.detach()
-        marked = mount(graphs, chosen, adjacency if soft else adjacency.detach().round(), rows, soft=soft)
-        return with_degrees(marked) if self.kind == "degree" else marked
+        if self.kind == "degree":
+            return adjacency, None
+        if self.kind == "range":
+            return adjacency, self.low + (self.high - self.low) * torch.sigmoid(raw)
+        smooth = raw.softmax(-1)
+        return adjacency, F.one_hot(raw.argmax(-1), raw.shape[-1]).to(smooth.dtype) + smooth - smooth.detach()
 
 
 @dataclass(frozen=True)
 class Recovery:
     """How triggers are recovered. Loss: CE(goal) (unless `by_class` is off) + mean over pairs of embeddings of
     max(0, threshold - cos). nodes: nodes replaced in each graph; steps, lr: of Adam. restarts: tries from other weights
-    while a class is not reached; a generator can get stuck where a trigger exists."""
+    while a class is not reached; a generator can get stuck where a trigger exists. patience: a try ends
+    before its `steps` once its trigger has reached every graph and the loss has not fallen by a hundredth in so many of them
+    (0: it never does; the trigger is rounded, so that its loss may rest for a while and then fall)."""
 
     nodes: int
     steps: int = 100
@@ -80,6 +94,7 @@ class Recovery:
     by_class: bool = True
     restarts: int = 3
     hidden: int = 64
+    patience: int = 0
 
     def least(self, victim: Victim, clean: Dataset, explainer: Explainer, ctx: Context) -> Tensor:
         """The least important nodes of each clean graph for its true class, as places within it: int64 [n, nodes]."""
@@ -113,20 +128,32 @@ class Recovery:
         if len(rows) == 0:
             return found
         goals = torch.full((len(rows),), goal, device=x.device)
-        optimizer = torch.optim.Adam(net.parameters(), self.lr)
-        with evaluating(victim), without_gradients(victim):
-            if coarse and found.kind == "one-hot":
-                start_uniform(found, victim, graphs, at, goals)
-            for step in range(self.steps):
-                logits, embedding = victim.both(found.stamp(graphs, at, soft=True))
-                loss = hinge(embedding, self.threshold)
-                if self.by_class:
-                    loss = loss + F.cross_entropy(logits, goals)
-                optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                progress(f"recovering a trigger of class {goal}", (step + 1) / self.steps)
-            return measured(found, victim, graphs, at)
+        victim = folded(victim)
+        if coarse and found.kind == "one-hot":
+            start_uniform(found, victim, graphs, at, goals)
+        optimizer, onto = torch.optim.Adam(net.parameters(), self.lr, fused=True), SoftMount(graphs, at)
+        least, since = math.inf, 0
+        for step in range(self.steps):
+            logits, embedding = victim.both(found.softly(onto, graphs))
+            loss = hinge(embedding, self.threshold)
+            if self.by_class:
+                loss = loss + F.cross_entropy(logits, goals)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            progress(f"recovering a trigger of class {goal}", (step + 1) / self.steps)
+            value = float(loss.detach())
+            least, since = (value, step) if value < 0.99 * least - 1e-4 else (least, since)
+            if self.patience and step - since >= self.patience and bool((logits.argmax(1) == goals).all()):
+                break
+        return measured(found, victim, graphs, at)
+
+
+def folded(victim: Victim) -> Victim:
+    """A copy that answers as the victim does in evaluation mode, in fewer operations and without gradients of weights."""
+    copy = victim.clone().eval().requires_grad_(False)
+    fold_norms(copy)
+    return copy.requires_grad_(False)
 
 
 @torch.no_grad()
@@ -137,7 +164,14 @@ def start_uniform(found: Recovered, victim: Victim, graphs: Graphs, chosen: Tens
     for sign in (-1.0, 1.0):
         net.features.bias.copy_(kept)
         net.edges.bias.fill_(sign)
-        loss = bias_to_best(net.features.bias, lambda: F.cross_entropy(victim(found.stamp(graphs, chosen)), goals))
+        marked = found.stamp(graphs, chosen)  # the edges, which no kind of node changes
+        _ = marked.adjacency, marked.membership
+
+        def loss_of(marked: Graphs = marked) -> Tensor:
+            x = with_rows(graphs.x, chosen, found.drawn(graphs, chosen)[1])
+            return F.cross_entropy(victim(marked.with_(x=x)), goals)
+
+        loss = bias_to_best(net.features.bias, loss_of)
         tried.append((loss, sign, net.features.bias.clone()))
     _, sign, best = min(tried, key=lambda t: t[0])
     net.features.bias.copy_(best)

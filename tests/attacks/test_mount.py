@@ -10,7 +10,7 @@ from torch import Tensor
 from ostiary.modality.graph import GraphModality
 from ostiary.modality.graphs import Graphs
 from ostiary.seeds import generator
-from ostiary.triggers.mount import mount, random_score, top_nodes
+from ostiary.triggers.mount import SoftMount, mount, random_score, top_nodes
 from ostiary.triggers.subgraph import Subgraph, are_degrees, with_degrees
 
 Pairs = list[tuple[int, int]]
@@ -179,3 +179,19 @@ def test_against_networkx_on_one_graph() -> None:
     base.add_edges_from((chosen[i], chosen[j]) for i, j in trigger.edges)
     after = trigger.apply(graphs, torch.tensor([77]), seed=2, target=torch.tensor([0]))
     assert directed(after) == symmetric([tuple(e) for e in base.edges])
+
+
+def test_one_soft_mount_serves_many_adjacencies_and_features() -> None:
+    chosen = torch.tensor([[2, 0, 1], [5, -1, -1]])
+    onto, graphs = SoftMount(literal(), chosen), literal()
+    for seed in range(3):
+        rng = generator(seed, "entries")
+        entries, features = torch.rand(2, 3, 3, generator=rng), torch.rand(2, 3, 1, generator=rng)
+        once, anew = onto(entries, features), mount(graphs, chosen, entries, features, soft=True)
+        for name in ("x", "edge_index", "edge_weight", "edge_attr", "edge_ptr", "in_degree"):
+            assert torch.equal(getattr(once, name), getattr(anew, name)), name
+        weights = dict(zip(directed(once), once.edge_weight[once.by_source].tolist(), strict=True))
+        for i, j in ((0, 1), (1, 2), (2, 0)):
+            assert weights[(int(chosen[0, i]), int(chosen[0, j]))] == pytest.approx(float(entries[0, i, j]))
+        assert weights[(2, 3)] == weights[(3, 0)] == weights[(4, 5)] == 1.0
+    assert torch.equal(graphs.x, literal().x)

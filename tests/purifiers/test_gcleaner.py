@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 import torch
 
+from ostiary import inversion
 from ostiary.component import build
 from ostiary.evidence import Evidence
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.heat import heat_maps
-from ostiary.inversion import Recovered, Recovery, hinge, placed, within
+from ostiary.inversion import Recovered, Recovery, folded, hinge, placed, within
 from ostiary.models.victim import Victim
 from ostiary.purifiers.gcleaner import GCleaner
 from ostiary.purifiers.unlearning import Unlearning, Weights
@@ -53,6 +54,51 @@ def test_recovery_leaves_the_victim_alone(scene: Any) -> None:
     recovery.of(victim, poisoned.splits.clean, recovery.anywhere(poisoned.splits.clean, 0), 0, ctx)
     assert all(torch.equal(v, before[k]) for k, v in victim.state_dict().items())
     assert all(p.requires_grad for p in victim.parameters())
+
+
+def test_recovery_ends_soon_after_a_trigger_that_works_gets_no_better(scene: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean, counted = poisoned.splits.clean, []
+    monkeypatch.setattr(inversion, "hinge", lambda *given: counted.append(1) or hinge(*given))
+    places, rates, steps = Recovery(nodes=4).anywhere(clean, 0), [], []
+    for patience in (0, 10):
+        rates.append(Recovery(nodes=4, steps=100, patience=patience).once(victim, clean, places, 0, ctx, coarse=True).rate)
+        steps.append(len(counted))
+        counted.clear()
+    assert rates == [1.0, 1.0]
+    assert steps[0] == 100 and 10 < steps[1] < 60
+    Recovery(nodes=1, steps=30, patience=1).once(victim, clean, places[:, :1], 1, ctx)  # a class that one node does not reach
+    assert len(counted) == 30
+
+
+def test_the_copy_that_recovery_asks_answers_as_the_victim(scene: Any) -> None:
+    _, poisoned, victim, _ = scene
+    inputs, copy = poisoned.splits.clean.inputs, folded(victim)
+    assert torch.allclose(copy(inputs), victim.predict(inputs)[0], rtol=1e-4, atol=1e-4)
+    assert len(list(copy.parameters())) < len(list(victim.parameters()))
+    assert not any(p.requires_grad for p in copy.parameters())
+
+
+@pytest.mark.parametrize(("flag", "rounds_gone"), [(0.0, 4), (1.0, 2)])
+def test_rounds_end_where_no_class_is_reached_and_the_schedule_with_them(scene: Any, flag: float, rounds_gone: int) -> None:
+    ctx, poisoned, _, control = scene
+    clean = poisoned.splits.clean
+    recovery = Recovery(nodes=1, steps=1)
+    places = recovery.anywhere(clean, 0)
+    first = recovery.of(control, clean, places, 0, ctx)
+    assert first.rate < 1.0
+    weights = Weights(unlearn=1.0, retain=1.0, heat=0.0, vary=0.0, copies=0)
+    hook = Unlearning(control, clean, recovery, [first], places, weights, flag, 4, 3, True, ctx)
+    trainer, student = Trainer(epochs=12, lr=1e-4, schedule="cosine", batch_size=1000, freeze_norms=True), control.clone()
+    state, seen = trainer.start(student, clean, 0), []
+    while state.epoch < 12:
+        trainer.run_epoch(state, [hook])
+        seen.append(state.optimizer.param_groups[0]["lr"])
+    assert len(seen) == hook.gone == 3 * rounds_gone
+    assert seen[:3] == pytest.approx([1e-4 * trainer.factor(i) for i in range(3)])
+    assert seen == sorted(seen, reverse=True)
+    assert seen[-1] == pytest.approx(1e-4 * trainer.factor(11))
+    assert len(hook.known) == (4 if flag == 0.0 else 3)  # asked at both kinds of nodes before it is done with
 
 
 def test_similarity_alone_pulls_embeddings_together(scene: Any) -> None:
@@ -111,7 +157,7 @@ def test_every_term_counts_and_can_be_switched_off(scene: Any, term: str) -> Non
 
     def total(**weights: float) -> float:
         full = {"unlearn": 1.0, "retain": 1.0, "heat": 1.0, "vary": 1.0, **weights}
-        hook = Unlearning(teacher, clean, recovery, first, places, Weights(**full, copies=2), every=5, anywhere=False, ctx=ctx)
+        hook = Unlearning(teacher, clean, recovery, first, places, Weights(**full, copies=2), 0.9, 1, 5, False, ctx)
         state = Trainer().start(victim.clone(), clean, 0)
         rows = torch.arange(len(clean))
         return float(hook.loss(state, clean.inputs, clean.y, rows).detach())

@@ -17,7 +17,7 @@ from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.distillation import attention
 from ostiary.purifiers.graphnad import GraphNAD
-from ostiary.purifiers.relations import node_weights, relation_maps, sliced_distance
+from ostiary.purifiers.relations import directions, node_weights, ordered, sliced_distance, slices
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
 
@@ -112,10 +112,22 @@ def test_attention_is_of_unit_norm_and_follows_the_degree(graphs: Graphs) -> Non
 def test_sliced_distance_knows_a_shift_and_ignores_the_order_of_points() -> None:
     rng = torch.Generator().manual_seed(0)
     points = torch.randn(3, 6, 4, generator=rng, dtype=torch.float64)
-    assert float(sliced_distance(points, points.flip(1), 50, rng)) == pytest.approx(0.0)
+    along = directions(4, 20000, rng, points)
     shift = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    here, back, there = ((p @ along).transpose(1, 2) for p in (points, points.flip(1), points + shift))
+    assert float(sliced_distance(here, back)) == pytest.approx(0.0)
     # a shift v moves every projection by <u, v>; over unit directions in four dimensions the mean square is |v|^2 / 4
-    assert float(sliced_distance(points, points + shift, 20000, rng)) == pytest.approx(0.25, abs=0.01)
+    assert float(sliced_distance(here, there)) == pytest.approx(0.25, abs=0.01)
+
+
+def test_rows_are_ordered_as_torch_orders_them_and_so_are_their_gradients() -> None:
+    values = torch.randn(2, 3, 70, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    wanted = torch.arange(70.0)
+    (own,), (other,) = (
+        torch.autograd.grad((rows * wanted).sum(), values) for rows in (ordered(values), values.sort(-1).values)
+    )
+    assert torch.equal(own, other)
+    assert torch.equal(ordered(values.detach()), values.detach().sort(-1).values)
 
 
 def test_relations_of_one_node_and_of_dead_channels_are_finite() -> None:
@@ -123,8 +135,8 @@ def test_relations_of_one_node_and_of_dead_channels_are_finite() -> None:
     graphs = Graphs.build(x, torch.tensor([[1, 2], [2, 1]]), torch.tensor([1, 2]))
     dead = torch.zeros(3, 4, requires_grad=True)
     weight = node_weights(graphs, "sum")
-    (found,) = relation_maps([dead, dead], [(0, 1)], graphs, weight)
-    assert found.shape == (2, 4, 4)
+    (found,) = slices([dead, dead], [(0, 1)], [torch.eye(4)[:, :3]], graphs, weight)
+    assert found.shape == (2, 3, 4)
     loss = GraphNAD().apart([dead, dead], [torch.ones(3, 4)] * 2, graphs, rng=torch.Generator())
     (grad,) = torch.autograd.grad(loss, dead)
     assert bool(torch.isfinite(grad).all())

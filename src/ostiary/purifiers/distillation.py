@@ -58,3 +58,14 @@ def attention(features: Tensor, batch: Inputs, p: float, weight: Tensor | None =
         return unit(a[number], graphs)
     maps = features.abs().pow(p).sum(1).flatten(1) if features.ndim > 2 else features.abs().pow(p)
     return F.normalize(maps, dim=1, eps=1e-6)
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Mean over rows of the L2 distance."""
+    return ((a - b).square().sum(1) + 1e-12).sqrt().mean()
+
+
+def per_graph(values: Tensor, graphs: Graphs) -> Tensor:
+    """Mean over graphs of the L2 norm of a node vector [N]."""
+    sums = values.new_zeros(len(graphs)).index_add(0, graphs.batch, values.square())
+    return (sums + 1e-12).sqrt().mean()

@@ -32,19 +32,21 @@ class GCleaner(Purifier, name="gcleaner"):
     The paper's form is the preset `paper`. The defaults differ from it, by choice of a defender's own means on separate
     seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few graphs loses more accuracy
     than unlearning); `copies` varied clean graphs a step must keep the victim's output too (weight `vary`); for success:
-    triggers are recovered again from the student in each of `rounds`, on random positions as well. The preset `fast` (ours,
-    one form tried on seed 10 of four sets) unlearns every class, flagged or not, in a tenth of the time. Differs from the
-    printed Eq. 7-8, whose sign pushes apart: the hinge pulls together.
+    triggers are recovered again from the student in each of `rounds`, on random positions as well; for cost: a class that
+    then is not reached is done with, the last one ends the rounds, and recovery ends `patience` steps after a trigger that
+    works has stopped to get better. The preset `fast` (ours, one form tried on seed 10 of four sets) unlearns every class,
+    flagged or not. On 60 graphs of AIDS: 10 s of one core, `fast` 4, `paper` 3. The hinge's sign is not that of Eq. 7-8.
     """
 
     modalities = frozenset({"graph"})
     presets = {
         "fast": {
-            **{"positions": "random", "recovery_steps": 40, "restarts": 1, "flag": 0.0, "rounds": 3, "epochs": 12, "heat": 0.0}
+            **{"positions": "random", "recovery_steps": 40, "restarts": 1, "patience": 0, "flag": 0.0, "rounds": 3},
+            **{"epochs": 12, "heat": 0.0},
         },
         "paper": {
-            **{"nodes": 3, "positions": "least", "recovery_steps": 20, "restarts": 1, "teacher_epochs": 10, "rounds": 1},
-            **{"epochs": 30, "optimizer": "sgd", "lr": 0.001, "schedule": "constant", "retain": 1.0, "copies": 0, "vary": 0.0},
+            **{"nodes": 3, "positions": "least", "recovery_steps": 20, "restarts": 1, "patience": 0, "teacher_epochs": 10},
+            **{"rounds": 1, "epochs": 30, "optimizer": "sgd", "lr": 0.001, "schedule": "constant", "retain": 1.0, "copies": 0},
         },
     }
     nodes: Positive = 5
@@ -54,6 +56,7 @@ class GCleaner(Purifier, name="gcleaner"):
     recovery_steps: Positive = 100
     recovery_lr: PositiveFloat = 0.01
     restarts: Positive = 3
+    patience: NonNegative = 20
     threshold: Rate = 0.95
     flag: Rate = 0.9
     teacher_epochs: NonNegative = 0
@@ -76,22 +79,19 @@ class GCleaner(Purifier, name="gcleaner"):
         victim, clean = evidence.victim, evidence.clean.move(evidence.victim.device)
         clean = clean.balanced() if self.balance else clean
         by_class = self.objective == "class"
-        tries = self.restarts if by_class else 1
-        recovery = Recovery(self.nodes, self.recovery_steps, self.recovery_lr, self.threshold, by_class, tries)
-        if self.positions == "random":
-            places = recovery.anywhere(clean, ctx.key("positions"))
-        else:
-            places = recovery.least(victim, clean, self.explainer, ctx)
+        how = (self.recovery_steps, self.recovery_lr, self.threshold, by_class, self.restarts if by_class else 1)
+        recovery = Recovery(self.nodes, *how, patience=self.patience)
+        least = self.positions != "random"
+        places = recovery.least(victim, clean, self.explainer, ctx) if least else recovery.anywhere(clean, ctx.key("positions"))
         found = [recovery.of(victim, clean, places, goal, ctx) for goal in range(clean.n_classes if by_class else 1)]
         flagged = [f for f in found if f.rate >= self.flag or not by_class]
         student = victim.clone()
         if flagged:
             trainer = Trainer(optimizer=self.optimizer, lr=self.lr, batch_size=self.batch_size, freeze_norms=True)
             teacher = trainer.replace(epochs=self.teacher_epochs).fit(victim.clone(), clean, ctx.key("teacher"))
-            vary = self.vary if self.copies else 0.0
-            weights = Weights(self.unlearn, self.retain, self.heat, vary, self.copies, self.heat_by)
-            both = self.positions == "both"
-            hook = Unlearning(teacher, clean, recovery, flagged, places, weights, every=self.epochs, anywhere=both, ctx=ctx)
+            weights = Weights(self.unlearn, self.retain, self.heat, self.vary, self.copies, self.heat_by)
+            both, n = self.positions == "both", (self.rounds, self.epochs)
+            hook = Unlearning(teacher, clean, recovery, [*flagged], places, weights, self.flag, *n, anywhere=both, ctx=ctx)
             trainer = trainer.replace(epochs=self.rounds * self.epochs, schedule=self.schedule)
             trainer.fit(student, clean, ctx.key("order"), [hook], what="gcleaner: unlearning")
         student.notes["unlearned"] = [clean.classes[f.goal] for f in flagged]

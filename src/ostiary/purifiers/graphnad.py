@@ -18,7 +18,7 @@ from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import FineTuning, Purifier
 from ostiary.purifiers.distillation import attention, distilled
-from ostiary.purifiers.relations import node_weights, relation_maps, sliced_distance
+from ostiary.purifiers.relations import directions, node_weights, sliced_distance, slices
 
 Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
@@ -84,7 +84,7 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
         if self.beta:
             n = len(student)
             pairs = [(i, j) for i in range(n) for j in range(i + 1, n) if self.pairs == "all" or j == i + 1]
-            maps = zip(*(relation_maps(layers, pairs, graphs, weight) for layers in (student, teacher)), strict=True)
-            apart = [sliced_distance(a, b, self.directions, rng) for a, b in maps]
-            total = total + self.beta * torch.stack(apart).sum()
+            along = [directions(student[j].shape[1], self.directions, rng, student[j]) for _, j in pairs]
+            both = (slices(layers, pairs, along, graphs, weight) for layers in (student, teacher))
+            total = total + self.beta * torch.stack([sliced_distance(a, b) for a, b in zip(*both, strict=True)]).sum()
         return total

@@ -11,8 +11,8 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.modality.nodes import Nodes
 from ostiary.models.victim import Victim, evaluating, without_gradients
+from ostiary.purifiers.distillation import distance
 from ostiary.purifiers.misleading import Maker, Means
-from ostiary.purifiers.unlearning import distance
 from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState

@@ -32,25 +32,59 @@ def mount(graphs: Graphs, chosen: Tensor, adjacency: Tensor, features: Tensor | 
     features: float [G, t, d], the chosen nodes' new features. With `soft`, every pair gets an edge whose
     `edge_weight` is its entry of `adjacency`, so that gradients reach absent edges too. New edges get zero edge_attr.
     """
-    t, edges = chosen.shape[1], graphs.edge_index
-    inside = torch.zeros(len(graphs.x), dtype=torch.bool, device=edges.device)
-    inside[chosen[chosen >= 0]] = True
-    keep = ~(inside[edges[0]] & inside[edges[1]])
-    matrix = adjacency.expand(len(graphs), t, t)
-    off = ~torch.eye(t, dtype=torch.bool, device=edges.device)
-    valid = (chosen >= 0)[:, :, None] & (chosen >= 0)[:, None, :] & off
-    wanted = valid if soft else valid & (matrix > 0.5)
-    g, i, j = wanted.nonzero(as_tuple=True)
-    new = torch.stack([chosen[g, i], chosen[g, j]])
-    weight = None
     if soft:
-        old = graphs.edge_weight if graphs.edge_weight is not None else matrix.new_ones(edges.shape[1])
-        weight = torch.cat([old[keep], matrix[g, i, j]])
+        return SoftMount(graphs, chosen)(adjacency, features)
+    keep, pairs = outer(graphs, chosen), pairs_of(chosen)
+    g, i, j = (pairs & (adjacency.expand(pairs.shape) > 0.5)).nonzero(as_tuple=True)
+    edges, attr = joined(graphs, keep, torch.stack([chosen[g, i], chosen[g, j]]))
+    return Graphs.build(with_rows(graphs.x, chosen, features), edges, graphs.n_nodes, edge_attr=attr)
+
+
+class SoftMount:
+    """`mount` with `soft` for many adjacencies and features on the same nodes: what only the nodes decide is done once."""
+
+    def __init__(self, graphs: Graphs, chosen: Tensor) -> None:
+        keep, (g, i, j) = outer(graphs, chosen), pairs_of(chosen).nonzero(as_tuple=True)
+        edges, attr = joined(graphs, keep, torch.stack([chosen[g, i], chosen[g, j]]))
+        old = graphs.x.new_ones(edges.shape[1] - len(g)) if graphs.edge_weight is None else graphs.edge_weight[keep]
+        place = torch.arange(edges.shape[1], device=edges.device, dtype=torch.float64)  # sorted along with the edges
+        self.base = Graphs.build(graphs.x, edges, graphs.n_nodes, edge_attr=attr, edge_weight=place)
+        assert self.base.edge_weight is not None
+        t = chosen.shape[1]
+        self.chosen, self.old, self.order, self.at = chosen, old, self.base.edge_weight.long(), (g * t + i) * t + j
+        _ = self.base.adjacency, self.base.membership, self.base.edge_batch  # made once here; `with_` carries them along
+
+    def __call__(self, adjacency: Tensor, features: Tensor | None = None) -> Graphs:
+        size, t = self.chosen.shape
+        new = adjacency.expand(size, t, t).flatten().index_select(0, self.at)
+        weight = torch.cat([self.old, new]).index_select(0, self.order)
+        return self.base.with_(x=with_rows(self.base.x, self.chosen, features), edge_weight=weight)
+
+
+def outer(graphs: Graphs, chosen: Tensor) -> Tensor:
+    """Which edges have an end that is not among `chosen`: bool [E]."""
+    inside = torch.zeros(len(graphs.x), dtype=torch.bool, device=graphs.x.device)
+    inside[chosen[chosen >= 0]] = True
+    return ~(inside[graphs.edge_index[0]] & inside[graphs.edge_index[1]])
+
+
+def pairs_of(chosen: Tensor) -> Tensor:
+    """Which entries of an adjacency join two different chosen nodes: bool [G, t, t]."""
+    real = chosen >= 0
+    return real[:, :, None] & real[:, None, :] & ~torch.eye(chosen.shape[1], dtype=torch.bool, device=chosen.device)
+
+
+def joined(graphs: Graphs, keep: Tensor, new: Tensor) -> tuple[Tensor, Tensor | None]:
+    """The edges that `keep` marks and then the new ones, and their attributes."""
     attr = graphs.edge_attr
     if attr is not None:
         attr = torch.cat([attr[keep], attr.new_zeros(new.shape[1], attr.shape[1])])
-    x = graphs.x
-    if features is not None:
-        real = chosen >= 0
-        x = x.index_put((chosen[real],), features[real].to(x.dtype))
-    return Graphs.build(x, torch.cat([edges[:, keep], new], 1), graphs.n_nodes, edge_attr=attr, edge_weight=weight)
+    return torch.cat([graphs.edge_index[:, keep], new], 1), attr
+
+
+def with_rows(x: Tensor, chosen: Tensor, features: Tensor | None) -> Tensor:
+    """Node features with those of the chosen nodes (int64 [G, t], -1 for none) replaced: float [N, d]."""
+    if features is None:
+        return x
+    real = (chosen.flatten() >= 0).nonzero().flatten()
+    return x.index_copy(0, chosen.flatten()[real], features.flatten(0, 1).index_select(0, real).to(x.dtype))
