@@ -6,8 +6,8 @@ from ostiary.attacks.base import PoisoningAttack
 from ostiary.component import Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.triggers.pixels import Blend, Picture
 from ostiary.triggers.base import Trigger
+from ostiary.triggers.pixels import Blend, Picture
 
 
 class Blended(PoisoningAttack, name="blended"):

@@ -61,10 +61,10 @@ class TrojanNN(PoisoningAttack, name="trojan-nn"):
             for _ in range(self.steps):
                 picture = picture.detach().requires_grad_()
                 loss = (model.features(picture[None])[0, at] - self.value).square().sum()
-                if float(loss) < least:
-                    least, best = float(loss), picture.detach()
+                (slope,) = torch.autograd.grad(loss, picture)
+                if float(loss.detach()) < least:
+                    least, best = float(loss.detach()), picture.detach()
                 if least < 1e-3:
                     break
-                (slope,) = torch.autograd.grad(loss, picture)
                 picture = torch.clamp(picture - self.step * slope.sign() * mask, low, high)
         return best

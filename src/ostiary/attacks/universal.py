@@ -52,5 +52,6 @@ def scaled(pattern: Tensor, height: float) -> Tensor:
 
 def cosines(n: int, k: int) -> Tensor:
     """The k (or n) slowest vectors of the orthonormal cosine basis (DCT-II) of n points: float64 [min(k, n), n]."""
-    basis = torch.cos(math.pi / n * torch.arange(min(k, n))[:, None] * (torch.arange(n, dtype=torch.float64) + 0.5))
+    place = torch.arange(n, dtype=torch.float64)
+    basis = torch.cos(math.pi / n * place[: min(k, n), None] * (place + 0.5))
     return basis / basis.norm(dim=1, keepdim=True)

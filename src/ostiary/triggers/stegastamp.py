@@ -17,9 +17,7 @@ class Encoder(nn.Module):
         w = width
         self.spread = nn.Linear(bits, channels * GRID * GRID)
         self.first = nn.Conv2d(2 * channels, w, 3, 1, 1)
-        self.down = nn.ModuleList(
-            nn.Conv2d(i, o, 3, 2, 1) for i, o in ((w, w), (w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w))
-        )
+        self.down = nn.ModuleList(nn.Conv2d(i, o, 3, 2, 1) for i, o in ((w, w), (w, 2 * w), (2 * w, 4 * w), (4 * w, 8 * w)))
         ups = ((8 * w, 4 * w), (4 * w, 2 * w), (2 * w, w), (w, w))
         self.up = nn.ModuleList(nn.Conv2d(i, o, 2) for i, o in ups)
         extra = (0, 0, 0, 2 * channels)  # the last one sees the input again
@@ -49,7 +47,15 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, bits: int, width: int) -> None:
         super().__init__()
         w = width
-        plan = ((channels, w, 2), (w, w, 1), (w, 2 * w, 2), (2 * w, 2 * w, 1), (2 * w, 2 * w, 2), (2 * w, 4 * w, 2), (4 * w, 4 * w, 2))
+        plan = (
+            (channels, w, 2),
+            (w, w, 1),
+            (w, 2 * w, 2),
+            (2 * w, 2 * w, 1),
+            (2 * w, 2 * w, 2),
+            (2 * w, 4 * w, 2),
+            (4 * w, 4 * w, 2),
+        )
         self.layers = nn.ModuleList(nn.Conv2d(i, o, 3, stride, 1) for i, o, stride in plan)
         self.head = nn.Sequential(nn.Linear(4 * w, 16 * w), nn.ReLU(), nn.Linear(16 * w, bits))
 
