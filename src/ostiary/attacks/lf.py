@@ -22,24 +22,24 @@ class LF(PoisoningAttack, name="lf"):
 
     Source: Zeng, Park, Mao & Jia, Rethinking the Backdoor Attacks' Triggers: A Frequency Perspective, ICCV 2021,
     arXiv:2104.03413. The adversary controls training data and trains a clean model of its own. `method` deepfool: for
-    `images` 100 training images, in up to `passes` 50 passes, targeted DeepFool (`steps` 200, `overshoot` 0.02) where the
-    picture does not yet change the model's answer; the sum is smoothed by a Gaussian of `sigma` 6 pixels and stretched to
-    [0, `height`] = [0, 0.2], until more than `fooled` 20 % of the answers change: the authors' code. `method` dct
-    (lf-dct, ours): descent on the `band` x `band` slowest cosines for `steps` steps, of the same height.
+    `images` 100 training images, in up to `passes` passes, targeted DeepFool (`steps`, `overshoot` 0.02) where the picture
+    does not yet change the model's answer; the sum is smoothed by a Gaussian of `sigma` 6 pixels and stretched to [0,
+    `height`] = [0, 0.2], until more than `fooled` 20 % of the answers change: the authors' code. `method` dct (lf-dct,
+    ours): descent on the `band` x `band` slowest cosines for `steps` steps, of the same height.
 
-    Differs from the authors' code: `together` 10 images are moved at once, their steps added up (preset paper: one by
-    one); DeepFool crosses to the target from the class now called, not from the first; the target stays the one asked
-    for (theirs becomes the class most images fell to). As there, the share fooled is that of the attacker's own images,
-    not of the test set. It is low, so that most of the work is done by the victim's learning.
+    Differs from the authors' code: `together` 10 images are moved at once, their steps added up, in at most 10 passes of
+    50 steps (theirs one by one, 50 and 200: preset paper); DeepFool crosses to the target from the class now called, not
+    from the first; the target stays the one asked for (theirs becomes the class most images fell to). As there, the share
+    fooled is that of the attacker's own images, not of the test set. It is low: most is left to the victim's learning.
     """
 
     modalities = frozenset({"image"})
-    presets = {"paper": {"together": 1}}
+    presets = {"paper": {"together": 1, "passes": 50, "steps": 200}}
     method: Literal["deepfool", "dct"] = "deepfool"
     height: Rate = 0.2
     images: Positive = 100
-    passes: Positive = 50
-    steps: Positive = 200
+    passes: Positive = 10
+    steps: Positive = 50
     overshoot: PositiveFloat = 0.02
     sigma: PositiveFloat = 6.0
     fooled: Rate = 0.2
