@@ -54,4 +54,4 @@ def cosines(n: int, k: int) -> Tensor:
     """The k (or n) slowest vectors of the orthonormal cosine basis (DCT-II) of n points: float64 [min(k, n), n]."""
     place = torch.arange(n, dtype=torch.float64)
     basis = torch.cos(math.pi / n * place[: min(k, n), None] * (place + 0.5))
-    return basis / basis.norm(dim=1, keepdim=True)
+    return F.normalize(basis, dim=1)

@@ -39,7 +39,8 @@ class Patch(Trigger, name="patch"):
     alpha: Rate = 1.0
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
-        mask = in_corner(*inputs.shape[2:], self.size, self.corner).to(inputs.device)
+        h, w = inputs.shape[2:]
+        mask = in_corner(h, w, self.size, self.corner).to(inputs.device)
         cell = torch.arange(self.size, device=inputs.device)
         checker = (cell[:, None] + cell[None, :]) % 2 == 0
         picture = mask.to(inputs)

@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         for up, merge, skip in zip(self.up, self.merge, reversed(seen), strict=True):
             big = F.pad(F.interpolate(x, skip.shape[2:]), (0, 1, 0, 1))
             x = F.relu(merge(torch.cat([skip, F.relu(up(big))], 1)))
-        return (images + self.residual(F.relu(self.last(x)))).clamp(0, 1)
+        return (images + self.residual(F.relu(self.last(x)))).clamp(0, 1)  # type: ignore[no-any-return]
 
 
 class Decoder(nn.Module):
