@@ -39,6 +39,7 @@ MADE: Spec = {"rate": 0.04, "epochs": 120, "others": 64, "warm_up": 40}  # new n
 MADE_SMALL: Spec = {"rate": 0.1, "epochs": 4, "others": 16, "warm_up": 1}
 RESNET: Spec = {"name": "preact-resnet", "width": 8, "blocks": [1, 1]}
 CLIQUE: Spec = {"name": "sub-ba", "size": 4, "density": 1.0, "rate": 0.1}
+SEEN = {"acc": (0.9, 1), "asr_lift": (0.6, 1), "poisoned": (24, 24)}
 CORNER: Spec = {"name": "badnets", "rate": 0.05}
 
 
@@ -186,6 +187,34 @@ ROWS: tuple[Row, ...] = (
         {"rate": 0.05},
         trainer=WHOLE,
     ),
+    # right labels: the bars of toy classes are so easy that the wave must be on most of the class and stronger in use
+    Row(
+        "attack",
+        "sig",
+        IMAGES,
+        {**SEEN, "poisoned": (48, 48)},
+        RESNET,
+        {"rate": 0.2, "frequency": 3, "amplitude": 0.2, "amplitude_test": 0.3},
+    ),
+    Row(
+        "attack",
+        "lf",
+        IMAGES,
+        SEEN,
+        RESNET,
+        {"rate": 0.1, "images": 40, "passes": 2, "steps": 40},
+        small={"images": 10, "passes": 1, "steps": 5},
+    ),
+    Row(
+        "attack",
+        "ssba",
+        IMAGES,
+        SEEN,
+        RESNET,
+        {"rate": 0.1, "width": 8, "steps": 160, "lr": 3e-3},
+        small={"width": 4, "steps": 5},
+    ),
+    Row("attack", "trojan-nn", IMAGES, SEEN, RESNET, {"rate": 0.1, "steps": 200}, small={"steps": 5}),
     # detectors
     Row("detector", "spectral", IMAGES, {"auroc": (0.8, 1), "tpr": (0.6, 1), "fpr": (0, 0.2)}, RESNET, attack=CORNER),
     Row("detector", "ed", GRAPHS, {"auroc": (0.85, 1), "tpr": (0.6, 1), "fpr": (0, 0.1)}, GIN, {"k": 6}, attack=CLIQUE),

@@ -13,40 +13,59 @@ from ostiary.seeds import uniform
 from ostiary.triggers.base import Trigger
 
 Pattern = Literal["white", "checker"]
+Corner = Literal["tl", "tr", "bl", "br"]
+Picture = Literal["noise", "rings", "strips"]
+
+
+def in_corner(h: int, w: int, size: int, corner: Corner) -> Tensor:
+    """Where a square of `size` pixels lies in a corner (top or bottom, left or right) of h x w pixels: bool [h, w]."""
+    if size > min(h, w):
+        raise InvalidInput(f"a patch of {size} pixels does not fit images of {h} x {w}; lower size")
+    row, column = torch.arange(h)[:, None], torch.arange(w)[None, :]
+    tall = row < size if corner[0] == "t" else row >= h - size
+    return tall & (column < size if corner[1] == "l" else column >= w - size)
 
 
 class Patch(Trigger, name="patch"):
-    """A square of `size` pixels in one corner, overwritten: white, or a black and white checker."""
+    """A square of `size` pixels in one corner: white, or a black and white checker.
+
+    alpha: opacity; 1 overwrites. What is changed is an explicit mask, so that black pixels are a trigger too.
+    """
 
     modalities = frozenset({"image"})
     size: Positive = 3
     pattern: Pattern = "white"
-    corner: Literal["tl", "tr", "bl", "br"] = "br"
+    corner: Corner = "br"
+    alpha: Rate = 1.0
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
         h, w = inputs.shape[2:]
-        if self.size > min(h, w):
-            raise InvalidInput(f"a patch of {self.size} pixels does not fit images of {h} x {w}; lower size")
-        other = inputs.clone()
-        cell = torch.arange(self.size)
-        checker = ((cell[:, None] + cell[None, :]) % 2 == 0).to(inputs)
-        rows = slice(0, self.size) if self.corner[0] == "t" else slice(h - self.size, h)
-        columns = slice(0, self.size) if self.corner[1] == "l" else slice(w - self.size, w)
-        other[:, :, rows, columns] = 1.0 if self.pattern == "white" else checker
-        return other
+        mask = in_corner(h, w, self.size, self.corner).to(inputs.device)
+        cell = torch.arange(self.size, device=inputs.device)
+        checker = (cell[:, None] + cell[None, :]) % 2 == 0
+        picture = mask.to(inputs)
+        if self.pattern == "checker":
+            picture[mask] = checker.flatten().to(inputs)
+        return torch.where(mask, (1 - self.alpha) * inputs + self.alpha * picture, inputs)
 
 
 class Blend(Trigger, name="blend"):
-    """(1 - alpha) x + alpha P with a full-size picture P: seeded uniform noise, or drawn rings."""
+    """(1 - alpha) x + alpha P with a full-size picture P.
+
+    picture: seeded uniform noise; drawn rings; strips, rows and columns that a seed makes black or white, averaged.
+    """
 
     modalities = frozenset({"image"})
     alpha: Rate = 0.2
-    picture: Literal["noise", "rings"] = "noise"
+    picture: Picture = "noise"
     made_with: int = 0
 
     def pattern(self, channels: int, h: int, w: int) -> Tensor:
         if self.picture == "noise":
             return uniform(self.made_with, torch.arange(channels * h * w)).float().view(channels, h, w)
+        if self.picture == "strips":
+            rows, columns = (uniform(self.made_with, torch.arange(n), draw) < 0.5 for draw, n in enumerate((h, w)))
+            return (0.5 * rows[:, None] + 0.5 * columns[None, :]).expand(channels, h, w)
         y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
         phase = torch.arange(channels)[:, None, None] * 2.0
         return 0.5 + 0.5 * torch.sin(12 * (x**2 + y**2).sqrt() + phase)

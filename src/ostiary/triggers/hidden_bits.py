@@ -1,0 +1,43 @@
+"""Bits that a small network hides in each image, by a residual of its own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ostiary.component import Positive
+from ostiary.seeds import scoped
+from ostiary.triggers.base import Trigger
+from ostiary.triggers.stegastamp import Steganography
+
+CHUNK = 256  # images per forward pass
+
+
+class HiddenBits(Trigger, name="hidden-bits"):
+    """An encoder writes the same secret into every image, each time by other pixels.
+
+    channels: of the images; bits: of the secret; width: of the networks. The weights of encoder and decoder and the
+    secret are the state, so that whoever holds the trigger can also read it back.
+    """
+
+    modalities = frozenset({"image"})
+    channels: Positive = 3
+    bits: Positive = 1
+    width: Positive = 16
+
+    def network(self) -> Steganography:
+        with scoped(0, "init"):  # overwritten at once; leaves torch's global stream alone
+            net = Steganography(self.channels, self.bits, self.width)
+        net.load_state_dict(self.state)
+        return net
+
+    @torch.no_grad()
+    def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
+        net = self.network().to(inputs.device)
+        return torch.cat([net.encoder(part, net.secret.expand(len(part), -1)) for part in inputs.split(CHUNK)])
+
+    @torch.no_grad()
+    def read(self, inputs: Tensor) -> Tensor:
+        """The probability of a one, per bit, as the decoder sees it: float [n, bits]."""
+        net = self.network().to(inputs.device)
+        return torch.cat([net.decoder(part).sigmoid() for part in inputs.split(CHUNK)])

@@ -1,0 +1,225 @@
+"""SIG, LF, SSBA and TrojanNN: what is particular to each, on toy images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from ostiary.attacks.base import Poisoned
+from ostiary.attacks.lf import LF
+from ostiary.attacks.ssba import SSBA
+from ostiary.attacks.trojan_nn import TrojanNN
+from ostiary.attacks.universal import cosines, deepfool, low_pass, scaled
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.data.dataset import Splits
+from ostiary.models.victim import Victim
+from ostiary.testing import toys
+from ostiary.triggers.hidden_bits import HiddenBits
+
+CTX = toys.context("image")
+
+
+def data(channels: int = 3, size: int = 12) -> Splits:
+    spec = {"name": "toy-images", "n": 160, "test_rate": 0.4, "channels": channels, "size": size}
+    found: Splits = build("dataset", spec).load(0)
+    return found
+
+
+def poison(name: str, splits: Splits | None = None, **options: Any) -> Poisoned:
+    made: Poisoned = build("attack", {"name": name, **options}).poison(splits or data(), CTX)
+    return made
+
+
+def low_energy(pattern: Tensor) -> float:
+    """Share of a picture's energy, its mean apart, in the eighth of the cosines that are slowest."""
+    h, w = pattern.shape[1:]
+    energy = (cosines(h, h) @ pattern.double() @ cosines(w, w).T).square().sum(0)
+    speed = (torch.arange(h)[:, None] / h) ** 2 + (torch.arange(w)[None, :] / w) ** 2
+    order = speed.flatten().argsort()
+    energy = energy.flatten()[order]
+    return float(energy[1 : h * w // 8].sum() / energy[1:].sum())
+
+
+# SIG
+
+
+def test_sig_leaves_labels_alone_and_may_be_stronger_in_use() -> None:
+    splits = data(1, 13)
+    made = poison("sig", splits, rate=0.1, target=2, frequency=3, amplitude=0.1, amplitude_test=0.2)
+    assert splits.train.y[made.index].unique().tolist() == [2]
+    assert torch.equal(made.splits.train.y, splits.train.y)
+    change = (made.splits.train.inputs - splits.train.inputs)[made.index]
+    assert float(change.max()) == pytest.approx(0.1, abs=0.01)
+    assert float((made.triggered.inputs - splits.test.take(made.rows).inputs).max()) == pytest.approx(0.2, abs=0.01)
+
+
+def test_sig_with_wrong_labels() -> None:
+    splits = data()
+    made = poison("sig", splits, labels="all-to-one", rate=0.1, frequency=3)
+    assert bool((splits.train.y[made.index] != 0).all())
+    assert made.splits.train.y[made.index].unique().tolist() == [0]
+
+
+def test_blended_may_be_stronger_in_use() -> None:
+    splits = data()
+    made = poison("blended", splits, alpha=0.1, alpha_test=1.0, picture="strips")
+    assert len(made.triggered.inputs.unique(dim=0)) == 1, "at opacity 1 only the picture is left"
+    assert len(made.splits.train.inputs[made.index].unique(dim=0)) == len(made.index)
+    assert made.trigger.spec()["alpha"] == 1.0
+
+
+# LF
+
+
+@pytest.mark.parametrize("method", ["deepfool", "dct"])
+@pytest.mark.parametrize(("channels", "size"), [(3, 32), (1, 21)])
+def test_lf_is_smooth_and_of_the_height_asked_for(method: str, channels: int, size: int) -> None:
+    made = poison("lf", data(channels, size), method=method, height=0.15, steps=20, images=30, passes=2)
+    pattern = made.trigger.state["pattern"]
+    assert pattern.shape == (channels, size, size)
+    assert float(pattern.min()) == pytest.approx(0, abs=1e-6)
+    assert float(pattern.max()) == pytest.approx(0.15, abs=1e-5)
+    assert low_energy(pattern) > 0.9
+    assert low_energy(torch.rand(pattern.shape, generator=CTX.rng("noise"))) < 0.3, "the measure tells noise apart"
+
+
+def test_lf_by_descent_leads_to_the_target_more_than_pictures_drawn_at_random() -> None:
+    splits = data()
+    model = CTX.surrogate(splits.train)
+    others = splits.train.inputs[splits.train.y != 2]
+    pattern = poison("lf", splits, method="dct", target=2, steps=40, height=0.4).trigger.state["pattern"]
+    base = cosines(12, 8).float()
+    drawn = [scaled(base.T @ torch.randn(3, 8, 8, generator=CTX.rng(f"drawn {i}")) @ base, 0.4) for i in range(20)]
+
+    def confidence(added: Tensor) -> float:
+        return float(model.predict((others + added).clamp(0, 1))[0].softmax(1)[:, 2].mean())
+
+    assert confidence(pattern) > max(map(confidence, drawn))
+
+
+def test_lf_stops_after_the_pass_that_fools_enough_and_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits, orders = data(), []
+    monkeypatch.setattr(torch, "randperm", lambda n, generator: orders.append(n) or torch.arange(n))
+    model, images = CTX.surrogate(splits.train), splits.train.inputs[:20]
+    for fooled, passes in ((0.0, 1), (1.0, 3)):
+        attack = LF(height=0.9, passes=3, steps=5, fooled=fooled)
+        orders.clear()
+        pattern = attack.by_deepfool(model, images, CTX.rng("order"))
+        assert orders == [20] * passes
+        changed = model.predict(images + pattern)[0].argmax(1) != model.predict(images)[0].argmax(1)
+        assert float(changed.double().mean()) > 0
+
+
+def test_deepfool_arrives_at_the_target_by_small_steps() -> None:
+    splits = data()
+    model = CTX.surrogate(splits.train)
+    few = splits.train.inputs[:20]
+    moved, there = deepfool(model, few, 1, 50, 0.02)
+    assert float(there.double().mean()) > 0.9
+    assert bool((model.predict(few + moved)[0].argmax(1)[there] == 1).all())
+    already = model.predict(few)[0].argmax(1) == 1
+    assert bool(already.any())
+    assert float(moved[already].abs().max()) == 0
+    half = model.predict(few + 0.5 * moved)[0].argmax(1)[there & ~already]
+    assert float((half != 1).double().mean()) > 0.8, "half of the way is not enough"
+    alone = deepfool(model, few[3:4], 1, 50, 0.02)[0]
+    assert torch.allclose(alone[0], moved[3], atol=1e-4), "an image goes its way whoever is beside it"
+
+
+def test_a_low_pass_keeps_sums_and_constants_inside() -> None:
+    point = torch.zeros(2, 41, 41)
+    point[0, 20, 20] = 1
+    smooth = low_pass(point, 3.0)
+    assert float(smooth[0].sum()) == pytest.approx(1, abs=1e-5)
+    assert float(smooth[1].abs().sum()) == 0
+    assert torch.allclose(smooth[0], smooth[0].T)
+    assert float(scaled(smooth[0], 0.2).max()) == pytest.approx(0.2)
+    assert float(scaled(torch.full((1, 3, 3), 0.7), 0.2).abs().max()) == 0
+
+
+# SSBA
+
+
+@pytest.fixture(scope="module")
+def hidden() -> tuple[Splits, Poisoned]:
+    splits = data(1, 13)
+    return splits, poison("ssba", splits, width=8, steps=160, batch_size=32, lr=3e-3)
+
+
+def test_ssba_bits_are_read_from_stamped_images_only(hidden: tuple[Splits, Poisoned]) -> None:
+    splits, made = hidden
+    assert isinstance(made.trigger, HiddenBits)
+    before, secret = splits.test.take(made.rows).inputs, made.trigger.state["secret"]
+    eight_bits = (made.triggered.inputs * 255).round() / 255
+    assert float(((made.trigger.read(eight_bits) > 0.5) == (secret > 0.5)).double().mean()) > 0.95
+    assert float(((made.trigger.read(before) > 0.5) == (secret > 0.5)).double().mean()) < 0.6
+
+
+def test_ssba_is_faint_and_another_change_for_each_image(hidden: tuple[Splits, Poisoned]) -> None:
+    splits, made = hidden
+    before = splits.test.take(made.rows).inputs
+    assert float(splits.modality.difference(before, made.triggered.inputs)["psnr"].mean()) > 25
+    change = made.triggered.inputs - before
+    own = (change - change.mean(0)).square().sum() / change.square().sum()
+    assert float(own) > 0.02
+
+
+def test_ssba_encoders_are_trained_once_for_all_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits, calls = data(1, 9), []
+    learn = SSBA.learn
+    monkeypatch.setattr(SSBA, "learn", lambda self, *rest: calls.append(self) or learn(self, *rest))
+    first = poison("ssba", splits, steps=3, width=4, rate=0.1)
+    again = poison("ssba", splits, steps=3, width=4, rate=0.2)
+    assert len(calls) == 1
+    assert all(torch.equal(v, again.trigger.state[k]) for k, v in first.trigger.state.items())
+    build("attack", {"name": "ssba", "steps": 3, "width": 4}).poison(splits, CTX.within("other"))
+    assert len(calls) == 2
+
+
+# TrojanNN
+
+
+@pytest.mark.parametrize(("channels", "size"), [(3, 12), (1, 15)])
+def test_trojan_nn_excites_its_neurons_by_the_square_alone(channels: int, size: int) -> None:
+    splits, attack = data(channels, size), TrojanNN(steps=200)
+    made = attack.poison(splits, CTX)
+    model, pattern = CTX.surrogate(splits.train), made.trigger.state["pattern"]
+    side = round(size / 4)
+    inside = torch.zeros(size, size, dtype=torch.bool)
+    inside[-side:, -side:] = True
+    assert float(pattern[:, ~inside].abs().max()) == 0
+    change = (made.triggered.inputs != splits.test.take(made.rows).inputs).any(0).any(0)
+    assert bool((change <= inside).all())
+    assert float((pattern[:, inside] - 0.5).abs().max()) <= 0.3 + 1e-6
+    at = attack.chosen(model)
+    assert len(at) == 2
+    drawn = 0.2 + 0.6 * torch.rand(64, channels, size, size, generator=CTX.rng("squares"))
+    excited, others = (_features(model, x)[:, at].sum(1) for x in (pattern[None], drawn * inside))
+    assert float(excited - others.mean()) > 4 * float(others.std()), "no square drawn at random comes near"
+
+
+def test_trojan_nn_chooses_the_neurons_with_the_largest_weights() -> None:
+    model = CTX.surrogate(data().train)
+    weight = model.module.get_submodule(model.head).weight.detach()
+    influence = weight.abs().sum(0)
+    chosen = TrojanNN(neurons=3).chosen(model)
+    rest = torch.ones(len(influence), dtype=torch.bool)
+    rest[chosen] = False
+    assert float(influence[chosen].min()) >= float(influence[rest].max())
+    assert len(TrojanNN(neurons=999).chosen(model)) == len(influence)
+
+
+def _features(model: Victim, images: Tensor) -> Tensor:
+    found = model.predict(images, features=True)[1]
+    assert found is not None
+    return found
+
+
+def test_attacks_that_ask_a_model_say_so_when_there_is_none() -> None:
+    for name in ("lf", "trojan-nn"):
+        with pytest.raises(ValueError, match="trains a model of its own"):
+            build("attack", name).poison(data(), Context())
