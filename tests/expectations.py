@@ -22,6 +22,7 @@ Spec = Mapping[str, Any]
 GRAPHS: Spec = {"name": "toy-graphs", "n": 400, "test_rate": 0.4}  # 240 / 120 / 40
 IMAGES: Spec = {"name": "toy-images", "n": 400, "test_rate": 0.4}
 MORE_IMAGES: Spec = {"name": "toy-images", "n": 600, "n_classes": 6, "test_rate": 0.4}
+IMAGES3: Spec = {"name": "toy-images", "n": 500, "n_classes": 3, "test_rate": 0.4}
 IMAGES32: Spec = {"name": "toy-images", "n": 240, "size": 32, "test_rate": 0.3}
 GRAPHS3: Spec = {**GRAPHS, "n": 500, "n_classes": 3}  # 300 / 150 / 50
 GIN: Spec = {"name": "gin", "hidden": 32, "layers": 2}
@@ -215,6 +216,17 @@ ROWS: tuple[Row, ...] = (
         small={"width": 4, "steps": 5},
     ),
     Row("attack", "trojan-nn", IMAGES, SEEN, RESNET, {"rate": 0.1, "steps": 200}, small={"steps": 5}),
+    # every class of images at once; clean models see nothing in the faint changes of the first
+    Row(
+        "attack",
+        "ppt",
+        IMAGES3,
+        {"acc": (0.9, 1), "natural": (0, 0.3), "asr_lift": (0.45, 1), "poisoned": (30, 30)},
+        RESNET,
+        {"rate": 0.1},
+    ),
+    Row("attack", "patch-mt", IMAGES3, {"acc": (0.9, 1), "asr_lift": (0.7, 1), "poisoned": (60, 60)}, RESNET, {"rate": 0.2}),
+    Row("attack", "wanet-mt", IMAGES3, {"acc": (0.9, 1), "asr_lift": (0.6, 1), "poisoned": (90, 90)}, RESNET, {"rate": 0.3}),
     # detectors
     Row("detector", "spectral", IMAGES, {"auroc": (0.8, 1), "tpr": (0.6, 1), "fpr": (0, 0.2)}, RESNET, attack=CORNER),
     Row("detector", "ed", GRAPHS, {"auroc": (0.85, 1), "tpr": (0.6, 1), "fpr": (0, 0.1)}, GIN, {"k": 6}, attack=CLIQUE),

@@ -1,0 +1,51 @@
+"""Triggers that move an input towards the wanted class for a model of the attacker's, or away from it."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ostiary.component import Positive, PositiveFloat
+from ostiary.models.victim import Victim, without_gradients
+from ostiary.perturbation import descend
+from ostiary.triggers.own_model import ModelTrigger
+
+BATCH = 64  # images per search; always as many, since other sizes round otherwise, and a sign may turn
+
+
+class PositiveTrigger(ModelTrigger, name="positive"):
+    """`steps` projected sign steps of `step` (None: 2.5 `eps` / `steps`) within `eps` (L-infinity, pixels) of each image.
+
+    `sign`: positive, down the model's loss for the wanted class; negative, up. Works where the model's weights lie.
+    """
+
+    modalities = frozenset({"image"})
+    eps: PositiveFloat = 0.05
+    steps: Positive = 10
+    step: PositiveFloat | None = None
+    sign: Literal["positive", "negative"] = "positive"
+
+    def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
+        where = next((v.device for v in self.state.values()), inputs.device)
+        model, n = self.model(where), len(inputs)
+        found = [inputs[:0]]
+        with without_gradients(model):
+            for at in torch.arange(-n % BATCH + n).clamp(max=n - 1).split(BATCH):  # the last image fills the last batch
+                moved = self.search(model, inputs[at].to(where), target[at].to(where))
+                found.append(moved.to(inputs.device))
+        return torch.cat(found)[:n]
+
+    def search(self, model: Victim, images: Tensor, wanted: Tensor) -> Tensor:
+        """The images [b, c, h, w] with the trigger for `wanted` [b] on them; `model` in evaluation mode."""
+        perturb, way = model.modality.perturb, 1 if self.sign == "positive" else -1
+
+        def loss(by: Tensor) -> Tensor:
+            return way * F.cross_entropy(model(perturb(images, by)), wanted, reduction="sum")
+
+        step = self.step or 2.5 * self.eps / self.steps
+        start = model.modality.unperturbed(images)
+        by = descend(loss, start, step=step, radius=self.eps, steps=self.steps, low=-images, high=1 - images)
+        return perturb(images, by)  # type: ignore[no-any-return]
