@@ -34,10 +34,9 @@ class EncoderDecoder(nn.Module):
             steps += [*_block(d, width * 2**i), *_block(width * 2**i, width * 2**i), nn.MaxPool2d(2)]
             d = width * 2**i
         steps += _block(d, d)
-        for i in (1, 0, None):
-            out = d_out if i is None else width * 2**i
+        for out, relu in ((2 * width, True), (width, True), (d_out, False)):
             up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
-            steps += [up, *_block(d, d), *_block(d, out, relu=i is not None)]
+            steps += [up, *_block(d, d), *_block(d, out, relu)]
             d = out
         self.steps = nn.Sequential(*steps)
 

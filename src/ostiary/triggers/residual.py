@@ -35,7 +35,8 @@ class Residual(Trigger, name="residual"):
 
     def add(self, net: ConditionalAutoencoder, images: Tensor, target: Tensor) -> Tensor:
         """What the images become by `net`, gradients included."""
-        return (images + self.eps * net(images, target)).clamp(0, 1)
+        change: Tensor = net(images, target)
+        return (images + self.eps * change).clamp(0, 1)
 
     @torch.no_grad()
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
