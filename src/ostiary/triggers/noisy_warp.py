@@ -12,8 +12,11 @@ from ostiary.triggers.warp import jittered, warped
 
 
 class NoisyWarp(Trigger, name="noisy-warp"):
-    """Warps every image by the same grid (`grid` of the state: float [h, w, 2]); the mismatched ones by that grid with noise
-    of up to one `grid step` per pixel, of each image's own."""
+    """Every image through the same grid.
+
+    Its mismatched warps are that grid with noise of up to half a pixel, drawn for each image and pixel. State: `grid`, float
+    [h, w, 2].
+    """
 
     modalities = frozenset({"image"})
 
