@@ -290,6 +290,21 @@ def test_clean_labels_need_poison_alone() -> None:
 # in use
 
 
+@pytest.mark.parametrize("name", ["wanet", "input-aware", "marksman"])
+def test_an_adversary_can_train_against_a_defence_as_well(name: str) -> None:
+    """The term on top is of the triggered rows, and changes what the victim (and a pattern learnt with it) becomes."""
+    data = toy(60)
+    inner = {"name": name, "rate": 0.2, **SMALL.get(name, {})}
+    term = {"name": "similarity", "threshold": 1.0}
+    method = build("attack", {"name": "adaptive", "attack": inner, "term": term, "alpha": 1.0})
+    made = method.poison(data, context(1))
+    against = context(1).fit(made.splits.train, [made.hook])
+    plain = attack(name).poison(data, context(1))
+    alone = context(1).fit(plain.splits.train, [plain.hook])
+    assert not torch.equal(against.module.classifier.weight, alone.module.classifier.weight)
+    assert torch.equal(method.settle(data, made, context(1)).index, made.index)
+
+
 def crossed(data: Splits, method: Any, ctx: Context) -> float:
     """Accuracy on test images with a trigger that is not theirs."""
     made = method.poison(data, ctx)

@@ -31,12 +31,14 @@ class InputAware(PoisoningAttack, name="input-aware"):
 
     Differs from the authors' code: the pattern generator's gradient is set to zero at every step (there it piles up over the
     whole run); poisoned rows are the same in every epoch, not the first tenth of a batch. For short training on a CPU
-    (ours): `width` 16 channels, not 32; `mask_steps` 200 batches of 64 with Adam `mask_lr`, not 25 epochs of SGD; the
-    pattern generator has the trainer's optimiser and rate (there 0.01, as the victim).
+    (ours): `width` 16 channels, not 32; `mask_steps` 200 batches of 64, not 25 epochs (preset paper has both); masks are
+    learnt with Adam, `mask_lr`, not SGD; the pattern generator has the trainer's optimiser and rate (there 0.01, as the
+    victim).
     """
 
     modalities = frozenset({"image"})
     controls = frozenset({"data", "training"})
+    presets = {"paper": {"width": 32, "mask_steps": 19_500}}  # 25 epochs of CIFAR-10
     density: Rate = 0.032
     sparsity: PositiveFloat = 100.0
     diversity: PositiveFloat = 1.0
