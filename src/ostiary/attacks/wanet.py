@@ -27,7 +27,9 @@ class WaNet(PoisoningAttack, name="wanet"):
     `cross` is the accuracy on noise-warped test images.
 
     Differs from the paper: the poisoned rows are the same in every epoch, not the first tenth of each batch, so that it is
-    known which they are; augmentation is the trainer's (there: shift, turn of up to 10 degrees, flip).
+    known which they are; augmentation is the trainer's (there: shift, turn of up to 10 degrees, flip). To tell the warps apart
+    takes steps (1000 epochs there): on digits, one run, seed 10, success was 12 % after 12 epochs and 92 % after 40 (cross 85
+    and 99 %); without cross rows 96 % after 12 (cross 12 %).
     """
 
     modalities = frozenset({"image"})
