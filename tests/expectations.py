@@ -3,7 +3,7 @@
 A new method adds one `Row(...)`. Bounds must be wide enough for another seed and narrow enough that a method which does
 nothing falls outside them. What can be bounded, by kind (all rates in [0, 1]):
 
-attack     acc, asr, natural, asr_lift, asr_strict, ra (ostiary.evaluate), poisoned (samples)
+attack     acc, asr, natural, asr_lift, asr_strict, ra, cross (ostiary.evaluate), poisoned (samples)
 detector   auroc, auprc, tpr, fpr, precision; for a detector about the model: found_target
 purifier   acc, asr, ra, der, drop (accuracy lost), fall (ASR before - ASR after), before (ASR before)
 explainer  fidelity: confidence lost without the best-scored 30 % of edges or pixels, less that without the worst-scored
@@ -227,6 +227,33 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("attack", "patch-mt", IMAGES3, {"acc": (0.9, 1), "asr_lift": (0.7, 1), "poisoned": (60, 60)}, RESNET, {"rate": 0.2}),
     Row("attack", "wanet-mt", IMAGES3, {"acc": (0.9, 1), "asr_lift": (0.6, 1), "poisoned": (90, 90)}, RESNET, {"rate": 0.3}),
+    # images, with training touched
+    Row(
+        "attack",
+        "wanet",
+        IMAGES,
+        {"acc": (0.9, 1), "asr_lift": (0.6, 1), "cross": (0.7, 1), "poisoned": (48, 48)},
+        RESNET,
+        {"rate": 0.2},
+    ),
+    Row(
+        "attack",
+        "input-aware",
+        IMAGES,
+        {"acc": (0.9, 1), "asr_lift": (0.4, 1), "cross": (0.5, 1), "poisoned": (72, 72)},
+        RESNET,
+        {"rate": 0.3, "width": 8, "mask_steps": 100, "sparsity": 10.0, "density": 0.1},
+        small={"width": 4, "mask_steps": 10},
+    ),
+    Row(
+        "attack",
+        "marksman",
+        IMAGES,
+        {"acc": (0.9, 1), "asr_lift": (0.7, 1), "natural": (0, 0.15), "poisoned": (24, 24)},
+        RESNET,
+        {"rate": 0.1},
+        small={"width": 4},
+    ),
     # detectors
     Row("detector", "spectral", IMAGES, {"auroc": (0.8, 1), "tpr": (0.6, 1), "fpr": (0, 0.2)}, RESNET, attack=CORNER),
     Row("detector", "ed", GRAPHS, {"auroc": (0.85, 1), "tpr": (0.6, 1), "fpr": (0, 0.1)}, GIN, {"k": 6}, attack=CLIQUE),
