@@ -1,0 +1,99 @@
+"""Sample distinguishment: features that tell classes apart, how far a distortion moves them, and a split in three."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ostiary.console import progress
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.modality.base import Inputs
+from ostiary.models.victim import Victim
+from ostiary.training.hooks import TrainHook
+from ostiary.training.trainer import Trainer, TrainState
+
+FLOOR = 0.1  # of the mean feature norm at the start; below, features have collapsed
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Rows of a training set, int64, ascending: scored lowest, scored highest, and the others."""
+
+    clean: Tensor
+    poisoned: Tensor
+    uncertain: Tensor
+
+    def facts(self, train: Dataset) -> dict[str, Any]:
+        """How many of each class are in each part."""
+        parts = {"clean": self.clean, "poisoned": self.poisoned, "uncertain": self.uncertain}
+        counts = {name: torch.bincount(train.y[rows], minlength=train.n_classes).tolist() for name, rows in parts.items()}
+        return {name: dict(zip(train.classes, each, strict=True)) for name, each in counts.items()}
+
+
+def split(scores: Tensor, clean: float, poisoned: float) -> Split:
+    """The share `clean` of lowest scores, the share `poisoned` of highest, and the rest."""
+    n, order = len(scores), scores.argsort(stable=True)
+    low, high = round(clean * n), n - round(poisoned * n)
+    parts = (order[:low], order[max(low, high) :], order[low:high])
+    return Split(*(rows.sort()[0] for rows in parts))
+
+
+def overlap(clean: float, poisoned: float) -> str:
+    """Why such shares cannot be split off, or nothing."""
+    return "" if clean + poisoned <= 1 else f"the shares clean {clean} and poisoned {poisoned} exceed the whole; lower one"
+
+
+def closeness(features: Tensor, y: Tensor) -> Tensor:
+    """Mean cosine between the mean features of K classes; a class's with itself counts 0 and is one of the K * K."""
+    held, own = y.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    unit = F.normalize(F.one_hot(own, len(held)).to(features).t() @ features, dim=1)  # a sum points where the mean does
+    cosines = unit @ unit.t()
+    return (cosines.sum() - cosines.diagonal().sum()) / len(held) ** 2
+
+
+class Apart(TrainHook):
+    """Minimises `closeness` instead of cross-entropy."""
+
+    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
+        return closeness(state.victim.features(batch).float(), y)
+
+
+def push_apart(victim: Victim, train: Dataset, trainer: Trainer, ctx: Context) -> int:
+    """Trains in place until features would collapse; returns the epochs kept, fewer than the trainer's if they would."""
+    few = train.take(torch.randperm(len(train), generator=ctx.rng("norms"))[:512]).inputs
+
+    def norm() -> float:
+        return float(features(victim, few).norm(dim=1).mean())
+
+    start, state = norm(), trainer.start(victim, train, ctx.key("apart"))
+    while state.epoch < trainer.epochs:
+        kept = deepcopy(victim.module.state_dict())
+        trainer.run_epoch(state, [Apart()])
+        progress("pushing classes apart", state.epoch / trainer.epochs)
+        if norm() < FLOOR * start:
+            victim.module.load_state_dict(kept)
+            return state.epoch - 1
+    return state.epoch
+
+
+def features(victim: Victim, inputs: Inputs) -> Tensor:
+    found = victim.predict(inputs, features=True)[1]
+    assert found is not None
+    return found
+
+
+def shifts(victim: Victim, data: Dataset, draws: int, rng: torch.Generator) -> Tensor:
+    """Mean squared distance, over feature entries and draws, between each input's features and those of its distorted form."""
+    found, modality = [], data.modality
+    for rows in torch.arange(len(data)).split(modality.chunk):
+        some = modality.take(data.inputs, rows)
+        plain = features(victim, some)
+        each = [(features(victim, modality.distort(some, rng)) - plain).square().mean(1) for _ in range(draws)]
+        found.append(torch.stack(each).mean(0))
+    return torch.cat(found)
