@@ -36,12 +36,17 @@ class Split:
         return {name: dict(zip(train.classes, each, strict=True)) for name, each in counts.items()}
 
 
-def split(scores: Tensor, clean: float, poisoned: float) -> Split:
-    """The share `clean` of lowest scores, the share `poisoned` of highest, and the rest."""
+def split(scores: Tensor, clean: float, poisoned: float, groups: Tensor | None = None) -> Split:
+    """The share `poisoned` of highest scores, the share `clean` of lowest, and the rest. groups: int64 [n]; where given, the
+    clean share is taken of each group."""
     n, order = len(scores), scores.argsort(stable=True)
-    low, high = round(clean * n), n - round(poisoned * n)
-    parts = (order[:low], order[max(low, high) :], order[low:high])
-    return Split(*(rows.sort()[0] for rows in parts))
+    groups = torch.zeros(n, dtype=torch.int64) if groups is None else groups
+    high = order[n - round(poisoned * n) :]
+    ranked = [order[groups[order] == g] for g in range(int(groups.max()) + 1)]
+    low = torch.cat([rows[: round(clean * len(rows))] for rows in ranked])
+    low = low[~torch.isin(low, high)]
+    rest = order[~torch.isin(order, torch.cat([low, high]))]
+    return Split(*(rows.sort()[0] for rows in (low, high, rest)))
 
 
 def overlap(clean: float, poisoned: float) -> str:

@@ -13,13 +13,15 @@ from ostiary.purifiers.base import Purifier
 
 
 class Splitting(Purifier):
-    """`detector` ranks the training set; the shares `clean` of lowest and `poisoned` of highest scores are set apart."""
+    """`detector` ranks the training set; the shares `clean` of lowest and `poisoned` of highest scores are set apart, the
+    former of each label where `by_class` is set."""
 
     modalities = frozenset({"graph", "image"})
     needs = frozenset({"train"})
     detector: Detector = FCT()
     clean: Rate = 0.2
     poisoned: Rate = 0.05
+    by_class: bool = True
 
     def needed(self) -> frozenset[str]:
         return self.detector.needed() | self.needs
@@ -33,8 +35,9 @@ class Splitting(Purifier):
     def divide(self, evidence: Evidence, ctx: Context) -> Split:
         """The split, by the detector's scores alone; its own shares and flags do not matter."""
         assert evidence.train is not None
-        parts = split(self.detector.inspect(evidence, ctx.within("split")).scores, self.clean, self.poisoned)
-        if len(evidence.train.y[parts.clean].unique()) < 2:  # type: ignore[no-untyped-call]
+        found, train = self.detector.inspect(evidence, ctx.within("split")), evidence.train
+        parts = split(found.scores, self.clean, self.poisoned, train.y if self.by_class else None)
+        if len(train.y[parts.clean].unique()) < 2:  # type: ignore[no-untyped-call]
             raise Unsupported(
                 f"purifier '{self.name}' not applicable: all that '{self.detector.name}' takes for clean is of one class; "
                 "raise clean or choose another detector"
