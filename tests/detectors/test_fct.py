@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -14,8 +15,9 @@ from expectations import CLIQUE, GIN, GRAPHS
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.detectors.consistency import FLOOR, closeness, push_apart, shifts, split
+from ostiary.detectors.consistency import FLOOR, closeness, push_apart, shifts
 from ostiary.detectors.fct import FCT, at_least
+from ostiary.detectors.shares import split
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.metrics.detection import detection
@@ -100,7 +102,7 @@ def test_the_split_has_the_sizes_asked_for_and_covers_every_row_once(n: int, cle
     low, high = scores[parts.clean], scores[parts.poisoned]
     middle = scores[parts.uncertain]
     ends = [part for part in (low, middle, high) if len(part)]
-    assert all(float(a.max()) <= float(b.min()) for a, b in zip(ends, ends[1:], strict=False))
+    assert all(float(a.max()) <= float(b.min()) for a, b in itertools.pairwise(ends))
 
 
 def test_a_clean_share_of_each_group_leaves_out_no_group() -> None:

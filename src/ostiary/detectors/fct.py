@@ -9,7 +9,8 @@ import torch
 from ostiary.component import NonNegative, Positive, Rate
 from ostiary.context import Context
 from ostiary.detectors.base import Detector, Findings
-from ostiary.detectors.consistency import overlap, push_apart, shifts, split
+from ostiary.detectors.consistency import push_apart, shifts
+from ostiary.detectors.shares import overlap, split
 from ostiary.evidence import Evidence
 
 

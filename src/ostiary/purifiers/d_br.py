@@ -20,8 +20,9 @@ class DBR(Splitting, name="d-br"):
     part and one of descent on the clean part, `epochs` times (20: paper) and for at least `steps` updates of ascent
     (400, as many as 20 epochs of the paper's data have; ours). On images SGD with momentum 0.9 and weight decay 5e-4, elsewhere
     Adam, at `lr` 1e-4 in batches of 128 (paper, but for Adam). The last epoch is kept.
-    Differs from the paper: `by_class` takes the clean share of each label (of all together, classes may be missing); ascent ends, sample by sample, at a loss of `ceiling`; BatchNorm statistics are frozen, for an
-    epoch of the poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set.
+    Differs from the paper: `by_class` takes the clean share of each label (of all together, classes may be missing); ascent
+    ends, sample by sample, at a loss of `ceiling`; BatchNorm statistics are frozen, for an epoch of the poisoned part is of
+    one kind. The authors' code keeps the epoch that is best on the test set.
     """
 
     needs = frozenset({"victim", "train"})

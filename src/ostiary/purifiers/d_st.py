@@ -26,8 +26,9 @@ class DST(Splitting, name="d-st"):
     alone for `head_epochs` on CE(clean) - `weight` CE(poisoned), `weight` 0.001: paper.
     `lr`, `head_lr`: where set, SGD with momentum 0.9 at that rate, otherwise the plan's optimiser at its rate for (2) and Adam
     at 0.01 for (3). Preset paper: 200 epochs, batches of 512, rates 0.5 and 5, 10 epochs of (3); defaults suit a CPU (ours).
-    Differs from the paper: `by_class` takes the clean share of each label; the rate of (2) warms up over 30 % of training instead of 5 %; the poisoned part's CE is raised up
-    to `ceiling`. From its code: suspects that share a label do not attract clean samples.
+    Differs from the paper: `by_class` takes the clean share of each label; the rate of (2) warms up over 30 % of training
+    instead of 5 %; the poisoned part's CE is raised up to `ceiling`. From its code: suspects that share a label do not attract
+    clean samples.
     """
 
     presets = {"paper": {"epochs": 200, "batch_size": 512, "lr": 0.5, "head_lr": 5.0, "head_epochs": 10}}

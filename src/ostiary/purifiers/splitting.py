@@ -5,8 +5,8 @@ from __future__ import annotations
 from ostiary.component import Rate
 from ostiary.context import Context
 from ostiary.detectors.base import Detector
-from ostiary.detectors.consistency import Split, overlap, split
 from ostiary.detectors.fct import FCT
+from ostiary.detectors.shares import Split, overlap, split
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.purifiers.base import Purifier
