@@ -220,6 +220,16 @@ ROWS: tuple[Row, ...] = (
         attack=CLIQUE,
         small={"steps": 3},
     ),
+    Row(
+        "detector",
+        "fct",
+        GRAPHS,
+        {"auroc": (0.65, 1), "fpr": (0, 0.06)},
+        GIN,
+        {"steps": 200},
+        attack=CLIQUE,
+        small={"steps": 4, "tuning_epochs": 1, "n_draws": 2},
+    ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
     Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
@@ -308,6 +318,26 @@ ROWS: tuple[Row, ...] = (
         {"by": "features", "when": "both"},
         attack=CLIQUE,
         small={"by": "auto"},
+    ),
+    Row(
+        "purifier",
+        "d-br",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)},
+        GIN,
+        {"detector": {"name": "fct", "steps": 200}},
+        attack=CLIQUE,
+        small={"detector": {"name": "fct", "steps": 4, "tuning_epochs": 1}, "epochs": 2, "steps": 3},
+    ),
+    Row(
+        "purifier",
+        "d-st",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)},
+        GIN,
+        {"detector": {"name": "fct", "steps": 200}},
+        attack=CLIQUE,
+        small={"detector": {"name": "fct", "steps": 4, "tuning_epochs": 1}, "epochs": 2, "steps": 0, "head_epochs": 2},
     ),
     # votes
     Row(

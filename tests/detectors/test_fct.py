@@ -16,7 +16,7 @@ from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.consistency import FLOOR, closeness, push_apart, shifts
-from ostiary.detectors.fct import FCT, at_least
+from ostiary.detectors.fct import FCT
 from ostiary.detectors.shares import split
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
@@ -24,6 +24,7 @@ from ostiary.metrics.detection import detection
 from ostiary.modality.image import ImageModality
 from ostiary.models.victim import Victim
 from ostiary.testing import toys
+from ostiary.training.budget import at_least
 from ostiary.training.trainer import Trainer
 
 
@@ -51,6 +52,17 @@ def test_the_score_is_the_mean_squared_distance_over_features_and_draws(monkeypa
     found = shifts(linear([[1.0], [3.0]]), bright([1.0, 0.4, 0.2, 0.0]), 2, torch.Generator())
     each = [(1 + 9) / 2 * (0.25 + 1) / 2 * level**2 for level in (1.0, 0.4, 0.2, 0.0)]
     assert found.tolist() == pytest.approx(each, abs=1e-6)
+
+
+def test_of_unit_features_only_the_angle_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageModality, "distort", lambda _self, x, _rng: 1 - x)
+    victim = linear([[3.0], [4.0]])
+    with torch.no_grad():
+        victim.module[1].bias = nn.Parameter(torch.tensor([-1.5, 0.0]))  # (3 p - 1.5, 4 p): turns with the pixel
+    found = shifts(victim, bright([1.0, 0.5, 0.0]), 1, torch.Generator(), unit=True)
+    angles = [math.atan2(4 * p, 3 * p - 1.5) for p in (1.0, 0.5, 0.0)]
+    each = [(2 - 2 * math.cos(angles[i] - angles[2 - i])) / 2 for i in range(3)]
+    assert found.tolist() == pytest.approx(each, abs=1e-6) and found[1] < 1e-6 < found[0]
 
 
 def test_closeness_is_the_mean_off_diagonal_cosine_over_all_pairs() -> None:

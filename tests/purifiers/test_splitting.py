@@ -98,13 +98,15 @@ def test_ascent_lacks_what_is_below_the_ceiling_and_no_more() -> None:
 
 
 def test_ascent_stops_at_the_ceiling_however_long_it_goes_on() -> None:
-    up, down = images(8, third=0.9).relabel(torch.arange(8), torch.zeros(8, dtype=torch.int64)), images(8)
+    marked = images(16, third=0.65)
+    marked = marked.take(marked.y.nonzero().flatten())
+    up, down = marked.relabel(torch.arange(8), torch.zeros(8, dtype=torch.int64)), images(8)
     model, bound = victim(), 3.0
-    trainer = Trainer(optimizer="sgd", lr=0.02, epochs=400, batch_size=4)
+    assert float(losses(model, up).max()) < 0.1
+    trainer = Trainer(optimizer="sgd", lr=0.02, epochs=200, batch_size=4)
     trainer.fit(model, down, 0, [Alternate(up, down, bound)])
     raised = losses(model, up)
-    assert float(losses(victim(), up).max()) < 0.1
-    assert float(raised.min()) > 1 and float(raised.max()) < bound + 1.5
+    assert float(raised.min()) > 2 and float(raised.max()) < bound + 2
     assert float(losses(model, down).max()) < 0.5
 
 
@@ -140,7 +142,7 @@ def test_without_suspects_there_is_only_descent(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Trainer, "fit", spy)
     held, ctx = toys.evidence("image"), toys.context("image")
     DBR(detector=Told(), poisoned=0.0, epochs=3).purify(held, ctx)
-    DST(detector=Told(), poisoned=0.0, epochs=2, head_epochs=2).purify(held, ctx)
+    DST(detector=Told(), poisoned=0.0, epochs=2, steps=0, head_epochs=2).purify(held, ctx)
     assert seen == [(3, 0), (2, 1), (2, 0)]
 
 
@@ -188,7 +190,7 @@ def test_jitter_leaves_grey_images_grey() -> None:
 @pytest.mark.parametrize("modality", ["graph", "image"])
 def test_with_a_split_that_is_right_a_secure_model_learns_the_classes_and_not_the_backdoor(modality: str) -> None:
     made, ctx = toys.poisoned(modality), toys.context(modality)
-    method = DST(**told(made), clean=0.5, epochs=30, head_epochs=60, batch_size=64)
+    method = DST(**told(made), clean=0.5, epochs=30, steps=0, head_epochs=60, batch_size=64)
     found = method.purify(Evidence(train=made.splits.train), ctx)
     assert accuracy(found, made.splits.test) >= 0.75
     assert accuracy(found, made.triggered) <= accuracy(toys.victim(modality), made.triggered) - 0.4

@@ -58,12 +58,20 @@ def features(victim: Victim, inputs: Inputs) -> Tensor:
     return found
 
 
-def shifts(victim: Victim, data: Dataset, draws: int, rng: torch.Generator) -> Tensor:
-    """Mean squared distance, over feature entries and draws, between each input's features and those of its distorted form."""
+def shifts(victim: Victim, data: Dataset, draws: int, rng: torch.Generator, *, unit: bool = False) -> Tensor:
+    """Mean squared distance, over feature entries and draws, between each input's features and those of its distorted form.
+
+    unit: between features scaled to length 1, so that angles count and sizes do not.
+    """
     found, modality = [], data.modality
+
+    def seen(inputs: Inputs) -> Tensor:
+        held = features(victim, inputs)
+        return F.normalize(held, dim=1) if unit else held
+
     for rows in torch.arange(len(data)).split(modality.chunk):
         some = modality.take(data.inputs, rows)
-        plain = features(victim, some)
-        each = [(features(victim, modality.distort(some, rng)) - plain).square().mean(1) for _ in range(draws)]
+        plain = seen(some)
+        each = [(seen(modality.distort(some, rng)) - plain).square().mean(1) for _ in range(draws)]
         found.append(torch.stack(each).mean(0))
     return torch.cat(found)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from ostiary.component import NonNegative, Positive, PositiveFloat
 from ostiary.context import Context
-from ostiary.detectors.fct import at_least
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
 from ostiary.purifiers.splitting import Splitting
 from ostiary.training.ascent import Alternate
+from ostiary.training.budget import at_least
 
 
 class DBR(Splitting, name="d-br"):
