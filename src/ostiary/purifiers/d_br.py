@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from ostiary.component import NonNegative, Positive, PositiveFloat
 from ostiary.context import Context
 from ostiary.evidence import Evidence
@@ -21,7 +23,7 @@ class DBR(Splitting, name="d-br"):
     (400, as many as 20 epochs of the paper's data have; ours). On images SGD with momentum 0.9 and weight decay 5e-4, elsewhere
     Adam, at `lr` 1e-4 in batches of 128 (paper, but for Adam). The last epoch is kept.
     Differs from the paper: `by_class` takes the clean share of each label (of all together, classes may be missing); ascent
-    ends, sample by sample, at a loss of `ceiling`; BatchNorm statistics are frozen, for an epoch of the poisoned part is of
+    ends, sample by sample, at `ceiling` times a guess's loss, ln K; BatchNorm statistics are frozen, for an epoch of the poisoned part is of
     one kind. The authors' code keeps the epoch that is best on the test set.
     """
 
@@ -30,7 +32,7 @@ class DBR(Splitting, name="d-br"):
     steps: NonNegative = 400
     lr: PositiveFloat = 1e-4
     batch_size: Positive = 128
-    ceiling: PositiveFloat = 5.0
+    ceiling: PositiveFloat = 2.0
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.train is not None
@@ -43,7 +45,7 @@ class DBR(Splitting, name="d-br"):
         trainer = ctx.trainer.replace(
             lr=self.lr, batch_size=self.batch_size, schedule="constant", freeze_norms=True, **own, epochs=2 * rounds
         )
-        hooks = [Alternate(poisoned, clean, self.ceiling)]
+        hooks = [Alternate(poisoned, clean, self.ceiling * math.log(train.n_classes))]
         if not len(poisoned):  # nothing to unlearn
             trainer, hooks = trainer.replace(epochs=rounds), []
         trainer.fit(victim, clean, ctx.key("turns"), hooks, what="d-br")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
@@ -29,8 +31,8 @@ class DST(Splitting, name="d-st"):
     Adam at 0.01 in the plan's batches for (3). Preset paper: 200 epochs, batches of 512, rates 0.5 and 5, 10 epochs of (3);
     the defaults suit a CPU (ours).
     Differs from the paper: `by_class` takes the clean share of each label; the rate of (2) warms up over 30 % of training
-    instead of 5 %; the poisoned part's CE is raised up to `ceiling`. From its code: suspects that share a label do not attract
-    clean samples.
+    instead of 5 %; the poisoned part's CE is raised up to `ceiling` times that of a guess, ln K. From its code: suspects that
+    share a label do not attract clean samples.
     """
 
     presets = {"paper": {"epochs": 200, "steps": 0, "batch_size": 512, "lr": 0.5, "head_lr": 5.0, "head_epochs": 10}}
@@ -42,7 +44,7 @@ class DST(Splitting, name="d-st"):
     head_epochs: Positive = 40
     head_lr: PositiveFloat | None = None
     weight: Rate = 0.001
-    ceiling: PositiveFloat = 5.0
+    ceiling: PositiveFloat = 2.0
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.train is not None
@@ -66,7 +68,8 @@ class DST(Splitting, name="d-st"):
         own = own.replace(epochs=self.head_epochs, schedule="cosine", freeze_norms=True)
         hooks = []
         if len(poisoned):
-            hooks = [Unlearn(poisoned, self.ceiling, own.batch_size, ctx.rng("poisoned"), self.weight)]
+            ceiling = self.ceiling * math.log(clean.n_classes)
+            hooks = [Unlearn(poisoned, ceiling, own.batch_size, ctx.rng("poisoned"), self.weight)]
         with without_gradients(victim.module):
             for p in victim.module.get_submodule(victim.head).parameters():
                 p.requires_grad_(True)
