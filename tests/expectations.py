@@ -319,13 +319,14 @@ ROWS: tuple[Row, ...] = (
         attack=CLIQUE,
         small={"by": "auto"},
     ),
+    # few graphs: a larger clean share and shorter ascent
     Row(
         "purifier",
         "d-br",
         GRAPHS,
-        {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)},
+        {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.15)},
         GIN,
-        {"detector": {"name": "fct", "steps": 200}},
+        {"detector": {"name": "fct", "steps": 200}, "clean": 0.4, "steps": 60},
         attack=CLIQUE,
         small={"detector": {"name": "fct", "steps": 4, "tuning_epochs": 1}, "epochs": 2, "steps": 3},
     ),

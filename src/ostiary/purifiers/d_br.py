@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ostiary.component import NonNegative, Positive, PositiveFloat
 from ostiary.context import Context
@@ -23,8 +24,8 @@ class DBR(Splitting, name="d-br"):
     (400, as many as 20 epochs of the paper's data have; ours). On images SGD with momentum 0.9 and weight decay 5e-4, elsewhere
     Adam, at `lr` 1e-4 in batches of 128 (paper, but for Adam). The last epoch is kept.
     Differs from the paper: `by_class` takes the clean share of each label (of all together, classes may be missing); ascent
-    ends, sample by sample, at `ceiling` times a guess's loss, ln K; BatchNorm statistics are frozen, for an epoch of the poisoned part is of
-    one kind. The authors' code keeps the epoch that is best on the test set.
+    ends, sample by sample, at `ceiling` times the loss of a guess, ln K; BatchNorm statistics are frozen, for an epoch of the
+    poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set.
     """
 
     needs = frozenset({"victim", "train"})
@@ -39,7 +40,7 @@ class DBR(Splitting, name="d-br"):
         train, victim, parts = evidence.train, evidence.victim.clone(), self.divide(evidence, ctx)
         clean, poisoned = train.take(parts.clean), train.take(parts.poisoned)
         rounds = at_least(self.epochs, self.steps, len(poisoned), self.batch_size) if len(poisoned) else self.epochs
-        own = {"optimizer": "adam"}
+        own: dict[str, Any] = {"optimizer": "adam"}
         if train.modality.name == "image":
             own = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
         trainer = ctx.trainer.replace(

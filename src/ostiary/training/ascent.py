@@ -28,8 +28,8 @@ class Unlearn(TrainHook):
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         ((marked, wrong),) = draws(self.isolated, self.size, 1, y.device, self.rng)
-        plain = F.cross_entropy(state.victim(batch).float(), y)
-        return plain + self.weight * lack(state.victim, marked, wrong, self.ceiling)
+        lacking = lack(state.victim, marked, wrong, self.ceiling)
+        return F.cross_entropy(state.victim(batch).float(), y) + self.weight * lacking
 
 
 class Alternate(TrainHook):
