@@ -101,15 +101,16 @@ def test_ascent_stops_at_the_ceiling_however_long_it_goes_on() -> None:
     marked = images(16, third=0.65)
     marked = marked.take(marked.y.nonzero().flatten())
     up, down = marked.relabel(torch.arange(8), torch.zeros(8, dtype=torch.int64)), images(8)
-    trainer, raised = Trainer(optimizer="sgd", lr=0.005, momentum=0.0, epochs=300, batch_size=8), []
+    trainer = Trainer(optimizer="sgd", lr=0.005, momentum=0.0, epochs=300, batch_size=8)
+    raised, kept = [], []
     for ceiling in (3.0, 100.0):
         model = victim()
         assert float(losses(model, up).max()) < 0.1
         trainer.fit(model, down, 0, [Alternate(up, down, ceiling)])
         raised += [losses(model, up)]
-        assert float(losses(model, down).max()) < 0.5
+        kept += [float(losses(model, down).max())]
     assert float(raised[0].min()) > 2 and float(raised[0].max()) < 4
-    assert float(raised[1].max()) > 8
+    assert kept[0] < 0.2 and float(raised[1].min()) > 8 and kept[1] > 1  # without a bound the rest goes as well
 
 
 def test_epochs_alternate_and_end_with_descent() -> None:
