@@ -293,6 +293,18 @@ ROWS: tuple[Row, ...] = (
     Row(
         "detector", "neural-cleanse", MORE_IMAGES, {"found_target": (1, 1)}, RESNET, {"steps": 250}, CORNER, small={"steps": 3}
     ),
+    # toy images show their class by where a bar is, so that a distortion moves all of them; graphs in tests/detectors/test_fct.py
+    Row(
+        "detector",
+        "fct",
+        {"name": "digits"},
+        {"auroc": (0.62, 1), "fpr": (0, 0.05)},
+        RESNET,
+        {"steps": 400, "batch_size": 64, "tuning_epochs": 0},
+        attack={**CORNER, "rate": 0.1},
+        trainer={"epochs": 5, "batch_size": 64},
+        small={"steps": 4, "tuning_epochs": 1, "n_draws": 2},
+    ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
     Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
@@ -400,6 +412,27 @@ ROWS: tuple[Row, ...] = (
         {"by": "features", "when": "both"},
         attack=CLIQUE,
         small={"by": "auto"},
+    ),
+    # few graphs: a larger clean share and shorter ascent
+    Row(
+        "purifier",
+        "d-br",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.15)},
+        GIN,
+        {"detector": {"name": "fct", "steps": 200}, "clean": 0.4, "steps": 60},
+        attack=CLIQUE,
+        small={"detector": {"name": "fct", "steps": 4, "tuning_epochs": 1}, "epochs": 2, "steps": 3},
+    ),
+    Row(
+        "purifier",
+        "d-st",
+        GRAPHS,
+        {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)},
+        GIN,
+        {"detector": {"name": "fct", "steps": 200}},
+        attack=CLIQUE,
+        small={"detector": {"name": "fct", "steps": 4, "tuning_epochs": 1}, "epochs": 2, "steps": 0, "head_epochs": 2},
     ),
     # votes
     Row(

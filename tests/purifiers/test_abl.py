@@ -13,9 +13,10 @@ from ostiary.data.dataset import Dataset
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
-from ostiary.purifiers.abl import ABL, Trap, Unlearn
+from ostiary.purifiers.abl import ABL, Trap
 from ostiary.purifiers.holdout import accuracy
 from ostiary.testing import toys
+from ostiary.training.ascent import Unlearn
 from ostiary.training.flooding import Flooding
 from ostiary.training.trainer import Trainer
 

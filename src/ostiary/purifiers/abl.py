@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
-from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
-from ostiary.training.draws import draws
+from ostiary.training.ascent import Unlearn
 from ostiary.training.flooding import Flooding
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
@@ -84,15 +83,3 @@ class Trap(TrainHook):
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         losses = F.cross_entropy(state.victim(batch).float(), y, reduction="none")
         return ((losses - self.gamma).sign().detach() * losses).mean()
-
-
-class Unlearn(TrainHook):
-    """Adds what the losses of isolated samples, at most `size` a step, lack of a ceiling."""
-
-    def __init__(self, isolated: Dataset, ceiling: float, size: int, rng: torch.Generator) -> None:
-        self.isolated, self.ceiling, self.size, self.rng = isolated, ceiling, size, rng
-
-    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
-        ((marked, wrong),) = draws(self.isolated, self.size, 1, y.device, self.rng)
-        losses = F.cross_entropy(state.victim(marked).float(), wrong, reduction="none")
-        return F.cross_entropy(state.victim(batch).float(), y) + F.relu(self.ceiling - losses).mean()

@@ -1,0 +1,223 @@
+"""D-BR and D-ST: what the split gives them, how far ascent goes, who attracts whom, and empty parts."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from planted import images, victim
+
+from expectations import CORNER, IMAGES, RESNET
+from ostiary.attacks.base import Poisoned
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.data.dataset import Dataset
+from ostiary.detectors.base import Detector, Findings
+from ostiary.errors import Unsupported
+from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
+from ostiary.purifiers.d_br import DBR
+from ostiary.purifiers.d_st import DST
+from ostiary.purifiers.holdout import accuracy
+from ostiary.purifiers.splitting import Splitting
+from ostiary.testing import toys
+from ostiary.training.ascent import Alternate, lack
+from ostiary.training.augment import jitter, views
+from ostiary.training.contrastive import contrast, positives
+from ostiary.training.trainer import Trainer
+
+
+class Told(Detector):
+    """Scores the rows that it is told above all others."""
+
+    modalities = frozenset({"graph", "image"})
+    needs = frozenset({"train"})
+    about = "train"
+    rows: tuple[int, ...] = ()
+
+    def examine(self, evidence: Evidence, ctx: Context) -> Findings:
+        assert evidence.train is not None
+        scores = torch.rand(len(evidence.train), generator=ctx.rng("told"))
+        scores[list(self.rows)] += 1
+        return Findings(scores)
+
+
+def told(made: Poisoned) -> dict[str, Any]:
+    """A detector that knows, and the share that it sets apart."""
+    rows = tuple(made.index.tolist())
+    return {"detector": Told(rows=rows), "poisoned": len(rows) / len(made.splits.train)}
+
+
+def losses(model: Victim, data: Dataset) -> torch.Tensor:
+    return F.cross_entropy(model.predict(data.inputs)[0], data.y, reduction="none")
+
+
+# the split
+
+
+@pytest.mark.parametrize("method", [DBR, DST])
+def test_the_clean_part_holds_every_label_and_none_of_the_suspects(method: type[Splitting]) -> None:
+    made, ctx = toys.poisoned("image"), toys.context("image")
+    train = made.splits.train
+    parts = method(**told(made), clean=0.25).divide(Evidence(train=train), ctx)
+    assert parts.poisoned.tolist() == sorted(made.index.tolist())
+    assert not set(parts.clean.tolist()) & set(made.index.tolist())
+    counts, held = torch.bincount(train.y), torch.bincount(train.y[parts.clean])
+    assert held.tolist() == [round(0.25 * n) for n in counts.tolist()]
+
+
+def test_a_detector_about_something_else_or_too_small_a_clean_share_is_refused() -> None:
+    held, ctx = toys.evidence("image"), toys.context("image")
+    with pytest.raises(Unsupported, match="fewer than 2 would count as clean"):
+        DBR(detector=Told(), clean=0.0).purify(held, ctx)
+    with pytest.raises(Unsupported, match="exceed the whole"):
+        DST(detector=Told(), clean=0.9, poisoned=0.2).purify(held, ctx)
+    with pytest.raises(Unsupported, match="judges the model"):
+        DBR(detector=build("detector", "inversion-scan")).purify(toys.evidence("graph"), toys.context("graph"))
+
+
+def test_a_clean_part_of_one_class_is_refused() -> None:
+    train, ctx = images(20), toys.context("image")
+    ones = tuple(train.y.nonzero().flatten().tolist())
+    with pytest.raises(Unsupported, match="is of one class"):
+        DBR(detector=Told(rows=ones), by_class=False).purify(Evidence(victim(), train), ctx)
+
+
+# ascent
+
+
+def test_ascent_lacks_what_is_below_the_ceiling_and_no_more() -> None:
+    data, model = images(6).relabel(torch.tensor([0]), torch.tensor([1])), victim()
+    each = losses(model, data)
+    assert float(each.max()) > 1 > float(each.min())
+    found = float(lack(model, data.inputs, data.y, 1.0).detach())
+    assert found == pytest.approx(sum(max(0.0, 1.0 - x) for x in each.tolist()) / 6, abs=1e-5)
+
+
+def test_ascent_stops_at_the_ceiling_however_long_it_goes_on() -> None:
+    marked = images(16, third=0.65)
+    marked = marked.take(marked.y.nonzero().flatten())
+    up, down = marked.relabel(torch.arange(8), torch.zeros(8, dtype=torch.int64)), images(8)
+    trainer = Trainer(optimizer="sgd", lr=0.005, momentum=0.0, epochs=300, batch_size=8)
+    raised, kept = [], []
+    for ceiling in (3.0, 100.0):
+        model = victim()
+        assert float(losses(model, up).max()) < 0.1
+        trainer.fit(model, down, 0, [Alternate(up, down, ceiling)])
+        raised += [losses(model, up)]
+        kept += [float(losses(model, down).max())]
+    assert float(raised[0].min()) > 2 and float(raised[0].max()) < 4
+    assert kept[0] < 0.2 and float(raised[1].min()) > 8 and kept[1] > 1  # without a bound the rest goes as well
+
+
+def test_epochs_alternate_and_end_with_descent() -> None:
+    up, down, model = images(4), images(6), victim()
+    hook, sizes = Alternate(up, down, 2.0), []
+    state = Trainer().start(model, down, 0)
+    for state.epoch in range(4):
+        hook.on_epoch(state)
+        own = hook.loss(state, state.data.inputs, state.data.y, torch.arange(len(state.data)))
+        sizes.append((len(state.data), own is None))
+    assert sizes == [(4, False), (6, True)] * 2
+
+
+@pytest.mark.parametrize("modality", ["graph", "image"])
+def test_with_a_split_that_is_right_removal_takes_the_backdoor_and_keeps_the_rest(modality: str) -> None:
+    made, ctx, before = toys.poisoned(modality), toys.context(modality), toys.victim(modality)
+    method = DBR(**told(made), epochs=20, steps=40, lr=0.005, batch_size=32)
+    after = method.purify(Evidence(before, made.splits.train), ctx)
+    assert accuracy(before, made.triggered) >= 0.7 and accuracy(after, made.triggered) <= 0.2
+    assert accuracy(after, made.splits.test) >= accuracy(before, made.splits.test) - 0.1
+    assert after.notes["rounds"] == 40 and sum(after.notes["split"]["poisoned"].values()) == len(made.index)
+
+
+def test_without_suspects_there_is_only_descent(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[int, int]] = []
+    fit = Trainer.fit
+
+    def spy(self: Trainer, model: Victim, data: Dataset, seed: int, hooks: Any = (), **options: Any) -> Victim:
+        seen.append((self.epochs, len(hooks)))
+        return fit(self, model, data, seed, hooks, **options)
+
+    monkeypatch.setattr(Trainer, "fit", spy)
+    held, ctx = toys.evidence("image"), toys.context("image")
+    DBR(detector=Told(), poisoned=0.0, epochs=3).purify(held, ctx)
+    DST(detector=Told(), poisoned=0.0, epochs=2, steps=0, head_epochs=2).purify(held, ctx)
+    assert seen == [(3, 0), (2, 1), (2, 0)]
+
+
+# contrastive features
+
+
+def test_only_trusted_samples_attract_those_of_their_label() -> None:
+    y, trusted = torch.tensor([0, 0, 1, 0, 1]), torch.tensor([True, True, True, False, False])
+    wanted = [[1, 1, 0, 0, 0], [1, 1, 0, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+    assert positives(y, trusted).int().tolist() == wanted
+
+
+def test_the_contrastive_loss_is_that_of_the_formula() -> None:
+    angles = torch.tensor([0.0, 0.5, 2.0, 0.2, 0.9, 2.5])  # three samples, two views
+    points = torch.stack([angles.cos(), angles.sin()], 1)
+    drawn = positives(torch.tensor([0, 0, 1]), torch.tensor([True, True, False]))
+    temperature, total = 0.5, 0.0
+    for i in range(6):
+        others = [j for j in range(6) if j != i]
+        partners = [j for j in others if drawn[i % 3, j % 3]]
+        assert len(partners) == (1 if i % 3 == 2 else 3)
+        scale = math.log(sum(math.exp(float(points[i] @ points[j]) / temperature) for j in others))
+        total -= sum(float(points[i] @ points[j]) / temperature - scale for j in partners) / len(partners)
+    assert float(contrast(points, drawn, temperature)) == pytest.approx(total / 6 * temperature / 0.07, rel=1e-5)
+
+
+def test_views_are_seeded_valid_and_differ_from_image_to_image() -> None:
+    for channels in (1, 3):
+        same = torch.rand(1, channels, 9, 12, generator=torch.Generator().manual_seed(0)).expand(40, -1, -1, -1)
+        a, b = (views(same, torch.Generator().manual_seed(1)) for _ in range(2))
+        build("modality", "image").validate(a, "views")
+        assert a.shape == same.shape and torch.equal(a, b)
+        assert len({tuple(x.flatten()[:20].tolist()) for x in a}) == 40
+    colours = a.amax(1) - a.amin(1)
+    assert 2 <= int((colours.flatten(1).amax(1) < 1e-6).sum()) <= 16  # a fifth of 40 are grey
+
+
+def test_jitter_leaves_grey_images_grey() -> None:
+    plain = torch.rand(20, 1, 4, 4, generator=torch.Generator().manual_seed(0)).expand(-1, 3, -1, -1)
+    found = jitter(plain, torch.Generator().manual_seed(1))
+    assert float((found.amax(1) - found.amin(1)).max()) < 1e-5
+    assert float((found - plain).abs().max()) > 0.05
+
+
+@pytest.mark.parametrize("modality", ["graph", "image"])
+def test_with_a_split_that_is_right_a_secure_model_learns_the_classes_and_not_the_backdoor(modality: str) -> None:
+    made, ctx = toys.poisoned(modality), toys.context(modality)
+    method = DST(**told(made), clean=0.5, epochs=30, steps=0, head_epochs=60, batch_size=64)
+    found = method.purify(Evidence(train=made.splits.train), ctx)
+    assert accuracy(found, made.splits.test) >= 0.75
+    assert accuracy(found, made.triggered) <= accuracy(toys.victim(modality), made.triggered) - 0.4
+
+
+def test_only_the_last_layer_learns_from_labels() -> None:
+    made, ctx = toys.poisoned("image"), toys.context("image")
+    train = made.splits.train
+    model = toys.victim("image")
+    before = {k: v.clone() for k, v in model.module.state_dict().items()}
+    DST(head_epochs=2).judge(model, train.take(torch.arange(40)), train.take(made.index), ctx)
+    moved = {k for k, v in model.module.state_dict().items() if not torch.equal(v, before[k])}
+    assert moved == {f"{model.head}.weight", f"{model.head}.bias"}
+    assert all(p.requires_grad for p in model.module.parameters())
+
+
+def test_removal_on_images_with_its_own_detector_leaves_the_rows_it_splits_on_record() -> None:
+    splits = build("dataset", IMAGES).load(0)
+    ctx = Context(0, architecture=build("victim", RESNET), trainer=Trainer(epochs=2, batch_size=32))
+    made = build("attack", CORNER).poison(splits, ctx.within("attack"))
+    own = {"name": "fct", "steps": 5, "tuning_epochs": 1, "n_draws": 1}
+    found = DBR(detector=build("detector", own), steps=2, epochs=1).purify(
+        Evidence(ctx.fresh(splits.train), made.splits.train), ctx
+    )
+    parts = found.notes["split"]
+    assert sum(sum(part.values()) for part in parts.values()) == len(splits.train)
+    assert sum(parts["poisoned"].values()) == round(0.05 * len(splits.train))
