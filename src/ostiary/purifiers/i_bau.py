@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.component import NonNegative, PositiveFloat, Rate
+from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
@@ -40,8 +40,9 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
 
     modalities = frozenset({"graph", "image"})
     presets = {"paper": {"epochs": 5, "batch_size": 100, "freeze_norms": True, "share": 0.01, "ascent_steps": 0}}
-    share: Rate = 0.01
-    ascent_steps: NonNegative = 0
+    epochs: Positive = 10
+    share: Rate = 0.5
+    ascent_steps: NonNegative = 20
     ascent_lr: PositiveFloat = 10.0
     penalty: PositiveFloat = 0.001
     fixed_point: NonNegative = 5

@@ -30,7 +30,8 @@ class NPD(Aim, Budget, Purifier, name="npd"):
 
     `space`: perturb the inputs (images; paper) or what enters the layer, in standard deviations of each channel (graphs,
     whose features say a class in few values; ours). Differs from the code: the layer starts as the identity with the
-    statistics of the clean samples (there five epochs of warm-up); Nesterov momentum; the result is the whole module.
+    statistics of the clean samples (there five epochs of warm-up); Nesterov momentum; gradients up to
+    `max_norm` on graphs (1), whose features have any scale; the result is the whole module.
     """
 
     modalities = frozenset({"graph", "image"})
@@ -38,6 +39,7 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     layer: str = ""
     space: Literal["auto", "input", "features"] = "auto"
     lr: PositiveFloat = 0.01
+    max_norm: float | None = None
 
     def at(self, modality: str) -> str:
         """What is perturbed on such data: input or features."""
@@ -66,10 +68,16 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         with watched(lens) as seen:
             victim.predict(clean.inputs)
         lens.settle(torch.cat(seen))
-        options = {"lr": self.lr, "weight_decay": 5e-4, "batch_size": self.batch_size, "epochs": self.passes(len(clean))}
+        trainer = Trainer(
+            optimizer="sgd",
+            lr=self.lr,
+            weight_decay=5e-4,
+            epochs=self.passes(len(clean)),
+            batch_size=self.batch_size,
+            max_norm=float(clean.modality.name == "graph") if self.max_norm is None else self.max_norm,
+        )
         with without_gradients(victim):
             lens.requires_grad_(True)
-            hooks = [Towards(self, lens, space)]
-            Trainer(optimizer="sgd", **options).fit(victim, clean, ctx.key("order"), hooks, what="npd")
+            trainer.fit(victim, clean, ctx.key("order"), [Towards(self, lens, space)], what="npd")
         victim.notes |= {"layer": self.layer or place(evidence.victim), "perturbed": space}
         return victim
