@@ -31,7 +31,8 @@ def test_a_polarizer_begins_as_the_identity_and_keeps_head_and_layers(modality: 
             polarizer(new).settle(seen[0])
         a, b = (v.predict(clean.inputs, features=True) for v in (old, new))
         assert all(torch.allclose(p, q, atol=1e-3, rtol=1e-3) for p, q in zip(a, b, strict=True))
-    assert new.head == old.head and new.stages(clean.inputs) == old.stages(clean.inputs)
+    assert new.head == old.head
+    assert [n.removesuffix(".layer") for n in new.stages(clean.inputs)] == list(old.stages(clean.inputs))
     assert float(polarizer(new).norm.running_var.sum()) != len(polarizer(new).mix)
 
 
@@ -49,8 +50,8 @@ def test_only_the_polarizer_is_trained(modality: str) -> None:
 
 @pytest.mark.parametrize(
     ("modality", "options"),
-    [("image", {}), ("graph", {}), ("graph", {"space": "input"}), ("graph", {"layer": "head"})],
-    ids=["images", "graphs", "inputs", "head"],
+    [("image", {}), ("graph", {}), ("graph", {"space": "input"})],
+    ids=["images", "graphs", "inputs"],
 )
 def test_the_backdoor_falls_and_accuracy_stays(modality: str, options: dict[str, Any]) -> None:
     before, after, drop, found = rates(NPD(**options), modality)

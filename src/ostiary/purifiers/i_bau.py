@@ -34,8 +34,7 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
     5 rounds, lr 1e-3, batches of 100: authors' code.
 
     Differs from the code: d is in units of the inputs (there: normalised) and perturbed inputs are kept in range; BatchNorm
-    statistics follow in the outer step on images (theirs are frozen, as in the preset; `freeze_norms`). On graphs all
-    nodes get the same change of features.
+    statistics follow in the outer step on images (theirs are frozen, as in the preset). On graphs all nodes get the same.
     """
 
     modalities = frozenset({"graph", "image"})
