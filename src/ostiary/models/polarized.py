@@ -31,11 +31,18 @@ class Polarizer(nn.Module):
     @torch.no_grad()
     def settle(self, x: Tensor) -> None:
         """Takes up mean and variance of what enters, and undoes them: the identity as before."""
-        dims = (0, 2, 3)[: x.ndim - 1]
-        self.norm.running_mean.copy_(x.mean(dims))  # type: ignore[union-attr]
-        self.norm.running_var.copy_(x.var(dims, unbiased=False))  # type: ignore[union-attr]
-        self.norm.bias.copy_(self.norm.running_mean)  # type: ignore[arg-type]
-        self.norm.weight.copy_((self.norm.running_var + self.norm.eps).sqrt())  # type: ignore[operator]
+        dims, norm = (0, 2, 3)[: x.ndim - 1], self.norm
+        assert norm.running_mean is not None and norm.running_var is not None
+        norm.running_mean.copy_(x.mean(dims))
+        norm.running_var.copy_(x.var(dims, unbiased=False))
+        norm.bias.copy_(norm.running_mean)
+        norm.weight.copy_(self.spread)
+
+    @property
+    def spread(self) -> Tensor:
+        """Standard deviation of each channel that enters: float [width]."""
+        assert self.norm.running_var is not None
+        return (self.norm.running_var + self.norm.eps).sqrt()
 
 
 class Polarized(nn.Module):
@@ -53,11 +60,11 @@ def place(victim: Victim) -> str:
     """Name of the layer to put a polarizer before, read from the module's structure, so that it is the same for an untrained
     one: the first k x k convolution of the block that has the last one (the last one itself where its block has all of
     them); without convolutions the last of several message-passing layers, or the head. Raises Unsupported."""
-    modules = {n: m for n, m in victim.module.named_modules() if n}
+    modules: dict[str, nn.Module] = {n: m for n, m in victim.module.named_modules() if n}
     convs = [n for n, m in modules.items() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
     if convs:
         block = convs[-1].rpartition(".")[0]
-        first = next(n for n in convs if n.rpartition(".")[0] == block)
+        first: str = next(n for n in convs if n.rpartition(".")[0] == block)
         return convs[-1] if first == convs[0] else first
     passing = [n for n, m in modules.items() if is_message_passing(m)]
     found = passing[-1] if len(passing) > 1 else victim.head

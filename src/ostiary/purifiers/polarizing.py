@@ -39,10 +39,11 @@ class Towards(TrainHook):
     def said(self, victim: Victim, batch: Inputs, by: Tensor) -> Tensor:
         """Logits of the perturbed batch."""
         if self.space == "input":
-            return victim(victim.modality.perturb(batch, by)).float()
-        spread = self.lens.norm.running_var.sqrt()
-        with watched(self.lens, by * spread.view(-1, *(1,) * (by.ndim - 2))):
-            return victim(batch).float()
+            found: Tensor = victim(victim.modality.perturb(batch, by))
+            return found.float()
+        with watched(self.lens, by * self.lens.spread.view(-1, *(1,) * (by.ndim - 2))):
+            found = victim(batch)
+        return found.float()
 
     def find(self, victim: Victim, batch: Inputs, start: Tensor, goal: Tensor) -> Tensor:
         """A perturbation of each input that brings it nearer to the class of its row of `goal`."""

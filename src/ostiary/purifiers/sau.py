@@ -82,7 +82,7 @@ class Unlearn(TrainHook):
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         how, victim = self.how, state.victim
         marked = victim.modality.perturb(batch, self.find(victim, batch, y))
-        loss = how.clean * F.cross_entropy(victim(batch).float(), y)
+        loss: Tensor = how.clean * F.cross_entropy(victim(batch).float(), y)
         with torch.no_grad():
             err, was = self.old(marked).argmax(1), self.old(batch).argmax(1)
         with evaluating(victim):

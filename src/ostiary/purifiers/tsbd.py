@@ -76,7 +76,7 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
             return trainer.fit(without(share), tune, ctx.key("order"), [Calm(self.reach, self.mix)], what="tsbd: fine-tuning")
 
         if self.neurons is not None:
-            share, notes = self.neurons, {}
+            share, notes = self.neurons, dict[str, Any]()
         elif evidence.oracle is not None:
             share, notes = deepest(LEVELS, tuned, check, 1.0, evidence.oracle)
         else:
