@@ -40,7 +40,7 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
     """
 
     modalities = frozenset({"graph", "image"})
-    presets = {"paper": {"ascent_lr": 1e-4, "ascent_epochs": 1000, "batch_size": 256}}
+    presets = {"paper": {"ascent_lr": 1e-4, "ascent_epochs": 1000, "batch_size": 256, "optimizer": "sgd"}}
     neurons: Rate | None = None
     weights: Rate = 0.7
     ascent_lr: PositiveFloat = 1e-3
