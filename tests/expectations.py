@@ -484,6 +484,43 @@ ROWS: tuple[Row, ...] = (
         attack=CLIQUE,
         small={"parts": 2, "groups": 3},
     ),
+    # by weights that move when clean samples are unlearnt, and by perturbations
+    Row(
+        "purifier",
+        "tsbd",
+        IMAGES,
+        {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        RESNET,
+        attack=CORNER,
+        small={"epochs": 2, "ascent_epochs": 5},
+    ),
+    Row(
+        "purifier",
+        "i-bau",
+        IMAGES,
+        {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        RESNET,
+        attack=CORNER,
+        small={"epochs": 1, "ascent_steps": 2},
+    ),
+    Row(
+        "purifier",
+        "sau",
+        IMAGES,
+        {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        RESNET,
+        attack=CORNER,
+        small={"epochs": 2},
+    ),
+    Row(
+        "purifier",
+        "npd",
+        IMAGES,
+        {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
+        RESNET,
+        attack=CORNER,
+        small={"epochs": 3},
+    ),
     # explainers: without what they rank first the backdoored model loses its confidence, without the last it keeps it
     Row(
         "explainer",

@@ -1,4 +1,5 @@
-"""A hand-made network with a backdoor in one neuron, and images of 2 x 2 pixels that leave it asleep."""
+"""A hand-made network with a backdoor in one neuron, images of 2 x 2 pixels that leave it asleep, and
+what a purifier makes of a real one on toys."""
 
 from __future__ import annotations
 
@@ -9,6 +10,9 @@ from ostiary.component import build
 from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
+from ostiary.purifiers.base import Purifier
+from ostiary.purifiers.holdout import accuracy
+from ostiary.testing import toys
 
 TRAP = 2  # the neuron that wakes when the third pixel is bright, and then votes for class 0
 
@@ -39,3 +43,11 @@ def evidence(norm: bool = False) -> Evidence:
 
 def called(model: Victim, data: Dataset) -> Tensor:
     return model.predict(data.inputs)[0].argmax(1)
+
+
+def rates(purifier: Purifier, modality: str) -> tuple[float, float, float, Victim]:
+    """(ASR before, ASR after, accuracy lost, the purified model) of a toy victim with a backdoor."""
+    made, old = toys.poisoned(modality), toys.victim(modality)
+    found = purifier.purify(toys.evidence(modality), toys.context(modality))
+    (a, c), (b, d) = ((accuracy(m, made.triggered), accuracy(m, made.splits.test)) for m in (old, found))
+    return a, b, c - d, found

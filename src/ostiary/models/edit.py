@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,11 +32,22 @@ class Neurons:
         """The channels of every BatchNorm or, in a module without, the outputs of every linear and convolutional layer
         before the head. Raises Unsupported where there is neither."""
         norms = [n for n, m in victim.named_modules() if isinstance(m, _BatchNorm) and m.affine]
+        return Neurons._named(victim, norms or _hidden(victim), "no BatchNorm, and no linear or convolutional layer")
+
+    @staticmethod
+    def filters(victim: Victim, without: Sequence[str] = ()) -> Neurons:
+        """The filters of every convolution or, in a module without, the rows of every linear layer before the head; of no
+        layer whose name has one of `without` in it. Raises Unsupported where there is neither."""
+        names = [n for n in _hidden(victim) if not any(word in n for word in without)]
+        convs = [n for n in names if victim.get_submodule(n).weight.ndim > 2]  # type: ignore[union-attr, operator]
+        return Neurons._named(victim, convs or names, "no linear or convolutional layer")
+
+    @staticmethod
+    def _named(victim: Victim, names: Sequence[str], lack: str) -> Neurons:
         own = dict(victim.named_parameters())
-        names = norms or [n for n, m in victim.named_modules() if _of_neurons(m) and n != f"module.{victim.head}"]
         names = [n for n in names if f"{n}.weight" in own]
         if not names:
-            raise Unsupported("the module has no BatchNorm, and no linear or convolutional layer before its head")
+            raise Unsupported(f"the module has {lack} before its head")
         biases = (f"{n}.bias" for n in names)
         return Neurons(victim, tuple(f"{n}.weight" for n in names), tuple(b if b in own else None for b in biases))
 
@@ -54,10 +66,10 @@ class Neurons:
 
     def scaled(self, weight: Tensor, bias: Tensor | None = None) -> dict[str, Tensor]:
         """The parameters by name, every neuron's weight (and bias) times its entry."""
-        found = {n: _times(self.own[n], s) for n, s in zip(self.weights, weight.split(self.sizes), strict=True)}
+        found = {n: times(self.own[n], s) for n, s in zip(self.weights, weight.split(self.sizes), strict=True)}
         if bias is not None:
             pairs = zip(self.biases, bias.split(self.sizes), strict=True)
-            found |= {n: _times(self.own[n], s) for n, s in pairs if n is not None}
+            found |= {n: times(self.own[n], s) for n, s in pairs if n is not None}
         return found
 
     def logits(self, batch: Inputs, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -75,12 +87,18 @@ class Neurons:
         return other
 
 
-def _of_neurons(module: nn.Module) -> bool:
+def _hidden(victim: Victim) -> list[str]:
+    """Names of the linear and convolutional layers before the head."""
+    return [n for n, m in victim.named_modules() if has_neurons(m) and n != f"module.{victim.head}"]
+
+
+def has_neurons(module: nn.Module) -> bool:
     """Whether the first axis of the module's weight runs over its outputs; PyG has a Linear of its own."""
     weight = getattr(module, "weight", None)
     other = isinstance(module, nn.Embedding | nn.EmbeddingBag) or getattr(module, "transposed", False)
     return isinstance(weight, nn.Parameter) and weight.ndim >= 2 and not other
 
 
-def _times(p: Tensor, scale: Tensor) -> Tensor:
+def times(p: Tensor, scale: Tensor) -> Tensor:
+    """Every row of `p`, of whatever shape, times its entry of `scale`: float [len(p)]."""
     return p * scale.view(-1, *(1,) * (p.ndim - 1))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from typing import ClassVar, Literal, final
 
-from ostiary.component import Component, Positive, PositiveFloat
+from ostiary.component import Component, NonNegative, Positive, PositiveFloat
 from ostiary.context import Context
 from ostiary.errors import InvalidInput, Unsupported
 from ostiary.evidence import Evidence
@@ -31,6 +32,20 @@ class FineTuning(Component):
         frozen = graph if self.freeze_norms is None else self.freeze_norms
         size = 2**20 if modality == "node" else self.batch_size
         return Trainer(optimizer=optimizer, lr=lr, epochs=epochs, batch_size=size, freeze_norms=frozen)
+
+
+class Budget(Component):
+    """How long a method trains: `epochs` passes over the clean samples or, where `steps` is set, as many passes as hold that
+    many optimiser steps, which on few samples are more."""
+
+    kind = "purifier"
+    epochs: Positive = 20
+    batch_size: Positive = 64
+    steps: NonNegative = 0
+
+    def passes(self, n: int) -> int:
+        """Epochs over n samples."""
+        return math.ceil(self.steps / math.ceil(n / self.batch_size)) if self.steps else self.epochs
 
 
 class Purifier(Component):

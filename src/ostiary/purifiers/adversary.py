@@ -1,0 +1,84 @@
+"""Perturbations that purifiers train against: how far they may go, and how they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ostiary.component import PositiveFloat
+from ostiary.data.dataset import Dataset
+from ostiary.evidence import Evidence
+from ostiary.modality.base import Inputs
+from ostiary.models.edit import times
+from ostiary.models.victim import evaluating
+from ostiary.purifiers.base import Budget
+from ostiary.training.trainer import Trainer
+
+Norm = Literal["linf", "l2"]
+
+
+class Unlearner(Budget):
+    """How all weights are trained against perturbations: by Adam. Where `freeze_norms` is not set, BatchNorm statistics stay
+    on graphs and follow on images, as in fine-tuning."""
+
+    kind = "purifier"
+    lr: PositiveFloat = 0.001
+    freeze_norms: bool | None = None
+
+    def trainer(self, clean: Dataset) -> Trainer:
+        frozen = clean.modality.name == "graph" if self.freeze_norms is None else self.freeze_norms
+        return Trainer(lr=self.lr, epochs=self.passes(len(clean)), batch_size=self.batch_size, freeze_norms=frozen)
+
+
+def unmoved(evidence: Evidence) -> str:
+    """Why no perturbation of the inputs can be found for the victim, or nothing."""
+    victim, clean = evidence.victim, evidence.clean
+    assert victim is not None and clean is not None
+    batch = clean.take(torch.arange(2)).move(victim.device).inputs
+    by = clean.modality.unperturbed(batch).requires_grad_()
+    with evaluating(victim):
+        (slope,) = torch.autograd.grad(victim(clean.modality.perturb(batch, by)).sum(), by, allow_unused=True)
+    return "no gradient of the model's answers reaches its inputs" if slope is None else ""
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """Perturbations of at most `eps`: in every entry (linf), or in the L2 norm over all rows of one input (l2).
+
+    owner: int64 [rows], the input that each row belongs to.
+    """
+
+    eps: float
+    norm: Norm
+    owner: Tensor
+
+    def __call__(self, by: Tensor) -> Tensor:
+        """The nearest one (l2: along the same direction)."""
+        if self.norm == "linf":
+            return by.clamp(-self.eps, self.eps)
+        squares = by.flatten(1).square().sum(1)
+        norms = squares.new_zeros(int(self.owner.max()) + 1).index_add(0, self.owner, squares).sqrt()
+        return times(by, (self.eps / norms.clamp(min=1e-12)).clamp(max=1.0)[self.owner])
+
+
+def owners(batch: Inputs, by: Tensor, n: int) -> Tensor:
+    """Which of the batch's n inputs each row of a perturbation belongs to: int64 [rows]."""
+    return torch.arange(n, device=by.device) if len(by) == n else batch.batch  # type: ignore[no-any-return]
+
+
+def descend(
+    by: Tensor, loss: Callable[[Tensor], Tensor | None], steps: int, step: float, within: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """`by` after so many sign steps down the loss, each brought back `within`; ends early where the loss is None."""
+    for _ in range(steps):
+        by = by.detach().requires_grad_()
+        value = loss(by)
+        if value is None:
+            break
+        (slope,) = torch.autograd.grad(value, by)
+        by = within(by.detach() - step * slope.sign())
+    return by.detach()

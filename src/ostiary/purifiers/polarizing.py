@@ -1,0 +1,74 @@
+"""How a polarizer is trained: against perturbations, of the inputs or of what enters it, that lead to other classes."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ostiary.component import Component, NonNegative, PositiveFloat, Rate
+from ostiary.modality.base import Inputs
+from ostiary.models.polarized import Polarizer, watched
+from ostiary.models.victim import Victim
+from ostiary.purifiers.adversary import Ball, Norm, descend, owners
+from ostiary.training.hooks import TrainHook
+from ostiary.training.trainer import TrainState
+
+
+class Aim(Component):
+    """How perturbations are found, and what they weigh."""
+
+    kind = "purifier"
+    norm: Norm = "l2"
+    eps: PositiveFloat = 3.0
+    inner: NonNegative = 2
+    step: PositiveFloat = 0.1
+    enough: Rate = 0.6
+    weights: tuple[float, float, float] = (0.4, 0.4, 0.4)
+
+
+class Towards(TrainHook):
+    """Perturbs each batch towards other classes and trains what still has a gradient; statistics stay as they are."""
+
+    def __init__(self, how: Aim, lens: Polarizer, space: str) -> None:
+        self.how, self.lens, self.space = how, lens, space
+
+    def on_epoch(self, state: TrainState) -> None:
+        state.victim.eval()
+
+    def said(self, victim: Victim, batch: Inputs, by: Tensor) -> Tensor:
+        """Logits of the perturbed batch."""
+        if self.space == "input":
+            found: Tensor = victim(victim.modality.perturb(batch, by))
+            return found.float()
+        with watched(self.lens, by * self.lens.spread.view(-1, *(1,) * (by.ndim - 2))):
+            found = victim(batch)
+        return found.float()
+
+    def find(self, victim: Victim, batch: Inputs, start: Tensor, goal: Tensor) -> Tensor:
+        """A perturbation of each input that brings it nearer to the class of its row of `goal`."""
+        ball = Ball(self.how.eps, self.how.norm, owners(batch, start, len(goal)))
+
+        def loss(by: Tensor) -> Tensor | None:
+            logits = self.said(victim, batch, by)
+            there = (logits.argmax(1) == goal).double().mean()
+            return None if float(there) > self.how.enough else F.cross_entropy(logits, goal)
+
+        return descend(ball(start), loss, self.how.inner, self.how.step, ball)
+
+    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
+        victim = state.victim
+        with watched(self.lens) as seen:
+            plain = victim(batch).float()
+        goal = others(plain, y)
+        at = victim.modality.unperturbed(batch) if self.space == "input" else torch.zeros_like(seen[0])
+        logits = self.said(victim, batch, self.find(victim, batch, at, goal))
+        p = logits.softmax(1)
+        wrong = [-(1.0001 - p.gather(1, c[:, None])).log().mean() for c in (others(logits, y), goal)]
+        terms = torch.stack([F.cross_entropy(logits, plain.argmax(1)), *wrong])
+        return F.cross_entropy(plain, y) + (terms * terms.new_tensor(self.how.weights)).sum()
+
+
+def others(logits: Tensor, y: Tensor) -> Tensor:
+    """The likeliest class of each row other than its own: int64 [n]."""
+    return logits.detach().scatter(1, y[:, None], -torch.inf).argmax(1)

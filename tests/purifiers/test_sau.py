@@ -1,0 +1,93 @@
+"""SAU: perturbations stay in their ball, both models err on them alike, and only the new model is changed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from planted import rates
+from torch import Tensor, nn
+
+from ostiary.errors import Unsupported
+from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim, evaluating
+from ostiary.purifiers.adversary import Ball, owners
+from ostiary.purifiers.sau import SAU, Unlearn, apart
+from ostiary.testing import toys
+
+
+@pytest.mark.parametrize("modality", ["image", "graph"])
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_perturbations_raise_the_shared_error_and_stay_within_their_ball(modality: str, norm: str) -> None:
+    old, clean = toys.victim(modality), toys.splits(modality).clean
+    new = toys.context(modality).trainer.replace(epochs=2).fit(old.clone(), clean, 1)
+    how = SAU(norm=norm, eps={"linf": 0.5, "l2": 8.0}[norm], inner=10)
+    by = Unlearn(how, old).find(new, clean.inputs, clean.y)
+    size = by.abs().max() if norm == "linf" else lengths(by, owners(clean.inputs, by, len(clean))).max()
+    assert 0.5 * how.eps < float(size) <= how.eps + 1e-4
+
+    def shared(change: Tensor) -> float:
+        with torch.no_grad(), evaluating(new):
+            said = [m(old.modality.perturb(clean.inputs, change)).argmax(1) for m in (new, old)]
+        return float(((said[0] == said[1]) & (said[0] != clean.y)).double().mean())
+
+    assert shared(by) >= shared(torch.zeros_like(by)) + 0.3
+
+
+def lengths(by: Tensor, owner: Tensor) -> Tensor:
+    return torch.stack([by[owner == i].norm() for i in range(int(owner.max()) + 1)])
+
+
+def test_a_ball_keeps_what_is_inside_and_shortens_the_rest_input_by_input() -> None:
+    by = torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.3, 0.4]])
+    found = Ball(1.0, "l2", torch.tensor([0, 0, 1]))(by)
+    assert torch.allclose(found, torch.tensor([[0.6, 0.0], [0.0, 0.8], [0.3, 0.4]]))
+    assert torch.equal(Ball(1.0, "linf", torch.tensor([0, 0, 1]))(-by), by.clamp(max=1.0).neg())
+
+
+def test_divergence_is_zero_for_equal_answers_symmetric_and_bounded() -> None:
+    a, b = torch.tensor([[20.0, -20.0], [1.0, 0.0]]), torch.tensor([[-20.0, 20.0], [1.0, 0.0]])
+    assert torch.allclose(apart(a, b), torch.tensor([math.log(2), 0.0]), atol=1e-5)
+    assert torch.allclose(apart(a, b), apart(b, a))
+
+
+@pytest.mark.parametrize("modality", ["image", "graph"])
+def test_the_backdoor_falls_and_accuracy_stays(modality: str) -> None:
+    before, after, drop, _ = rates(SAU(), modality)
+    assert before >= 0.7 and after <= before - 0.5 and drop <= 0.1
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_statistics_stay_only_where_they_are_frozen(frozen: bool) -> None:
+    held = toys.evidence("image")
+    assert held.victim is not None
+    found = SAU(epochs=1, inner=1, freeze_norms=frozen).purify(held, toys.context("image"))
+    was, now = held.victim.state_dict(), found.state_dict()
+    kept = [torch.equal(was[k], now[k]) for k in was if "running" in k]
+    assert all(kept) if frozen else not any(kept)
+    assert not torch.equal(was["module.stem.weight"], now["module.stem.weight"])
+
+
+def test_the_authors_settings_freeze_statistics_on_images_and_ours_follow_them() -> None:
+    clean = toys.splits("image").clean
+    assert SAU.preset("paper").trainer(clean).freeze_norms and not SAU().trainer(clean).freeze_norms
+    assert SAU().trainer(toys.splits("graph").clean).freeze_norms
+
+
+class Threshold(nn.Module):
+    """No gradient passes the first step."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head((images > 0.5).float().flatten(1))  # type: ignore[no-any-return]
+
+
+def test_a_model_that_passes_no_gradient_to_its_inputs_is_refused() -> None:
+    clean = toys.splits("image").clean
+    net = Threshold(clean.inputs[0].numel(), clean.n_classes)
+    with pytest.raises(Unsupported, match="no gradient of the model's answers reaches its inputs"):
+        SAU().purify(Evidence(victim=Victim(net, "image"), clean=clean), toys.context("image"))
