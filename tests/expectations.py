@@ -293,7 +293,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "detector", "neural-cleanse", MORE_IMAGES, {"found_target": (1, 1)}, RESNET, {"steps": 250}, CORNER, small={"steps": 3}
     ),
-    # toy images show their class by where a bar is, so that a distortion moves all of them; graphs in tests/detectors/test_fct.py
+    # toy images show their class by where a bar is, which every distortion moves; graphs: tests/detectors/test_fct.py
     Row(
         "detector",
         "fct",
