@@ -90,7 +90,8 @@ class Unlearn(TrainHook):
         p = said.softmax(1).gather(1, err[:, None]).squeeze(1).clamp(min=0.001)
         astray = (err != y) & (err != was)
         shared = -(1 + 1e-6 - p).log()[astray].sum() / len(y)
-        return loss + how.adversarial * F.cross_entropy(said, y) + how.shared * shared
+        loss = loss + how.adversarial * F.cross_entropy(said, y) + how.shared * shared
+        return loss
 
 
 def apart(a: Tensor, b: Tensor) -> Tensor:
