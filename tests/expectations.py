@@ -220,7 +220,7 @@ ROWS: tuple[Row, ...] = (
         attack=CLIQUE,
         small={"steps": 3},
     ),
-    # toy images show their class by where a bar is, so that a distortion moves all of them; graphs in tests/detectors/test_fct.py
+    # toy images show their class by where a bar is, so that a distortion moves all; graphs: tests/detectors/test_fct.py
     Row(
         "detector",
         "fct",
