@@ -25,7 +25,8 @@ class DBR(Splitting, name="d-br"):
     Adam, at `lr` 1e-4 in batches of 128 (paper, but for Adam). The last epoch is kept.
     Differs from the paper: `by_class` takes the clean share of each label (of all together, classes may be missing); ascent
     ends, sample by sample, at `ceiling` times the loss of a guess, ln K; BatchNorm statistics are frozen, for an epoch of the
-    poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set.
+    poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set. It is as good as the split: on
+    AIDS (seed 10), where 9 % of the poisoned part were poison, it lost accuracy and the backdoor stayed.
     """
 
     needs = frozenset({"victim", "train"})
