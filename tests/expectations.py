@@ -240,7 +240,7 @@ ROWS: tuple[Row, ...] = (
         "attack",
         "input-aware",
         IMAGES,
-        {"acc": (0.9, 1), "asr_lift": (0.4, 1), "cross": (0.5, 1), "poisoned": (72, 72)},
+        {"acc": (0.9, 1), "asr_lift": (0.6, 1), "cross": (0.4, 1), "poisoned": (72, 72)},
         RESNET,
         {"rate": 0.3, "width": 8, "mask_steps": 100, "sparsity": 10.0, "density": 0.1},
         small={"width": 4, "mask_steps": 10},

@@ -66,8 +66,12 @@ def test_rows_with_a_foreign_trigger_keep_their_labels(name: str, ratio: float) 
     made = attack(name).poison(data, ctx)
     state, batch, y, rows = batch_of(made, ctx)
     before = batch.clone()
-    now, labels = made.hook.on_batch(state, batch, y, rows)
+    whole, said = made.hook.on_batch(state, batch, y, rows)
+    now, labels = whole[: len(rows)], said[: len(rows)]
     poisoned = torch.isin(rows, made.index)
+    if name == "input-aware":  # the poisoned rows as they were follow
+        assert torch.equal(whole[len(rows) :], data.train.inputs[rows[poisoned]])
+        assert torch.equal(said[len(rows) :], data.train.y[rows[poisoned]])
     touched = (now != before).flatten(1).any(1) & ~poisoned
     assert int(touched.sum()) == round(ratio * int(poisoned.sum())) > 0
     assert torch.equal(labels[touched], data.train.y[rows][touched])

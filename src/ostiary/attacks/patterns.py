@@ -48,8 +48,9 @@ def learn_masks(net: EncoderDecoder, attack: InputAware, train: Dataset, ctx: Co
 
 
 class JointPatterns(TriggerHook):
-    """Poisoned rows get the pattern as it is now, gradients included; the victim's optimiser steps the generator as well,
-    and sets its gradients to zero at every step. (What the victim's loss has on top, the pattern's has, so no `extra`.)"""
+    """Poisoned rows get the pattern as it is now, gradients included, and follow after the batch as they were, lest the
+    victim knows them by heart and the pattern learns nothing; the victim's optimiser steps the generator as well, and sets
+    its gradients to zero at every step. (What the victim's loss has on top, the pattern's has, so no `extra`.)"""
 
     trigger: MaskedPattern
 
@@ -80,7 +81,8 @@ class JointPatterns(TriggerHook):
         n, m = min(len(own), len(near)), len(own)
         self.diversity = diversity(clean[own[:n]], clean[near[:n]], pattern[:n], pattern[m : m + n])
         made = covered(clean[at], pattern[: len(at)], mask[: len(at)])
-        return self.train.modality.put(batch, at, made.to(batch.device)), y
+        batch = self.train.modality.put(batch, at, made.to(batch.device))
+        return torch.cat([batch, self.train.inputs[rows[own]]]), torch.cat([y, self.train.y[rows[own]]])
 
     def loss(self, state: TrainState, batch: Tensor, y: Tensor, rows: Tensor) -> Tensor:
         loss = F.cross_entropy(check_logits(state.victim(batch), len(y)).float(), y)
