@@ -216,9 +216,9 @@ ROWS: tuple[Row, ...] = (
         GRAPHS,
         {"found_target": (1, 1)},
         GIN,
-        {"nodes": 4, "threshold": 0.5},
+        {"nodes": 4},
         attack=CLIQUE,
-        small={"steps": 3},
+        small={"steps": 3, "epochs": 2},
     ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
