@@ -26,23 +26,21 @@ class InversionScan(Detector, name="inversion-scan"):
     MM-BD (Wang et al., S&P 2024, arXiv:2205.06900), GCleaner's generator (Zhang et al., 2024, arXiv:2410.01272). The
     defender holds the model and a few clean graphs of at least two classes, no other model.
 
-    Clean models have shortcuts of their own, which a small trigger finds as well. So `references` networks of the same make
-    are taught from scratch, for `epochs` (batches of 64), what the victim answers on `lessons` graphs made of the clean ones
-    by taking edges away, changing nodes and pairing graphs: they have its shortcuts, as far as those follow from the task,
-    but not its backdoor. All small triggers are tried: cliques, paths, stars, cycles and no edge on 3 or 4 nodes, as they are
-    and, with one-hot features, all of one kind. Lead of a trigger to a class: the margin (its logit less the largest other)
-    that all but a share `quantile` of the graphs of other classes exceed with it in the victim, less the median one in the
-    reference that goes furthest, where positive; in units of each network's own margin (what one clean graph in ten
-    exceeds). Score of a class: the largest lead; where features are numbers, of the recovered triggers too.
+    Clean models have shortcuts that small triggers find as well. So `references` networks of the same make are taught from
+    scratch, for `epochs`, what the victim answers on `lessons` graphs made of clean ones by taking edges away, changing nodes
+    and pairing graphs: they share its shortcuts, as far as those follow from the task, but not its backdoor. Tried are
+    cliques, paths, stars, cycles and no edge on 3 or 4 nodes, as they are and, with one-hot features, of one kind. Lead of a
+    trigger to a class: the margin (its logit less the largest other) that all but a share `quantile` of the graphs of other
+    classes exceed with it in the victim, less what one in four exceeds in the reference led furthest, where positive; in units
+    of what one clean graph in ten exceeds. Score of a class: the largest lead; of numeric features, the recovered one's too.
     FIGURES
 
     For the report, triggers of 1, 2, 3 and `nodes` nodes (0: 20 % of the mean graph, at least 3) are recovered by `steps` of
     Adam on `copies` draws of positions. `index` margin flags scores above `threshold`; mad, from four classes on, scores
-    more than `outlier` (Neural Cleanse: 2) deviations above the median of the classes.
-
-    `info`: by class the score, the trigger with the largest lead, the lead of the largest recovered one, the anomaly index
-    (None below four classes), and of every size the rate at which the recovered trigger succeeds, its edges and how alike the
-    embeddings are; size needed: the least that succeeds at rate `reached`. drawn: a graph per class with its trigger.
+    more than `outlier` (Neural Cleanse: 2) deviations above the median of the classes. `info`: by class the score, the trigger
+    with the largest lead, the recovered one's lead, the anomaly index (None below four classes), and of every size the rate
+    at which the recovered trigger succeeds, its edges and how alike embeddings are; size needed: the least with rate
+    `reached`. drawn: a graph per class with its trigger.
     """
 
     modalities = frozenset({"graph"})

@@ -24,14 +24,17 @@ class Panel:
         """Per class, how far graphs (of classes y, int64 [n]) that carry a trigger are led there by the victim alone.
 
         In units of the margin that one clean graph in ten exceeds: the margin that all but a share `quantile` of the graphs
-        of other classes exceed, less the median one in the reference led furthest, where that is beyond the boundary."""
+        of other classes exceed, less what one in four exceeds in the reference led furthest, where that is positive."""
         logits = [net.predict(stamped)[0] / u for net, u in zip(self.nets, self.units, strict=True)]
-        found = []
+        found: list[float] = []
         for goal in range(logits[0].shape[1]):
             others = (y != goal).cpu()
+            if not bool(others.any()):
+                found.append(-math.inf)
+                continue
             own, *theirs = (margin(said, goal)[others] for said in logits)
-            shared = max((float(t.median()) for t in theirs), default=0.0) if len(own) else 0.0
-            found.append(float(own.quantile(self.quantile)) - max(0.0, shared) if len(own) else -math.inf)
+            shared = max(0.0, *(float(m.quantile(0.75)) for m in theirs))
+            found.append(float(own.quantile(self.quantile)) - shared)
         return found
 
 
