@@ -18,7 +18,7 @@ from ostiary.triggers.subgraph import with_degrees
 
 HOSTS = 60  # clean graphs that carry a trigger, repeated if there are fewer
 BARE = ("3 clique", "3 path", "3 none", "4 clique", "4 cycle", "4 star", "4 path")
-FILLED = ("3 clique", "3 none", "4 clique")  # and every node of one kind
+FILLED = ("3 clique", "3 none")  # and every node of one kind; 4 such nodes lead clean models far, too
 
 
 def tried(panel: Panel, clean: Dataset, seed: int) -> tuple[list[str], Tensor]:
