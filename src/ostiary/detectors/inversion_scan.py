@@ -34,8 +34,9 @@ class InversionScan(Detector, name="inversion-scan"):
     classes exceed with it in the victim, less what one in four exceeds in the reference led furthest, where positive; in units
     of what one clean graph in ten exceeds. Score of a class: the largest lead; with numbers, the recovered one's too.
     Chosen on 23 victims of seeds 10 to 20: 0.5 accuses none of 9 clean ones and finds 9 of 14 backdoored ones (AUROC 0.84).
-    On 55 others it accused 1 of 21 and found 17 of 34 (0.86; without references 0.63), none of 9 on Bitcoin, Fingerprint and
-    PROTEINS; cliques of 4 of one kind were dropped after a look at these 55 (with them: 4 accused, 22 found, 0.79).
+    On 78 others it accused 2 of 34 and found 21 of 44 (0.84), none of 11 on Bitcoin, Fingerprint and PROTEINS. Cliques of 4
+    of one kind were dropped after a look at 58 of these; of the 20 left it accused 1 of 12 and found 4 of 8 (0.85).
+
     For the report, triggers of 1, 2, 3 and `nodes` nodes (0: 20 % of the mean graph, at least 3) are recovered by `steps` of
     Adam on `copies` draws of positions. `index` margin flags scores above `threshold`; mad, from four classes on, scores
     more than `outlier` (Neural Cleanse: 2) deviations above the median of the classes. `info`: by class the score, the trigger
