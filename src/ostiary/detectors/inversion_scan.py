@@ -36,7 +36,6 @@ class InversionScan(Detector, name="inversion-scan"):
     Chosen on 23 victims of seeds 10 to 20: 0.5 accuses none of 9 clean ones and finds 9 of 14 backdoored ones (AUROC 0.84).
     On 78 others it accused 2 of 34 and found 21 of 44 (0.84), none of 11 on Bitcoin, Fingerprint and PROTEINS. Cliques of 4
     of one kind were dropped after a look at 58 of these; of the 20 left it accused 1 of 12 and found 4 of 8 (0.85).
-
     For the report, triggers of 1, 2, 3 and `nodes` nodes (0: 20 % of the mean graph, at least 3) are recovered by `steps` of
     Adam on `copies` draws of positions. `index` margin flags scores above `threshold`; mad, from four classes on, scores
     more than `outlier` (Neural Cleanse: 2) deviations above the median of the classes. `info`: by class the score, the trigger
