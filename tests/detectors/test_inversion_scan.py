@@ -8,17 +8,22 @@ from typing import Any
 import pytest
 import torch
 from tests.expectations import CLIQUE, GIN, GRAPHS
+from torch import nn
 
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.detectors.base import Findings
-from ostiary.detectors.class_triggers import anomaly, beside_others, margin, spread
+from ostiary.detectors.class_triggers import anomaly, margin, spread
 from ostiary.detectors.inversion_scan import InversionScan
+from ostiary.detectors.panel import Panel
+from ostiary.detectors.references import lessons_of, references, untrained
+from ostiary.detectors.uniform_triggers import edges
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
 from ostiary.training.trainer import Trainer
 
-SCAN = InversionScan(nodes=4, threshold=0.5)  # the clique has four nodes
+SCAN = InversionScan(nodes=4, threshold=0.0)  # the clique has four nodes; on small graphs references share part of it
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +51,8 @@ def test_the_recovered_trigger_is_said_and_drawn(scene: Any, findings: Any) -> N
     assert lines["0"]["nodes"]["4"]["rate"] > 0.9
     assert lines["0"]["nodes"]["4"]["edges"] <= 6
     assert lines["0"]["anomaly index"] is None  # two classes have no outlier
+    assert lines["0"]["trigger"].startswith("4 clique")
+    assert lines["0"]["score"] > 0 > lines["1"]["score"]
     assert [d["class"] for d in found.info["drawn"]] == [0, 1]
     assert all(d["sample"]["kind"] == "graph" and d["sample"]["touched"] for d in found.info["drawn"])
     json.dumps(found.info, allow_nan=False)
@@ -53,7 +60,7 @@ def test_the_recovered_trigger_is_said_and_drawn(scene: Any, findings: Any) -> N
 
 def test_the_same_seed_finds_the_same_and_leaves_the_model_alone(scene: Any) -> None:
     ctx, poisoned, victim, _ = scene
-    quick = InversionScan(nodes=2, steps=3)
+    quick = InversionScan(nodes=2, steps=3, epochs=2)
     before = {k: v.clone() for k, v in victim.state_dict().items()}
     first, second = (quick.inspect(Evidence(victim, None, poisoned.splits.clean), ctx) for _ in range(2))
     assert torch.equal(first.scores, second.scores)
@@ -94,9 +101,6 @@ def test_spread_keeps_other_classes_and_tells_copies_apart(scene: Any) -> None:
 
 def test_small_numbers() -> None:
     assert margin(torch.tensor([[3.0, 1.0, 2.0], [0.0, 5.0, 1.0]]), 0).tolist() == [1.0, -5.0]
-    assert beside_others(torch.tensor([3.0, 1.0], dtype=torch.float64)).tolist() == [2.0, -2.0]
-    assert beside_others(torch.tensor([3.0, -1.0], dtype=torch.float64)).tolist() == [3.0, -4.0]
-    assert beside_others(torch.tensor([3.0, 1.0, -5.0], dtype=torch.float64))[0] == 3.0
     index = anomaly(torch.tensor([0.0, 1.0, 2.0, 3.0, 100.0]))
     assert float(index[2]) == 0.0
     assert float(index[4]) == pytest.approx(98 / 1.4826)
@@ -106,5 +110,71 @@ def test_a_smaller_graph_than_the_trigger_is_no_obstacle(scene: Any) -> None:
     ctx, poisoned, victim, _ = scene
     clean = poisoned.splits.clean
     assert int(clean.inputs.n_nodes.min()) < 10
-    found = InversionScan(nodes=10, steps=1, copies=1).inspect(Evidence(victim, None, clean), ctx)
+    found = InversionScan(nodes=10, steps=1, copies=1, epochs=1).inspect(Evidence(victim, None, clean), ctx)
     assert bool(torch.isfinite(found.scores).all())
+
+
+def test_references_have_the_answers_but_not_the_backdoor(scene: Any) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean, triggered = poisoned.splits.clean, poisoned.triggered
+    before = {k: v.clone() for k, v in victim.state_dict().items()}
+    first, second = references(victim, clean, 2, 640, 10, ctx.within("scan"))
+    assert all(torch.equal(v, before[k]) for k, v in victim.state_dict().items())
+    assert not torch.equal(first.predict(clean.inputs)[0], second.predict(clean.inputs)[0])
+    said = victim.predict(poisoned.splits.test.inputs)[0].argmax(1)
+    for net in (first, second):
+        assert float((net.predict(poisoned.splits.test.inputs)[0].argmax(1) == said).double().mean()) > 0.8
+        taken = float((net.predict(triggered.inputs)[0].argmax(1) == triggered.y).double().mean())
+        assert taken < float((victim.predict(triggered.inputs)[0].argmax(1) == triggered.y).double().mean()) - 0.3
+
+
+def test_untrained_forgets_every_weight_even_of_layers_that_cannot_draw_their_own() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own, self.lin = nn.Parameter(torch.arange(50.0)), nn.Linear(3, 2)
+
+    module = Scaled()
+    fresh: Any = untrained(Victim(module, "graph"), 0).module
+    assert not torch.equal(fresh.own, module.own)
+    assert torch.equal(fresh.own.sort()[0], module.own)
+    assert not torch.equal(fresh.lin.weight, module.lin.weight)
+
+
+def test_lessons_hold_no_edge_that_no_clean_graph_has(scene: Any) -> None:
+    clean = scene[1].splits.clean
+    lessons = lessons_of(clean, 200, torch.Generator().manual_seed(0))
+    assert 200 <= len(lessons) <= 200 + 2 * len(clean)
+    assert int(lessons.n_nodes.max()) > int(clean.inputs.n_nodes.max())  # pairs
+    known = [pairs_of(clean.inputs, i) for i in range(len(clean))]
+    single = len(clean) * -(-160 // len(clean))
+    assert all(pairs_of(lessons, i) <= known[i % len(clean)] for i in range(single))
+
+
+def pairs_of(graphs: Any, i: int) -> set[tuple[int, int]]:
+    one = graphs.take(torch.tensor([i]))
+    return set(zip(*one.edge_index.tolist(), strict=True))
+
+
+def test_a_panel_credits_only_what_the_references_do_not_share(scene: Any) -> None:
+    _, poisoned, victim, control = scene
+    clean, triggered = poisoned.splits.clean, poisoned.triggered
+    y = torch.ones(len(triggered), dtype=torch.int64)  # graphs of class 1, led to class 0
+    alone = Panel(victim, [control], clean, 0.1).leads(triggered.inputs, y)
+    shared = Panel(victim, [control, victim], clean, 0.1).leads(triggered.inputs, y)
+    assert shared[0] < 0 < alone[0]
+    assert alone[1] == float("-inf")  # no graph of another class to lead there
+
+
+@pytest.mark.parametrize("shape", ["3 clique", "3 path", "3 none", "4 clique", "4 cycle", "4 star", "4 path"])
+def test_shapes_are_what_they_are_called(shape: str) -> None:
+    n, matrix = edges(shape)
+    degrees = {
+        "clique": [n - 1] * n,
+        "none": [0] * n,
+        "path": [1, 1] + [2] * (n - 2),
+        "cycle": [2] * n,
+        "star": [1] * (n - 1) + [n - 1],
+    }
+    assert torch.equal(matrix, matrix.t())
+    assert sorted(matrix.sum(1).int().tolist()) == degrees[shape.split()[1]]

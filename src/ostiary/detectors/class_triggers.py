@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +14,20 @@ from ostiary.component import Json
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.inversion import Recovered, Recovery, mount_edges, placed
+from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 
 
 @dataclass(frozen=True, eq=False)
 class ClassTrigger:
-    """A trigger of `nodes` nodes for one class. margins: float [m], of clean graphs of other classes that carry it, each on
-    positions it was not recovered on. similarity: mean cosine of their embeddings; edges: mean edges within the trigger."""
+    """A trigger of `nodes` nodes for one class. stamped: clean graphs of other classes, those in y, that carry it, each on
+    positions it was not recovered on. margins: float [m], theirs. similarity: mean cosine of their embeddings; edges: mean
+    edges within the trigger."""
 
     nodes: int
     found: Recovered
+    stamped: Graphs
+    y: Tensor
     margins: Tensor
     similarity: float
     edges: float
@@ -49,7 +55,15 @@ def recovered(victim: Victim, clean: Dataset, goal: int, recovery: Recovery, cop
     assert embedding is not None
     unit, n = F.normalize(embedding, dim=1), len(stamped)
     similarity = (float((unit @ unit.t()).sum()) - n) / max(1, n * (n - 1))
-    return ClassTrigger(recovery.nodes, found, margin(logits, goal), similarity, mount_edges(stamped, at) / n)
+    return ClassTrigger(
+        recovery.nodes, found, stamped, several.y, margin(logits, goal), similarity, mount_edges(stamped, at) / n
+    )
+
+
+def by_size(tries: Sequence[ClassTrigger], reached: float) -> dict[str, Any]:
+    """What is said of the triggers of one class, smallest first; size needed: the least that succeeds at rate `reached`."""
+    sizes = {str(t.nodes): {"rate": t.rate, "edges": t.edges, "similarity": t.similarity} for t in tries}
+    return {"size needed": next((t.nodes for t in tries if t.rate >= reached), None), "nodes": sizes}
 
 
 def sketch(trigger: ClassTrigger, clean: Dataset, recovery: Recovery, ctx: Context) -> Json:
@@ -74,9 +88,3 @@ def anomaly(scores: Tensor) -> Tensor:
     """Deviations from the median, in units of the median absolute one made comparable to a standard deviation."""
     away = scores - scores.quantile(0.5)  # median() is the lower of the two in the middle
     return away / (1.4826 * away.abs().quantile(0.5)).clamp(min=1e-12)
-
-
-def beside_others(depths: Tensor) -> Tensor:
-    """Each value less the median of the other ones where that is positive: float [k]."""
-    others = depths.expand(len(depths), -1)[~torch.eye(len(depths), dtype=torch.bool)].view(len(depths), -1)
-    return depths - others.quantile(0.5, dim=1).clamp(min=0)
