@@ -69,9 +69,8 @@ class InversionScan(Detector, name="inversion-scan"):
                 f"all {len(clean)} clean graphs are of class {clean.classes[held[0]]}, and a trigger is recovered on graphs "
                 "of other classes; give clean graphs of at least two"
             )
-        if self.index == "mad" and clean.n_classes < LEAST:
-            return f"the median of {clean.n_classes} classes says nothing, index=mad takes {LEAST}; use index=margin"
-        return ""
+        few = self.index == "mad" and clean.n_classes < LEAST
+        return f"the median of {clean.n_classes} classes says nothing, index=mad takes {LEAST}; use index=margin" if few else ""
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         victim, clean = given(evidence.victim), evidence.clean
