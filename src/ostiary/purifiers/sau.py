@@ -26,8 +26,8 @@ class SAU(Unlearner, Purifier, name="sau"):
     negative, and how far their answers are apart (Jensen-Shannon) where they do not yet err to the same class. Outer: Adam
     on `clean` CE + `adversarial` CE of the perturbed + `shared` (-log(1 - p of the class that the old model errs to)).
     `eps` and `step` 0.2, `inner` 5, weights 1, 0, 1: authors' code. lr 1e-3 and 20 epochs are ours (theirs 1e-4 and 100,
-    in the preset), for small networks and few samples. Differs from the code: perturbed inputs are kept in range; the
-    statistics of BatchNorm follow on images (theirs are frozen, as in the preset; `freeze_norms`). On graphs node features are perturbed.
+    in the preset), for small networks and few samples. Differs from the code: perturbed inputs are kept in range;
+    statistics of BatchNorm follow on images (theirs are frozen, as in the preset). On graphs node features are perturbed.
     """
 
     modalities = frozenset({"graph", "image"})
