@@ -84,7 +84,7 @@ class Unlearn(TrainHook):
         loss: Tensor = how.clean * F.cross_entropy(victim(batch).float(), y)
         with torch.no_grad():
             err, was = self.old(marked).argmax(1), self.old(batch).argmax(1)
-        said = victim(marked).float()
+        said: Tensor = victim(marked).float()
         p = said.softmax(1).gather(1, err[:, None]).squeeze(1).clamp(min=0.001)
         astray = (err != y) & (err != was)
         shared = -(1 + 1e-6 - p).log()[astray].sum() / len(y)
