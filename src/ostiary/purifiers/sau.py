@@ -26,9 +26,8 @@ class SAU(Unlearner, Purifier, name="sau"):
     negative, and how far their answers are apart (Jensen-Shannon) where they do not yet err to the same class. Outer: Adam
     on `clean` CE + `adversarial` CE of the perturbed + `shared` (-log(1 - p of the class that the old model errs to)).
     `eps` and `step` 0.2, `inner` 5, weights 1, 0, 1: authors' code. lr 1e-3 and 20 epochs are ours (theirs 1e-4 and 100,
-    in the preset), for small networks and few samples. Differs from the code: perturbed inputs are kept in range; the
-    perturbed are judged with the statistics that the model has, which follow the clean samples on images (theirs are frozen,
-    as in the preset; `freeze_norms`). On graphs node features are perturbed.
+    in the preset), for small networks and few samples. Differs from the code: perturbed inputs are kept in range;
+    statistics of BatchNorm follow on images (theirs are frozen, as in the preset). On graphs node features are perturbed.
     """
 
     modalities = frozenset({"graph", "image"})
@@ -85,8 +84,7 @@ class Unlearn(TrainHook):
         loss: Tensor = how.clean * F.cross_entropy(victim(batch).float(), y)
         with torch.no_grad():
             err, was = self.old(marked).argmax(1), self.old(batch).argmax(1)
-        with evaluating(victim):
-            said = victim(marked).float()
+        said: Tensor = victim(marked).float()
         p = said.softmax(1).gather(1, err[:, None]).squeeze(1).clamp(min=0.001)
         astray = (err != y) & (err != was)
         shared = -(1 + 1e-6 - p).log()[astray].sum() / len(y)

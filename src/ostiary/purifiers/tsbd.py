@@ -35,8 +35,8 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
 
     Where `neurons` is not set (the authors try 0.01 to 0.9 and do not say how to choose): the smallest share up to 0.5
     that costs half of the clean accuracy, halved, at most twice, while the accuracy after (3) on a part of the sample held
-    out is more than `tolerance` lower than before; then (3) with all of it. Differs from the code: Nesterov momentum; random
-    batches; accuracy is measured between epochs; on graphs Adam with frozen BatchNorm statistics in (3), as fine-tune.
+    out is more than `tolerance` lower than before. Differs from the code: Nesterov momentum; batches in random order;
+    accuracy is measured between epochs; on graphs Adam with frozen BatchNorm statistics in (3), as fine-tune.
     """
 
     modalities = frozenset({"graph", "image"})
@@ -61,8 +61,7 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim, evidence.clean
-        chosen = self.neurons is None and evidence.oracle is None
-        tune, check = hold_out(clean, ctx.key("hold out")) if chosen else (clean, clean)
+        tune, check = (clean, clean) if self.neurons is not None else hold_out(clean, ctx.key("hold out"))
         filters = Neurons.filters(victim, self.skip)
         trainer = self.trainer(clean.modality.name, self.passes(len(tune)))
         climbing = trainer.replace(optimizer="sgd", lr=self.ascent_lr, epochs=self.ascent_epochs)
@@ -72,19 +71,19 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
         def without(share: float) -> Victim:
             return zeroed(filters, moved, share, self.weights)
 
-        def fitted(share: float, data: Dataset) -> Victim:
-            return trainer.fit(without(share), data, ctx.key("order"), [Calm(self.reach, self.mix)], what="tsbd: fine-tuning")
+        @cache
+        def tuned(share: float) -> Victim:
+            return trainer.fit(without(share), tune, ctx.key("order"), [Calm(self.reach, self.mix)], what="tsbd: fine-tuning")
 
-        tuned, notes = cache(lambda share: fitted(share, tune)), dict[str, Any]()
         if self.neurons is not None:
-            share = self.neurons
+            share, notes = self.neurons, dict[str, Any]()
         elif evidence.oracle is not None:
             share, notes = deepest(LEVELS, tuned, check, 1.0, evidence.oracle)
         else:
             share, notes = self.choose(victim, without, tuned, tune, check)
-        found = tuned(share) if tune is clean else fitted(share, clean)
-        found.notes |= {"neurons": share, "of": len(filters), "ascent steps": steps, **notes}
-        return found
+        notes |= {"neurons": share, "of": len(filters), "ascent steps": steps}
+        tuned(share).notes |= notes
+        return tuned(share)
 
     def choose(self, victim: Victim, without: Make, tuned: Make, tune: Dataset, check: Dataset) -> tuple[float, dict[str, Any]]:
         """The share of neurons, and what to note of the choice."""
