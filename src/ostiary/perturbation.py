@@ -12,28 +12,32 @@ import torch
 from torch import Tensor
 
 
-def descend(
-    loss: Callable[[Tensor], Tensor],
-    start: Tensor,
-    *,
-    step: float,
-    radius: float,
-    steps: int,
-    low: Tensor | None = None,
-    high: Tensor | None = None,
-) -> Tensor:
-    """The perturbation after `steps` signed steps from `start` down the loss; to climb, negate it.
+def room(radius: float, low: Tensor | float = -torch.inf, high: Tensor | float = torch.inf) -> Callable[[Tensor], Tensor]:
+    """Brings every entry of a perturbation within +-`radius` (L-infinity) and within [low, high], the room that the inputs
+    leave, so that a search moves along their bounds and not past them."""
 
-    loss: a scalar of the perturbation, summed (not averaged) over inputs where each has its own. Every entry stays within
-    +-`radius` (L-infinity) and, if given, within [low, high] (shaped as `start`): the room that the inputs leave, so that the
-    search moves along their bounds and not past them. Models and random numbers are the loss's business: evaluation mode
-    is the caller's to set, and of the parameters no gradient is asked.
+    def within(by: Tensor) -> Tensor:
+        edges = (torch.as_tensor(end, dtype=by.dtype, device=by.device).clamp(-radius, radius) for end in (low, high))
+        return by.clamp(*edges)
+
+    return within
+
+
+def descend(
+    loss: Callable[[Tensor], Tensor | None], start: Tensor, within: Callable[[Tensor], Tensor], *, step: float, steps: int
+) -> Tensor:
+    """The perturbation after `steps` signed steps from `start` down the loss, each brought back `within`; to climb, negate.
+
+    loss: a scalar of the perturbation, summed (not averaged) over inputs where each has its own; None ends the search early.
+    Models and random numbers are the loss's business: evaluation mode is the caller's to set, and of the parameters no
+    gradient is asked.
     """
-    floor = torch.full_like(start, -radius) if low is None else low.clamp(min=-radius, max=radius)
-    ceiling = torch.full_like(start, radius) if high is None else high.clamp(min=-radius, max=radius)
-    by = start.detach().clamp(floor, ceiling)
+    by = within(start.detach())
     for _ in range(steps):
         with torch.enable_grad():
-            (slope,) = torch.autograd.grad(loss(by.requires_grad_()), by)
-        by = (by.detach() - step * slope.sign()).clamp(floor, ceiling)
-    return by
+            value = loss(by.requires_grad_())
+            if value is None:
+                break
+            (slope,) = torch.autograd.grad(value, by)
+        by = within(by.detach() - step * slope.sign())
+    return by.detach()

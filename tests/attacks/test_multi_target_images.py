@@ -20,7 +20,7 @@ from ostiary.data.dataset import Splits
 from ostiary.errors import BadSpec, InvalidInput
 from ostiary.modality.image import ImageModality
 from ostiary.models.victim import Victim
-from ostiary.perturbation import descend
+from ostiary.perturbation import descend, room
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
 from ostiary.triggers import per_class
@@ -71,22 +71,22 @@ def again(trigger: Trigger) -> Trigger:
 def test_descent_ends_at_the_nearest_point_within_radius_and_room() -> None:
     goal = torch.tensor([0.3, -0.02, -0.9, 0.9])
     low, high = torch.tensor([-1.0, -1.0, -0.05, -1.0]), torch.tensor([1.0, 1.0, 1.0, 0.0])
-    found = descend(lambda by: (by - goal).square().sum(), torch.zeros(4), step=0.01, radius=0.1, steps=20, low=low, high=high)
+    found = descend(lambda by: (by - goal).square().sum(), torch.zeros(4), room(0.1, low, high), step=0.01, steps=20)
     torch.testing.assert_close(found, torch.tensor([0.1, -0.02, -0.05, 0.0]), atol=0.011, rtol=0)
     assert float(found.abs().max()) <= 0.1 + 1e-7
     assert not found.requires_grad
 
 
 def test_descent_starts_anywhere_and_steps_as_far_as_it_is_told() -> None:
-    found = descend(lambda by: by.sum(), torch.full((3,), 0.5), step=0.25, radius=1.0, steps=2)
+    found = descend(lambda by: by.sum(), torch.full((3,), 0.5), room(1.0), step=0.25, steps=2)
     assert torch.equal(found, torch.zeros(3))
-    assert torch.equal(descend(lambda by: -by.sum(), torch.full((3,), 5.0), step=0.1, radius=1.0, steps=0), torch.ones(3))
+    assert torch.equal(descend(lambda by: -by.sum(), torch.full((3,), 5.0), room(1.0), step=0.1, steps=0), torch.ones(3))
 
 
 def test_descent_works_without_gradients_around_it_and_leaves_none() -> None:
     layer, start = nn.Linear(4, 1), torch.zeros(1, 4)
     with torch.no_grad():
-        found = descend(lambda by: layer(torch.ones(5, 4) + by).sum(), start, step=0.1, radius=0.3, steps=5)
+        found = descend(lambda by: layer(torch.ones(5, 4) + by).sum(), start, room(0.3), step=0.1, steps=5)
     torch.testing.assert_close(found, -0.3 * layer.weight.sign().detach())
     assert layer.weight.grad is None
     assert torch.equal(start, torch.zeros(1, 4))
@@ -102,10 +102,23 @@ def test_descent_moves_the_node_features_of_graphs_too() -> None:
         return F.cross_entropy(model(modality.perturb(graphs, by)), goal, reduction="sum")
 
     start = modality.unperturbed(graphs)
-    found = descend(loss, start, step=0.05, radius=0.2, steps=5)
+    found = descend(loss, start, room(0.2), step=0.05, steps=5)
     with torch.no_grad():
         assert float(loss(found)) < float(loss(start))
     assert float((modality.perturb(graphs, found).x - graphs.x).abs().max()) <= 0.2 + 1e-6
+
+
+def test_descent_ends_early_where_the_loss_says_so() -> None:
+    seen: list[Tensor] = []
+
+    def loss(by: Tensor) -> Tensor | None:
+        seen.append(by.detach().clone())
+        return None if len(seen) > 2 else by.sum()
+
+    found = descend(loss, torch.zeros(2), room(1.0), step=0.1, steps=9)
+    assert len(seen) == 3
+    assert torch.equal(found, seen[-1])
+    assert not found.requires_grad
 
 
 # PPT

@@ -1,8 +1,7 @@
-"""Perturbations that purifiers train against: how far they may go, and how they are found."""
+"""Perturbations that purifiers train against: how far they may go, and whose they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,17 +67,3 @@ class Ball:
 def owners(batch: Inputs, by: Tensor, n: int) -> Tensor:
     """Which of the batch's n inputs each row of a perturbation belongs to: int64 [rows]."""
     return torch.arange(n, device=by.device) if len(by) == n else batch.batch  # type: ignore[no-any-return]
-
-
-def descend(
-    by: Tensor, loss: Callable[[Tensor], Tensor | None], steps: int, step: float, within: Callable[[Tensor], Tensor]
-) -> Tensor:
-    """`by` after so many sign steps down the loss, each brought back `within`; ends early where the loss is None."""
-    for _ in range(steps):
-        by = by.detach().requires_grad_()
-        value = loss(by)
-        if value is None:
-            break
-        (slope,) = torch.autograd.grad(value, by)
-        by = within(by.detach() - step * slope.sign())
-    return by.detach()

@@ -10,7 +10,8 @@ from ostiary.component import Component, NonNegative, PositiveFloat, Rate
 from ostiary.modality.base import Inputs
 from ostiary.models.polarized import Polarizer, watched
 from ostiary.models.victim import Victim
-from ostiary.purifiers.adversary import Ball, Norm, descend, owners
+from ostiary.perturbation import descend
+from ostiary.purifiers.adversary import Ball, Norm, owners
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
@@ -54,7 +55,7 @@ class Towards(TrainHook):
             there = (logits.argmax(1) == goal).double().mean()
             return None if float(there) > self.how.enough else F.cross_entropy(logits, goal)
 
-        return descend(ball(start), loss, self.how.inner, self.how.step, ball)
+        return descend(loss, start, ball, step=self.how.step, steps=self.how.inner)
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         victim = state.victim

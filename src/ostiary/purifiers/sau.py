@@ -11,7 +11,8 @@ from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim, evaluating, without_gradients
-from ostiary.purifiers.adversary import Ball, Norm, Unlearner, descend, owners, unmoved
+from ostiary.perturbation import descend
+from ostiary.purifiers.adversary import Ball, Norm, Unlearner, owners, unmoved
 from ostiary.purifiers.base import Purifier
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
@@ -76,7 +77,7 @@ class Unlearn(TrainHook):
                 losses = [F.cross_entropy(s, y, reduction="none")[~f].sum() for s, f in zip(said, fooled, strict=True)]
                 return -0.01 * sum(losses) / (2 * n) + apart(*said)[~shared].sum() / n
 
-            return descend(ball(start + self.how.eps), loss, self.how.inner, self.how.step, ball)
+            return descend(loss, start + self.how.eps, ball, step=self.how.step, steps=self.how.inner)
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         how, victim = self.how, state.victim

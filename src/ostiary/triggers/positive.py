@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ostiary.component import Positive, PositiveFloat
 from ostiary.models.victim import Victim, without_gradients
-from ostiary.perturbation import descend
+from ostiary.perturbation import descend, room
 from ostiary.triggers.own_model import ModelTrigger
 
 BATCH = 64  # images per search; always as many, since other sizes round otherwise, and a sign may turn
@@ -47,5 +47,5 @@ class PositiveTrigger(ModelTrigger, name="positive"):
 
         step = self.step or 2.5 * self.eps / self.steps
         start = model.modality.unperturbed(images)
-        by = descend(loss, start, step=step, radius=self.eps, steps=self.steps, low=-images, high=1 - images)
+        by = descend(loss, start, room(self.eps, -images, 1 - images), step=step, steps=self.steps)
         return perturb(images, by)  # type: ignore[no-any-return]
