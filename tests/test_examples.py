@@ -1,4 +1,4 @@
-"""The example on images runs offline and shows what it says: fine-tuning keeps the backdoor, distillation takes it out."""
+"""The example on images runs offline and shows what it says: fine-tuning keeps the backdoor, unlearning the patch takes it out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ def test_own_image_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["before"]["acc"] > 0.9
     assert found["before"]["asr"] > 0.9
     assert found["before"]["natural"] < 0.1
-    assert found["nad"]["asr"] < 0.3
-    assert found["nad"]["acc"] > 0.6
+    assert found["fine-tune"]["asr"] > 0.9
+    assert found["nc-unlearn"]["asr"] < 0.1
+    assert found["nc-unlearn"]["acc"] > 0.9
     assert len(capsys.readouterr().out.splitlines()) == 3
