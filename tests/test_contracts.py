@@ -41,6 +41,7 @@ def test_every_other_component_is_rebuilt_from_its_spec(kind: str) -> None:
         "injected-subgraphs": {"size": 3, "edges": [[[0, 1]], [[1, 2]]]},
         "attached-subgraph": {"size": 3, "edges": [[0, 1], [1, 2]]},
         "generated-nodes": {"size": 3, "width": 4},
+        "class-warps": {"classes": 3},
     }
     assert catalogue(kind), f"the room of {kind}s is empty"
     for entry in catalogue(kind):
