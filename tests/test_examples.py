@@ -1,4 +1,4 @@
-"""The example on images runs offline and shows what it says: fine-tuning keeps the backdoor, unlearning the patch takes it out."""
+"""The example on images shows what it says: fine-tuning keeps the backdoor, unlearning the patch takes it out."""
 
 from __future__ import annotations
 

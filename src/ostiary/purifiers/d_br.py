@@ -22,7 +22,8 @@ class DBR(Splitting, name="d-br"):
     clean data. After the split (`detector`, `clean` 0.2, `poisoned` 0.05: paper) an epoch of gradient ascent on the poisoned
     part and one of descent on the clean part, `epochs` times (20: paper) and for at least `steps` updates of ascent
     (400, as many as 20 epochs of the paper's data have; ours). On images SGD with momentum 0.9 and weight decay 5e-4, elsewhere
-    Adam, at `lr` 1e-4 in batches of 128 (paper, but for Adam). The last epoch is kept.
+    Adam, in batches of 128. The last epoch is kept. `lr`, where not set: 1e-4 (paper), on images 1e-3: at 1e-4 nothing was
+    unlearnt on digits of seed 10, where 1e-3 left 24 % of a patch's success and 100 % of a blended picture's.
     Differs from the paper: `by_class` takes the clean share of each label (of all together, classes may be missing); ascent
     ends, sample by sample, at `ceiling` times the loss of a guess, ln K; BatchNorm statistics are frozen, for an epoch of the
     poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set. It is as good as the split: on
@@ -30,9 +31,10 @@ class DBR(Splitting, name="d-br"):
     """
 
     needs = frozenset({"victim", "train"})
+    presets = {"paper": {"lr": 1e-4}}
     epochs: Positive = 20
     steps: NonNegative = 400
-    lr: PositiveFloat = 1e-4
+    lr: PositiveFloat | None = None
     batch_size: Positive = 128
     ceiling: PositiveFloat = 2.0
 
@@ -41,11 +43,11 @@ class DBR(Splitting, name="d-br"):
         train, victim, parts = evidence.train, evidence.victim.clone(), self.divide(evidence, ctx)
         clean, poisoned = train.take(parts.clean), train.take(parts.poisoned)
         rounds = at_least(self.epochs, self.steps, len(poisoned), self.batch_size) if len(poisoned) else self.epochs
-        own: dict[str, Any] = {"optimizer": "adam"}
+        own: dict[str, Any] = {"optimizer": "adam", "lr": self.lr or 1e-4}
         if train.modality.name == "image":
-            own = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4}
+            own = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "lr": self.lr or 1e-3}
         trainer = ctx.trainer.replace(
-            lr=self.lr, batch_size=self.batch_size, schedule="constant", freeze_norms=True, **own, epochs=2 * rounds
+            batch_size=self.batch_size, schedule="constant", freeze_norms=True, **own, epochs=2 * rounds
         )
         hooks = [Alternate(poisoned, clean, self.ceiling * math.log(train.n_classes))]
         if not len(poisoned):  # nothing to unlearn
