@@ -34,7 +34,7 @@ class InversionScan(Detector, name="inversion-scan"):
     classes exceed with it in the victim, less what half of them exceed in the reference led furthest, where positive; in units
     of what one clean graph in ten exceeds. Score of a class: the largest lead; with numbers, the recovered one's too.
     Chosen on 23 victims of seeds 10 to 20: 0.5 accuses none of 9 clean ones and finds 10 of 14 backdoored ones (AUROC 0.87).
-    On 78 others it accused 3 of 34 and found 30 of 44 (0.91), few on Bitcoin and Fingerprint; that other forms of the rule
+    On 78 others it accused 3 of 34 and found 30 of 44 (0.91), 3 of 10 on Bitcoin and Fingerprint; that other forms of the rule
     were looked at on these, too, makes the figures a little kind.
     For the report, triggers of 1, 2, 3 and `nodes` nodes (0: 20 % of the mean graph, at least 3) are recovered by `steps` of
     Adam on `copies` draws of positions. `index` margin flags scores above `threshold`; mad, from four classes on, scores
