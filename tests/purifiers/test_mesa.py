@@ -9,9 +9,10 @@ import torch
 
 from ostiary.errors import InvalidInput
 from ostiary.evidence import Evidence
-from ostiary.purifiers.mesa import MESA, Sampling
+from ostiary.purifiers.mesa import MESA
 from ostiary.purifiers.patch_generators import NOISE, Dependence, Generators
-from ostiary.purifiers.patch_search import pasted
+from ostiary.purifiers.patch_places import Places, pasted
+from ostiary.purifiers.patch_search import Found, Sampling
 from ostiary.seeds import generator, scoped
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
@@ -21,12 +22,26 @@ QUICK: dict[str, Any] = {"steps": 3, "scan_steps": 3, "epochs": 1, "hidden": 16}
 
 def test_patches_lie_whole_at_all_places_and_pass_gradients() -> None:
     patches = torch.full((300, 2, 3, 3), 0.5, requires_grad=True)
-    images = pasted(torch.zeros(300, 2, 7, 5), patches, generator(0, "places"))
+    at = Places(torch.zeros(1, 15), learnt=False).draw(300, generator(0, "places"))[0]
+    images = pasted(torch.zeros(300, 2, 7, 5), patches, at)
     assert images.flatten(1).count_nonzero(1).unique().tolist() == [18]
+    assert images[at == 14][0, 0, -3:, -3:].detach().min() == 0.5  # the last place is the lower right corner
     covered = images.detach().amax((0, 1))
     assert bool((covered == 0.5).all())
     images.sum().backward()
     assert patches.grad is not None and bool((patches.grad == 1).all())
+
+
+def test_places_are_learnt_where_patches_succeed_and_no_place_is_given_up() -> None:
+    places, rng = Places(torch.zeros(2, 50), learnt=True), generator(0, "places")
+    for _ in range(40):
+        at = places.draw(64, rng)
+        places.learn(at, (at == torch.tensor([[7], [30]])).float())
+    drawn = places.draw(2000, rng)
+    assert float((drawn[0] == 7).double().mean()) > 0.7 and float((drawn[1] == 30).double().mean()) > 0.7
+    assert len(drawn[0].unique()) > 40
+    even = Places(places.success, learnt=False).draw(2000, rng)
+    assert float((even[0] == 7).double().mean()) < 0.1
 
 
 def test_generators_side_by_side_are_those_alone() -> None:
@@ -60,7 +75,8 @@ def test_a_share_of_a_batch_carries_patches_and_labels_stay() -> None:
         nets = Generators(2, 9, 16)
     batch, y = torch.full((400, 1, 8, 8), 2.0), torch.arange(400)
     state = Trainer().start(toys.victim("image"), toys.splits("image").clean, 0)
-    marked, labels = Sampling(nets, 3, 0.2, generator(0, "sampled")).on_batch(state, batch, y, y)
+    found = Found(nets, Places(torch.zeros(2, 36), learnt=True), torch.zeros(2))
+    marked, labels = Sampling(found, 3, 0.2, generator(0, "sampled")).on_batch(state, batch, y, y)
     touched = (marked != 2).flatten(1).sum(1)
     assert set(touched.tolist()) == {0, 9} and 50 < int((touched == 9).sum()) < 110
     assert torch.equal(labels, y)

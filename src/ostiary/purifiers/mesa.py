@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
-from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
@@ -12,10 +13,7 @@ from ostiary.errors import InvalidInput
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import FineTuning, Purifier
-from ostiary.purifiers.patch_generators import Generators
-from ostiary.purifiers.patch_search import PatchSearch, pasted
-from ostiary.training.hooks import TrainHook
-from ostiary.training.trainer import TrainState
+from ostiary.purifiers.patch_search import PatchSearch, Sampling
 
 
 class MESA(FineTuning, Purifier, name="mesa"):
@@ -25,22 +23,35 @@ class MESA(FineTuning, Purifier, name="mesa"):
     The defender holds the model, a few clean images, and an idea of the patch's `size`. A generator per level of `levels`
     (0.5, 0.8, 0.9: paper) makes patches of high entropy whose success, averaged over random places, need not exceed its
     level: mean min(p, level) + `alpha` times a bound on what patches tell of their noise (0.1: paper), noise of `rough`
-    0.1 on the pixels. Then `epochs` in which a share `stamped` of each batch carries a patch of the generators, one
-    generator after the other. `target`: the class; where not set, that whose generator (level 0.8, `scan_steps`) has the
-    largest success, if it is at least `flag` (ours; the paper is given the class); else the model is left as it is.
+    0.1 on the pixels. `position`: places are drawn by the success had there (learnt, ours) or at random (paper), which
+    finds no patch that works in one corner only. Then `epochs` in which a share `stamped` of each batch carries a patch
+    of the generators, one generator after the other. `target`: where not set, the class whose generator (level 0.8,
+    `scan_steps`) has the largest success, if it is at least `flag` (ours; the paper is given the class); else the model is
+    left as it is.
 
     `steps`, `lr`, `hidden` and `stamped` are ours, for a small sample on a CPU; the preset `paper` has the authors' 2e-4,
     512 units, 1 %. Differs from the authors' code, which learns and tunes on test images, and pastes patches out of range.
     """
 
     modalities = frozenset({"image"})
-    presets = {"paper": {"lr_patches": 2e-4, "hidden": 512, "stamped": 0.01, "epochs": 10, "lr": 0.001, "steps": 3900}}
+    presets = {
+        "paper": {
+            "lr_patches": 2e-4,
+            "hidden": 512,
+            "stamped": 0.01,
+            "epochs": 10,
+            "lr": 0.001,
+            "steps": 3900,
+            "position": "random",
+        }
+    }
     size: Positive = 3
     target: NonNegative | None = None
     flag: Rate = 0.5
     levels: tuple[Rate, ...] = (0.5, 0.8, 0.9)
     alpha: PositiveFloat = 0.1
     rough: PositiveFloat = 0.1
+    position: Literal["learnt", "random"] = "learnt"
     hidden: Positive = 128
     steps: Positive = 200
     scan_steps: Positive = 100
@@ -58,7 +69,8 @@ class MESA(FineTuning, Purifier, name="mesa"):
         return "" if self.levels else "no level of success is given; name at least one in levels"
 
     def search(self, steps: int, batch_size: int) -> PatchSearch:
-        return PatchSearch(self.size, steps, self.lr_patches, batch_size, self.hidden, self.alpha, self.rough)
+        learnt = self.position == "learnt"
+        return PatchSearch(self.size, steps, self.lr_patches, batch_size, self.hidden, self.alpha, self.rough, learnt)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
@@ -67,9 +79,9 @@ class MESA(FineTuning, Purifier, name="mesa"):
         if target is not None:
             goals = torch.full((len(self.levels),), target)
             search = self.search(self.steps, self.batch_size)
-            nets, success = search.of(victim, clean, goals, torch.tensor(self.levels), ctx.within("staircase"))
-            victim.notes["success"] = dict(zip(map(str, self.levels), success.tolist(), strict=True))
-            hook = Sampling(nets.cpu(), self.size, self.stamped, ctx.rng("sampled"))
+            found = search.of(victim, clean, goals, torch.tensor(self.levels), ctx.within("staircase"))
+            victim.notes["success"] = dict(zip(map(str, self.levels), found.success.tolist(), strict=True))
+            hook = Sampling(found, self.size, self.stamped, ctx.rng("sampled"))
             trainer = self.trainer(clean.modality.name, self.epochs)
             trainer.fit(victim, clean, ctx.key("order"), [hook], what="mesa: fine-tuning")
         victim.notes["target"] = None if target is None else clean.classes[target]
@@ -79,20 +91,6 @@ class MESA(FineTuning, Purifier, name="mesa"):
         """The class to which patches lead best, if they do."""
         goals = torch.arange(clean.n_classes)
         search = self.search(self.scan_steps, max(8, self.batch_size // 2))
-        success = search.of(victim, clean, goals, torch.full((clean.n_classes,), 0.8), ctx)[1]
+        success = search.of(victim, clean, goals, torch.full((clean.n_classes,), 0.8), ctx).success
         victim.notes["success by class"] = dict(zip(clean.classes, success.tolist(), strict=True))
         return int(success.argmax()) if float(success.max()) >= self.flag else None
-
-
-class Sampling(TrainHook):
-    """Puts patches of the generators, one of them in each epoch, on a share of every batch; labels stay."""
-
-    def __init__(self, nets: Generators, size: int, share: float, rng: torch.Generator) -> None:
-        self.nets, self.size, self.share, self.rng = nets, size, share, rng
-
-    def on_batch(self, state: TrainState, batch: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():  # a whole batch of patches, since their statistics are those of the batch
-            flat = self.nets.draw(max(2, len(batch)), self.rng)[1][state.epoch % self.nets.count][: len(batch)]
-        marked = pasted(batch, flat.view(len(batch), batch.shape[1], self.size, self.size), self.rng)
-        chosen = torch.rand(len(batch), generator=self.rng) < self.share
-        return torch.where(chosen[:, None, None, None], marked, batch), y
