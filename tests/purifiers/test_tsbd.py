@@ -137,3 +137,12 @@ def test_a_model_of_one_layer_is_refused() -> None:
     held = Evidence(victim=Victim(nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), "image"), clean=images())
     with pytest.raises(Unsupported, match="no linear or convolutional layer before its head"):
         TSBD().purify(held, toys.context("image"))
+
+
+def test_a_climb_without_end_stops_at_the_last_finite_weights() -> None:
+    held = toys.evidence("graph")
+    assert held.victim is not None and held.clean is not None
+    trainer = Trainer(optimizer="sgd", lr=1e3, epochs=50)
+    climbed, _ = unlearnt(held.victim, held.clean, trainer, 0)
+    assert all(bool(torch.isfinite(p).all()) for p in climbed.parameters())
+    TSBD(ascent_lr=1e3, epochs=1).purify(held, toys.context("graph"))

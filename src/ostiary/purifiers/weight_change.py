@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
+from ostiary.errors import InvalidInput
 from ostiary.modality.base import Inputs
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim
@@ -27,12 +28,20 @@ class Climb(TrainHook):
 
 
 def unlearnt(victim: Victim, data: Dataset, trainer: Trainer, key: int) -> tuple[Victim, int]:
-    """A copy that climbs the loss of the data until it gets no more of them right than chance, or 10 %; steps it took."""
+    """A copy that climbs the loss of the data until it gets no more of them right than chance, or 10 %; steps it took.
+
+    Where the climb ends in numbers that are not finite, the copy is that of the epoch before.
+    """
     other = victim.clone()
     state = trainer.start(other, data, key)
     floor = max(1 / data.n_classes, 0.1)
     for epoch in range(trainer.epochs):
-        trainer.run_epoch(state, [Climb()])
+        kept = {name: tensor.clone() for name, tensor in other.state_dict().items()}
+        try:
+            trainer.run_epoch(state, [Climb()])
+        except InvalidInput:
+            other.load_state_dict(kept)
+            break
         progress("unlearning", (epoch + 1) / trainer.epochs)
         if accuracy(other, data) <= floor:
             break
