@@ -15,11 +15,12 @@ from ostiary.console import listening
 from ostiary.data.dataset import Dataset
 from ostiary.data.user import images
 from ostiary.errors import BadSpec, InvalidInput
+from ostiary.modality.image import turned
 from ostiary.models.victim import Victim
 from ostiary.seeds import generator, scoped
 from ostiary.testing import toys
 from ostiary.training import trainer as trainer_module
-from ostiary.training.augment import augment, crop, flip, rotate, turned
+from ostiary.training.augment import augment, crop, flip, rotate
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer, TrainState
 

@@ -125,13 +125,10 @@ class ImageModality(Modality, name="image"):
 
     def distort(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
         """Turned by any angle, then shifted by up to a fifth of each side, zero filled (bilinear)."""
-        n, _, h, w = inputs.shape
-        turn = (2 * torch.rand(n, generator=rng) - 1) * torch.pi
-        shift = (2 * torch.rand(n, 2, generator=rng) - 1) * 0.4  # of half a side
-        cos, sin = turn.cos(), turn.sin()
-        rows = [torch.stack([cos, -sin * h / w, shift[:, 0]], 1), torch.stack([sin * w / h, cos, shift[:, 1]], 1)]
-        grid = torch.nn.functional.affine_grid(torch.stack(rows, 1).to(inputs), list(inputs.shape), align_corners=False)
-        return torch.nn.functional.grid_sample(inputs, grid, align_corners=False).clamp(0, 1)
+        n = len(inputs)
+        angle = (2 * torch.rand(n, generator=rng) - 1) * torch.pi
+        moved = (2 * torch.rand(n, 2, generator=rng) - 1) * 0.4  # of half a side
+        return turned(inputs, angle.to(inputs), moved.to(inputs))
 
     def superpose(self, inputs: Tensor, others: Tensor) -> Tensor:
         """The sum of both, cut at white (STRIP's authors: saturating addition)."""
@@ -162,3 +159,14 @@ def shift(images: Tensor, reach: int, rng: torch.Generator) -> Tensor:
     top, left = torch.randint(0, 2 * reach + 1, (2, n), generator=rng).to(images.device)
     windows = functional.pad(images, (reach,) * 4).unfold(2, h, 1).unfold(3, w, 1)
     return windows[torch.arange(n, device=images.device), :, top, left]
+
+
+def turned(images: Tensor, angle: Tensor, moved: Tensor | None = None) -> Tensor:
+    """Images turned about their centres by `angle` (radians, float [n]), anticlockwise, and `moved` (float [n, 2], along width
+    and height in units of half a side); bilinear, zero filled."""
+    n, _, h, w = images.shape
+    cos, sin = angle.cos(), angle.sin()
+    along, down = (torch.zeros_like(angle),) * 2 if moved is None else moved.unbind(1)
+    rows = (cos, -sin * h / w, along), (sin * w / h, cos, down)  # the grid runs from -1 to 1 along both axes
+    grid = functional.affine_grid(torch.stack([torch.stack(row, 1) for row in rows], 1), [n, 1, h, w], align_corners=False)
+    return functional.grid_sample(images, grid, align_corners=False).clamp(0, 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from typing import ClassVar, Literal, final
 
@@ -11,6 +10,7 @@ from ostiary.context import Context
 from ostiary.errors import InvalidInput, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
+from ostiary.training.budget import at_least
 from ostiary.training.trainer import Trainer
 
 
@@ -45,7 +45,7 @@ class Budget(Component):
 
     def passes(self, n: int) -> int:
         """Epochs over n samples."""
-        return math.ceil(self.steps / math.ceil(n / self.batch_size)) if self.steps else self.epochs
+        return at_least(1, self.steps, n, self.batch_size) if self.steps else self.epochs
 
 
 class Purifier(Component):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.modality.image import shift
+from ostiary.modality.image import shift, turned
 
 
 def crop(images: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:
@@ -27,15 +27,6 @@ def rotate(images: Tensor, rng: torch.Generator, degrees: float = 10.0) -> Tenso
     amount, turn = torch.rand(2, len(images), generator=rng).to(images)
     angle = (2 * amount - 1) * math.radians(degrees) * (turn < 0.5)
     return torch.where((angle == 0)[:, None, None, None], images, turned(images, angle))
-
-
-def turned(images: Tensor, angle: Tensor) -> Tensor:
-    """Images turned about their centres by `angle` (radians, float [n]), anticlockwise; bilinear, zero filled."""
-    n, _, h, w = images.shape
-    cos, sin, none = angle.cos(), angle.sin(), torch.zeros_like(angle)
-    rows = (cos, -sin * h / w, none), (sin * w / h, cos, none)  # the grid runs from -1 to 1 along both axes
-    grid = F.affine_grid(torch.stack([torch.stack(row, 1) for row in rows], 1), [n, 1, h, w], align_corners=False)
-    return F.grid_sample(images, grid, align_corners=False).clamp(0, 1)
 
 
 def augment(images: Tensor, how: str, rng: torch.Generator) -> Tensor:
