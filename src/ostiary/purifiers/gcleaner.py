@@ -35,7 +35,7 @@ class GCleaner(Purifier, name="gcleaner"):
     triggers are recovered again from the student in each of `rounds`, on random positions as well; for cost: a class that
     then is not reached is done with, the last one ends the rounds, and recovery ends `patience` steps after a trigger that
     works has stopped to get better. The preset `fast` (ours, one form tried on seed 10 of four sets) unlearns every class,
-    flagged or not. On 60 graphs of AIDS: 9 to 21 s of one core, `fast` 5, `paper` 3. The hinge's sign is not Eq. 7-8's.
+    flagged or not. On 60 graphs of AIDS: 7 s of one core, `paper` 1.6 (benchmark). The hinge's sign is not Eq. 7-8's.
     """
 
     modalities = frozenset({"graph"})
