@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ from ostiary.data.source import DataSource
 from ostiary.errors import StoreError
 from ostiary.experiment import runner
 from ostiary.experiment.plan import read_plan
-from ostiary.experiment.record import SKIPPED, Record
+from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record
 from ostiary.experiment.runner import Progress, run
 from ostiary.experiment.stages import Bench, Result, Stage, stages_of
 from ostiary.experiment.store import SEAL, Store
@@ -471,6 +472,28 @@ def test_what_builds_on_a_failed_stage_is_not_tried_and_says_so(tmp_path: Path, 
 
 
 # damage
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_where_the_attack_does_not_work_no_defence_is_run_and_the_record_says_so(tmp_path: Path, workers: int) -> None:
+    watch(tmp_path / "s")
+    weak = {"name": "sub-ba", "rate": 0.0}
+    plan = toy(vary={"attack": [TOY["attack"], weak]}, detectors=["spectral"], least_lift=0.01, trainer={"epochs": 10})
+    works, fails = run(plan, store=tmp_path / "s", workers=workers)
+    assert works.metrics["victim"]["asr_lift"]["value"] >= 0.01 > fails.metrics["victim"]["asr_lift"]["value"]
+    assert works.metrics["purifiers"] and works.metrics["detectors"]
+    assert not any(d.startswith(LEFT_OUT) for d in works.doubts)
+    assert not fails.metrics["purifiers"] and not fails.metrics["detectors"] and fails.status == "done" and not fails.errors
+    assert [d for d in fails.doubts if d.startswith(LEFT_OUT)] == [f"{LEFT_OUT}1 points"]
+    assert kinds(tmp_path / "s")["purifier"] == kinds(tmp_path / "s")["verdict"] == kinds(tmp_path / "s")["detector"] == 1
+
+    told: list[Progress] = []
+    run(plan, store=tmp_path / "s", workers=workers, listener=lambda p: told.append(replace(p)))
+    assert told[-1].done == told[-1].reused == told[-1].total  # resumed: nothing to do, nothing waits
+    everything = run({**plan, "least_lift": 0.0}, store=tmp_path / "s")[1]
+    assert everything.metrics["purifiers"]
+    kept = run(plan, store=tmp_path / "s")[1]  # what was computed is not hidden
+    assert kept.metrics["purifiers"] == everything.metrics["purifiers"]
 
 
 def damage(store: Path, row: Any, how: str) -> None:

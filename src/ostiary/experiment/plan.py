@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ostiary.attacks.base import Attack
-from ostiary.component import Component, Json, build, hints, lookup, plain, suggest
+from ostiary.component import Component, Json, Rate, build, hints, lookup, plain, suggest
 from ostiary.data.source import DataSource
 from ostiary.detectors.base import Detector
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, UnknownName
@@ -26,6 +26,8 @@ class Plan(Component, name="plan"):
 
     trainer: options on top of the victim's own recipe. vary: option path -> values; every combination is a cell.
     Paths joined by " + " vary together: each of their values is a list with one entry per path.
+    least_lift: ASR lift over the clean control (0 to 1) below which a cell's detectors and purifiers are left out: where the
+    attack does not work there is nothing to find or to remove. 0: they always run.
     published: figures a paper reports for this plan, printed beside ours. title, notes: for the reader.
     """
 
@@ -38,6 +40,7 @@ class Plan(Component, name="plan"):
     purifiers: tuple[Purifier, ...] = ()
     seeds: tuple[int, ...] = (0,)
     vary: dict[str, Any] = field(default_factory=dict)
+    least_lift: Rate = 0.0
     published: dict[str, Any] = field(default_factory=dict)
     title: str = ""
     notes: str = ""
@@ -81,7 +84,7 @@ class Cell:
     keys: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def spec(self) -> dict[str, Json]:
-        hidden = ("name", "seeds", "vary", "title", "notes", "published")
+        hidden = ("name", "seeds", "vary", "least_lift", "title", "notes", "published")
         return {**{k: v for k, v in self.plan.spec().items() if k not in hidden}, "seed": self.seed}
 
     def check_files(self) -> None:

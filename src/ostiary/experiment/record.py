@@ -17,6 +17,7 @@ from ostiary.errors import StoreError
 
 SCHEMA = 1
 SKIPPED = "not tried because "  # how the reason of a stage begins that waited for a failed one
+LEFT_OUT = "detectors and purifiers were left out: the attack's ASR lift is below "  # how a doubt about a record may begin
 
 
 class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

@@ -29,7 +29,7 @@ from ostiary.console import listening, log
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError
 from ostiary.experiment.plan import Cell, Plan, read_plan
 from ostiary.experiment.pool import ONE_PROCESS, Pool
-from ostiary.experiment.record import SKIPPED, Record, StageRow, canonical, encode, git_revision, host, versions
+from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record, StageRow, canonical, encode, git_revision, host, versions
 from ostiary.experiment.stages import Bench, Result, Stage, compute, stages_of
 from ostiary.experiment.store import Damaged, Store, now
 
@@ -108,7 +108,7 @@ class _Job:
             for key, stage in own.items():
                 self.stages.setdefault(key, stage)
                 self.cells[key].append(i)
-        self.waits = {key: {u.key() for u in stage.upstream()} for key, stage in self.stages.items()}
+        self.waits = {key: {u.key() for u in [*stage.upstream(), *_gate(stage)]} for key, stage in self.stages.items()}
         self.below: dict[str, list[str]] = defaultdict(list)
         for key, upstream in self.waits.items():
             for u in upstream:
@@ -125,6 +125,8 @@ class _Job:
             if row is not None and row.status == "done":
                 self.progress.reused += 1
                 self.settle(key)
+        for key in [*self.settled]:
+            self.leave_out(key)
         self.tell()
         n = min(workers or _cores(), len(self.stages) - len(self.settled))
         if n > 1:
@@ -140,6 +142,7 @@ class _Job:
             with listening(note):
                 reason = make(stage, bench)
             self.settle(stage.key(), reason)
+            self.leave_out(stage.key())
             self.tell()
 
     def in_pool(self, n: int) -> None:
@@ -152,6 +155,7 @@ class _Job:
                     self.note(stage, *value)
                     continue
                 self.settle(stage.key(), value if kind == "done" else self.lost(stage, *value))
+                self.leave_out(stage.key())
                 self.hand_out(pool)
                 self.tell()
         finally:
@@ -192,6 +196,17 @@ class _Job:
                 self.close(below, f"{SKIPPED}{self.stages[key].name} failed")
                 blocked += self.below[below]
 
+    def leave_out(self, key: str) -> None:
+        """After a judge's word: what is not worth running where the attack's lift is too small (finished stages stay)."""
+        stage, row = self.stages[key], self.store.stage(key)
+        least = stage.cell.plan.least_lift
+        if stage.kind != "judge" or row is None or row.status != "done" or not _below(row.metrics, least):
+            return
+        for later in stages_of(stage.cell):
+            if _gate(later) and later.key() not in self.settled:
+                self.progress.total -= 1
+                self.close(later.key(), f"{LEFT_OUT}{100 * least:.0f} points")
+
     def close(self, key: str, reason: str) -> None:
         self.settled.add(key)
         if reason:
@@ -221,6 +236,17 @@ class _Job:
         except Exception:  # noqa: BLE001 - whatever a listener does wrong, the run goes on
             log.warning("the progress listener failed and is told no more", exc_info=True)
             self.listener = lambda _: None
+
+
+def _gate(stage: Stage) -> list[Stage]:
+    """The judge whose word a detector or purifier and what follows from it wait for."""
+    gated = stage.cell.plan.least_lift > 0 and stage.kind in ("detector", "relearning", "purifier", "verdict")
+    return [Stage("judge", stage.cell)] if gated else []
+
+
+def _below(metrics: Mapping[str, Any], least: float) -> bool:
+    lift = metrics["asr_lift"]["value"]
+    return lift is None or lift < least - 1e-9
 
 
 def _open_worker(folder: str, environment: dict[str, str], device: str) -> Callable[[Stage], str]:
@@ -322,6 +348,10 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
     metrics: dict[str, Any] = {"victim": {}, "detectors": {}, "purifiers": {}, "data": {}, "attack": {}}
     doubts, errors, seconds, artefacts = [], {}, {}, {}
     for name, (stage, row) in rows.items():
+        reason = reasons.get(stage.key(), "")
+        if reason.startswith(LEFT_OUT):
+            doubts += [] if reason in doubts else [reason]
+            continue
         if row is None or row.status != "done":
             errors[name] = reasons.get(stage.key(), "it is no longer in the store; run the same command again")
             continue
