@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -20,12 +21,16 @@ _surrogates: dict[tuple[object, ...], Victim] = {}  # of one process; a pure fun
 
 @dataclass(frozen=True)
 class Context:
-    """The only thing passed around. `architecture` and `trainer` make surrogates and retrained models."""
+    """The only thing passed around. `architecture` and `trainer` make surrogates and retrained models.
+
+    ask: (detector, evidence) -> what it has found in this run, or None where it was not asked about the same evidence.
+    """
 
     seed: int = 0
     device: torch.device = torch.device("cpu")
     architecture: Architecture | None = None
     trainer: Trainer = Trainer()
+    ask: Callable[[Any, Any], Any] = field(default=lambda detector, evidence: None, compare=False)
 
     def rng(self, name: str) -> torch.Generator:
         """The stream called `name`; the same each time it is asked for."""

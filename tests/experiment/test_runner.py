@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from toy_runs import (
     ERRORS,
     LINUX,
@@ -38,8 +39,11 @@ from toy_runs import (
     watch,
 )
 
+from ostiary.context import Context
 from ostiary.data.source import DataSource
+from ostiary.detectors.base import Detector, Findings
 from ostiary.errors import StoreError
+from ostiary.evidence import Evidence
 from ostiary.experiment import runner
 from ostiary.experiment.plan import read_plan
 from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record
@@ -47,6 +51,21 @@ from ostiary.experiment.runner import Progress, run
 from ostiary.experiment.stages import Bench, Result, Stage, stages_of
 from ostiary.experiment.store import SEAL, Store
 from ostiary.models.victim import Victim
+
+
+class Counted(Detector, name="counted"):
+    """Draws scores, slowly."""
+
+    modalities = frozenset({"graph"})
+    needs = frozenset({"train"})
+    about = "train"
+
+    def examine(self, evidence: Evidence, ctx: Context) -> Findings:
+        assert evidence.train is not None
+        time.sleep(0.05)
+        scores = torch.rand(len(evidence.train), generator=ctx.rng("scores"))
+        return Findings(scores, scores > 0.9)
+
 
 SWEEP = toy(detectors=["spectral"], seeds=[0, 1])  # 2 times 7 stages
 
@@ -472,6 +491,27 @@ def test_what_builds_on_a_failed_stage_is_not_tried_and_says_so(tmp_path: Path, 
 
 
 # damage
+
+
+def test_a_defence_takes_over_what_its_detector_has_found_and_gives_the_same_without(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    examine = Counted.examine
+
+    def counting(self: Counted, evidence: Evidence, ctx: Context) -> Findings:
+        asked.append(self.name)
+        return examine(self, evidence, ctx)
+
+    monkeypatch.setattr(Counted, "examine", counting)
+    plan = toy(purifiers=[{"name": "retrain-without", "detector": "counted"}])
+    label = "purifier retrain-without(detector=counted)"
+    alone, together = (
+        run({**plan, "detectors": detectors}, store=tmp_path / f"{len(detectors)}")[0] for detectors in ([], ["counted"])
+    )
+    assert asked == ["counted", "counted"]  # once in each run
+    assert alone.artefacts[label] == together.artefacts[label] and not alone.errors
+    assert together.seconds[label] >= together.seconds["detector counted"] >= 0.05  # what it took over counts as its own
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -56,6 +56,12 @@ class Detector(Component):
             raise Unsupported(f"detector '{self.name}' not applicable: {reason}")
         return self.examine(held, ctx)
 
+    @final
+    def findings(self, evidence: Evidence, ctx: Context) -> Findings:
+        """As `inspect`, for a defence that builds on it: a run that has asked the same gives its answer again."""
+        known: Findings | None = ctx.ask(self, evidence)
+        return known or self.inspect(evidence, ctx.within(f"detector {self.name}"))
+
     def refuse(self, evidence: Evidence) -> str:
         """Why the method cannot work on this evidence, or nothing; asked before work starts."""
         return ""

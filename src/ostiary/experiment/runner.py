@@ -284,7 +284,8 @@ def make(stage: Stage, bench: Bench) -> str:
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any failure of a method is recorded, the others go on
             return _save_failure(store, stage, error, traceback.format_exc(), now() - began)
         artefacts = {name: store.put_object(data) for name, data in result.artefacts.items()}
-        row = _row(stage, "done", now() - began, metrics=result.metrics, doubts=result.doubts, artefacts=artefacts)
+        took = now() - began + result.borrowed
+        row = _row(stage, "done", took, metrics=result.metrics, doubts=result.doubts, artefacts=artefacts)
         store.save_stage(row)
     return ""
 
@@ -344,14 +345,12 @@ def _printable(text: str) -> str:
 def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, device: str, reasons: Mapping[str, str]) -> Record:
     """The record of one cell from its stages; `reasons`: stage key -> why it failed or was not tried."""
     stages = stages_of(cell)
-    rows = {s.name: (s, None if s.key() in reasons else store.stage(s.key())) for s in stages}
+    left_out = {s.key(): r for s in stages if (r := reasons.get(s.key(), "")).startswith(LEFT_OUT)}
+    tried = [s for s in stages if s.key() not in left_out]
+    rows = {s.name: (s, None if s.key() in reasons else store.stage(s.key())) for s in tried}
     metrics: dict[str, Any] = {"victim": {}, "detectors": {}, "purifiers": {}, "data": {}, "attack": {}}
-    doubts, errors, seconds, artefacts = [], {}, {}, {}
+    doubts, errors, seconds, artefacts = [*set(left_out.values())], {}, {}, {}
     for name, (stage, row) in rows.items():
-        reason = reasons.get(stage.key(), "")
-        if reason.startswith(LEFT_OUT):
-            doubts += [] if reason in doubts else [reason]
-            continue
         if row is None or row.status != "done":
             errors[name] = reasons.get(stage.key(), "it is no longer in the store; run the same command again")
             continue
@@ -359,12 +358,7 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         artefacts[name] = row.artefacts
         label = stage.part.label() if stage.part else ""
         doubts += [f"{label}: {d}" if label else d for d in row.doubts]
-        if stage.kind in ("detector", "purifier", "verdict"):
-            group = metrics["detectors" if stage.kind == "detector" else "purifiers"]
-            group[label] = {**group.get(label, {}), **row.metrics}
-        else:
-            home = {"data": "data", "victim": "attack"}.get(stage.kind, "victim")
-            metrics[home] |= row.metrics
+        _place(metrics, stage.kind, label, row.metrics)
     keys = {s.name: s.key() for s in stages}
     return Record(
         key=hashlib.blake2b(canonical(sorted(keys.values())), digest_size=20).hexdigest(),
@@ -385,3 +379,11 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         title=plan.title,
         published=plan.published,
     )
+
+
+def _place(metrics: dict[str, Any], kind: str, label: str, found: dict[str, Any]) -> None:
+    if kind in ("detector", "purifier", "verdict"):
+        group = metrics["detectors" if kind == "detector" else "purifiers"]
+        group[label] = {**group.get(label, {}), **found}
+    else:
+        metrics[{"data": "data", "victim": "attack"}.get(kind, "victim")] |= found

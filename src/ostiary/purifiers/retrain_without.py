@@ -36,7 +36,7 @@ class RetrainWithout(Purifier, name="retrain-without"):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.train is not None
-        train, found = evidence.train, self.detector.inspect(evidence, ctx.within("detector"))
+        train, found = evidence.train, self.detector.findings(evidence, ctx)
         dropped = found.flagged
         if self.share > 0:
             dropped = torch.zeros(len(train), dtype=torch.bool)

@@ -43,7 +43,7 @@ class RIGBD(Purifier, name="rigbd"):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train = evidence.train
         assert train is not None
-        findings = self.finder.inspect(evidence, ctx.within("finder"))
+        findings = self.finder.findings(evidence, ctx)
         if findings.flagged is None:
             raise Unsupported(f"purifier '{self.name}' not applicable: its finder '{self.finder.name}' flags no rows")
         victim = ctx.fit(train, [Against(findings.flagged, self.weight)], what="rigbd: robust training")

@@ -35,7 +35,7 @@ class Splitting(Purifier):
     def divide(self, evidence: Evidence, ctx: Context) -> Split:
         """The split, by the detector's scores alone; its own shares and flags do not matter."""
         assert evidence.train is not None
-        found, train = self.detector.inspect(evidence, ctx.within("split")), evidence.train
+        found, train = self.detector.findings(evidence, ctx), evidence.train
         parts = split(found.scores, self.clean, self.poisoned, train.y if self.by_class else None)
         if len(train.y[parts.clean].unique()) < 2:  # type: ignore[no-untyped-call]
             raise Unsupported(
