@@ -34,7 +34,7 @@ class Outputs:
         assert clean_features is not None and features is not None
         sources = poisoned.splits.test.take(poisoned.rows)
         other = poisoned.trigger.mismatched(sources.inputs, sources.ids, seed=0, target=poisoned.triggered.y)
-        crossed = None if other is None else victim.predict(other)[0]
+        crossed = None if other is None else victim.predict(sources.modality.handed_out(other))[0]
         return Outputs(clean, triggered, clean_features, features, crossed)
 
 

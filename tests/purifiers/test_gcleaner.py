@@ -95,9 +95,8 @@ def test_rounds_end_where_no_class_is_reached_and_the_schedule_with_them(scene: 
         trainer.run_epoch(state, [hook])
         seen.append(state.optimizer.param_groups[0]["lr"])
     assert len(seen) == hook.gone == 3 * rounds_gone
-    assert seen[:3] == pytest.approx([1e-4 * trainer.factor(i) for i in range(3)])
-    assert seen == sorted(seen, reverse=True)
-    assert seen[-1] == pytest.approx(1e-4 * trainer.factor(11))
+    passed = [0, 1, 2, 3, 6, 9] if rounds_gone == 2 else range(12)  # strides of three where three rounds are passed in one
+    assert seen == pytest.approx([1e-4 * trainer.factor(i) for i in passed])
     assert len(hook.known) == (4 if flag == 0.0 else 3)  # asked at both kinds of nodes before it is done with
 
 

@@ -118,11 +118,15 @@ class Modality(Component):
         given = [v for v in offered.values() if v is not None]
         return cast(Tensor, module(*given[: max(1, len(required))]))
 
+    def handed_out(self, inputs: Inputs) -> Inputs:
+        """Inputs as whoever gets the data set reads them, after the precision that such files have."""
+        return inputs
+
     def stamp(self, splits: Splits, part: str, at: Tensor, trigger: Trigger, *, seed: int, target: Tensor) -> Splits:
         """The splits with `trigger` on the inputs at `at` of `part`. (Node tasks share one graph, hence whole splits.)"""
         data = getattr(splits, part)
         rows = data.take(at)
-        stamped = trigger.apply(rows.inputs, rows.ids, seed=seed, target=target)
+        stamped = self.handed_out(trigger.apply(rows.inputs, rows.ids, seed=seed, target=target))
         self.validate(stamped, f"a trigger of type {type(trigger).__name__} made an invalid input")
         return splits.with_part(part, data.put(at, stamped))
 

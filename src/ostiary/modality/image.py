@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, device, nn
@@ -12,10 +12,6 @@ from torch.nn import functional
 from ostiary.component import Json
 from ostiary.errors import InvalidInput
 from ostiary.modality.base import Modality
-
-if TYPE_CHECKING:
-    from ostiary.data.dataset import Splits
-    from ostiary.triggers.base import Trigger
 
 
 class ImageModality(Modality, name="image"):
@@ -141,11 +137,9 @@ class ImageModality(Modality, name="image"):
     def perturb(self, inputs: Tensor, by: Tensor) -> Tensor:
         return (inputs + by).clamp(0, 1)
 
-    def stamp(self, splits: Splits, part: str, at: Tensor, trigger: Trigger, *, seed: int, target: Tensor) -> Splits:
-        """As for any input; what is kept are 8-bit pixels, for poison is handed out as image files."""
-        done = super().stamp(splits, part, at, trigger, seed=seed, target=target)
-        data = getattr(done, part)
-        return done.with_part(part, data.put(at, (data.take(at).inputs * 255).round() / 255))
+    def handed_out(self, inputs: Tensor) -> Tensor:
+        """8-bit pixels, for poison is handed out as image files."""
+        return (inputs * 255).round() / 255
 
     def sketch(self, before: Tensor, after: Tensor) -> list[Json]:
         """Per image: 8-bit pixels of both, height x width x channels."""

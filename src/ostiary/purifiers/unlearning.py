@@ -50,7 +50,6 @@ class Unlearning(TrainHook):
     every: int
     anywhere: bool
     ctx: Context
-    stride: int = 1
     gone: int = 0
 
     def __post_init__(self) -> None:
@@ -60,16 +59,15 @@ class Unlearning(TrainHook):
 
     def on_epoch(self, state: TrainState) -> None:
         round_, start = divmod(state.epoch, self.every)
-        if round_ and not start and self.stride == 1:
+        if round_ and not start and self.goals:
             own = self.ctx.within(f"round {round_}")
             ways = [bool(round_ % 2), not round_ % 2] if self.anywhere else [False]
             self.goals = [g for g in self.goals if any(self.reached(state.victim, g, way, own) for way in ways)]
             if not self.goals:
-                self.stride = self.rounds - round_
+                state.stride = self.rounds - round_
         odd = self.anywhere and self.gone % 2
         self.at = self.recovery.anywhere(self.clean, self.ctx.key(f"epoch {self.gone}")) if odd else self.places
         self.gone += 1
-        state.epoch += self.stride - 1
 
     def reached(self, student: Victim, goal: int, anywhere: bool, ctx: Context) -> bool:
         """Whether a trigger recovered anew, at random nodes or at the first places, still works; it is known from now on."""

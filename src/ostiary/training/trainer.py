@@ -23,7 +23,10 @@ from ostiary.training.hooks import TrainHook
 
 @dataclass
 class TrainState:
-    """Everything one training consists of; nothing about it lives elsewhere."""
+    """Everything one training consists of; nothing about it lives elsewhere.
+
+    stride: how many epochs the next pass over the data counts as, for its schedule and its end; a hook may raise it.
+    """
 
     victim: Victim
     data: Dataset
@@ -31,6 +34,7 @@ class TrainState:
     order: torch.Generator
     seed: int = 0
     epoch: int = 0
+    stride: int = 1
     step: int = 0
     loss: float = math.nan
 
@@ -100,12 +104,12 @@ class Trainer(Component, name="trainer"):
         with scoped(state.seed, "noise", state.epoch):  # dropout
             for i, rows in enumerate(batches):
                 for group in state.optimizer.param_groups:
-                    group["lr"] = self.lr * self.factor(state.epoch + i / len(batches))
+                    group["lr"] = self.lr * self.factor(state.epoch + state.stride * i / len(batches))
                 losses.append(self.run_batch(state, rows, hooks))
         state.loss = float(torch.stack(losses).mean())
         if not math.isfinite(state.loss):
             raise InvalidInput(f"training diverged in epoch {state.epoch + 1} (loss {state.loss}); lower lr (now {self.lr})")
-        state.epoch += 1
+        state.epoch += state.stride
 
     def run_batch(self, state: TrainState, rows: torch.Tensor, hooks: Sequence[TrainHook]) -> torch.Tensor:
         victim, data = state.victim, state.data
