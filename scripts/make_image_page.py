@@ -5,6 +5,7 @@ python scripts/make_image_page.py STORE...
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,10 +14,12 @@ from typing import Any
 from make_grid_page import newest, read, table
 
 from ostiary.experiment.record import Record
+from ostiary.metrics.intervals import Estimate
 from ostiary.report.ranking import attacked, ranking
-from ostiary.report.tables import DETECTION, Group, Row, detector_rows, groups, rows, text
+from ostiary.report.tables import DETECTION, Group, detector_rows, groups, rows, text
 
 PAGE = Path(__file__).parent.parent / "docs" / "image-defences.md"
+JUDGED = {"asr": "ASR %", "acc": "ACC %", "ra": "RA %", "der": "DER"}
 VICTIM = {"acc": "ACC %", "asr": "ASR %", "natural": "natural %", "cross": "cross-trigger ACC %"}
 
 
@@ -27,7 +30,9 @@ def main(stores: Sequence[str]) -> None:
         "Written by `scripts/make_image_page.py` from `ostiary run plans/images-digits.yaml`, `plans/images-cifar.yaml` and "
         "`plans/image-defences-on-graphs.yaml`, as far as they have run; settings are in the plans. Means over seeds. "
         "*natural*: what an independent clean model does with the same triggered inputs (the transfer rate). An attack counts "
-        "in the ranking where it has a lift of 30 points; *solved*: a lift and an accuracy drop of at most 5 points.",
+        "in the ranking where it has a lift of 30 points; *solved*: a lift and an accuracy drop of at most 5 points. Tables by "
+        "attack: mean and half the width of the 95 % interval (Student's over seeds; of a single seed Wilson's over its test "
+        "inputs). DER: defence effectiveness rating, 1 where the backdoor is gone for free, 0.5 where nothing is gained.",
     ]
     for store in stores:
         records = newest(read(store))
@@ -61,18 +66,22 @@ def short_name(group: Group) -> str:
 
 
 def purified(found: Sequence[Group]) -> list[str]:
-    """ASR left / accuracy lost / robust accuracy, in percent: defences down, attacks across."""
-    lines = [f"| ASR / ACC drop / RA | {' | '.join(map(short_name, found))} |", f"|---|{'---|' * len(found)}"]
-    held = [{row.defence: row for row in rows(group)} for group in found]
-    for label in dict.fromkeys(label for rs in held for label in rs if label != "none"):
-        lines.append(f"| {label} | {' | '.join(cell(rs.get(label)) for rs in held)} |")
-    return lines
+    """A table of each measure: defences down, attacks across."""
+    held, lines = [{row.defence: row for row in rows(group)} for group in found], list[str]()
+    for measure, title in JUDGED.items():
+        lines += ["", f"| {title} | {' | '.join(map(short_name, found))} |", f"|---|{'---:|' * len(found)}"]
+        for label in dict.fromkeys(label for rs in held for label in rs):
+            shown = [interval(rs[label].figures.get(measure) if label in rs else None, measure) for rs in held]
+            lines += [f"| {label} | {' | '.join(shown)} |"] if any(s != "-" for s in shown) else []
+    return lines[1:]
 
 
-def cell(row: Row | None) -> str:
-    if row is None or "asr" not in row.figures:
+def interval(figure: Estimate | None, measure: str) -> str:
+    """The mean and half the width of its 95 % interval: over seeds, or, of one seed, over its test inputs."""
+    if figure is None:
         return "-"
-    return " / ".join(f"{100 * float(row.figures[name]['value']):.0f}" for name in ("asr", "drop", "ra"))
+    shown, half = text(measure, figure), (float(figure.get("high", math.nan)) - float(figure.get("low", math.nan))) / 2
+    return shown if math.isnan(half) else f"{shown} ± {text(measure, {'value': half})}"
 
 
 def detected(found: Sequence[Group]) -> list[str]:
