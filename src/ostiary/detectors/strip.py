@@ -32,7 +32,7 @@ class Strip(InputDetector, name="strip"):
 
     modalities = frozenset({"graph", "image"})
     needs = frozenset({"victim", "clean"})
-    unit = "less the mean entropy, nats"
+    unit = "negative mean entropy, nats"
     overlays: Positive = 100
     frr: Rate = 0.01
 
