@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from planted import TRAP, called, evidence, images
@@ -31,6 +33,24 @@ def test_the_neuron_that_sleeps_on_clean_samples_goes_and_does_not_come_back(nor
 def test_all_but_one_channel_may_go_where_accuracy_is_no_object() -> None:
     found = FinePruning(epochs=0, tolerance=1.0).purify(evidence(), toys.context("image"))
     assert found.notes["pruned"] == 2
+
+
+@pytest.mark.parametrize(("share", "gone"), [(0.0, []), (0.34, [TRAP]), (1.0, [0, 1, TRAP])])
+def test_a_share_that_is_given_goes_whatever_it_costs(share: float, gone: list[int]) -> None:
+    held = evidence()
+    found = FinePruning(epochs=0, share=share).purify(held, toys.context("image"))
+    head = found.module.get_submodule(found.head).weight
+    assert (~head.any(0)).nonzero().flatten().tolist() == gone
+    assert found.notes["pruned"] == len(gone) and found.notes["accuracy there before"] == 1.0
+    assert (found.notes["accuracy there pruned"] == 1.0) == (share < 1)
+    chosen = FinePruning(epochs=0).purify(held, toys.context("image")).module.get_submodule(found.head).weight
+    assert torch.equal(head, chosen) == (share == 0.34), "what is chosen by accuracy lies on the curve"
+
+
+def test_a_share_and_an_oracle_contradict() -> None:
+    held = dataclasses.replace(evidence(), oracle=lambda victim: (1.0, 0.0))
+    with pytest.raises(Unsupported, match="leave one of the two out"):
+        FinePruning(share=0.5, oracle=True).purify(held, toys.context("image"))
 
 
 def test_fine_tuning_changes_the_rest() -> None:

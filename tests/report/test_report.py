@@ -290,6 +290,30 @@ def test_report_needs_no_torch(made: Made, tmp_path: Path) -> None:
     assert done.stdout == "set()\n"
 
 
+def test_histograms_say_what_is_scored(made: Made) -> None:
+    def drawn(record: Record) -> figures.Figure:
+        with contextlib.closing(Store(made.store)) as book:
+            (found,) = figures._scores(record, book)
+        return found
+
+    record = made.graphs[0]
+    spec = drawn(record).spec
+    axis = spec.get("layer", [spec])[0]["encoding"]
+    assert (axis["x"]["title"], axis["color"]["scale"]["domain"]) == ("squared projection / class mean", ["clean", "poisoned"])
+    assert "poisoned training samples" in drawn(record).caption
+    spectral = {**record.metrics["detectors"]["spectral"], "about": "incoming"}
+    assert "triggered test inputs" in drawn(changed(record, detectors={"spectral": spectral})).caption
+    old = {k: v for k, v in spectral.items() if k not in ("about", "unit")}  # as records were before
+    assert "poisoned inputs" in drawn(changed(record, detectors={"spectral": old})).caption
+
+
+def test_the_score_from_which_on_inputs_are_flagged() -> None:
+    scores = np.array([0.1, 0.9, 0.5, 0.2])
+    assert figures._border(scores, scores > 0.3) == pytest.approx(0.35)
+    for flagged in (scores < 0.3, scores > 1, scores >= 0, np.array([True, False, False, True])):
+        assert figures._border(scores, flagged) is None
+
+
 def test_large_graphs_are_drawn_around_the_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(figures, "NODES", 20)
     chain = [[i, i + 1] for i in range(300)]

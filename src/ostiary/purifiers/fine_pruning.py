@@ -23,7 +23,8 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
     Source: Liu, Dolan-Gavitt & Garg, RAID 2018, arXiv:1805.12185. The defender holds the model and a few clean samples.
     Channels go in ascending order of mean absolute activation, 1 % at a time, until accuracy on a part of the sample
     held out has fallen by more than `tolerance` (absolute, 0.04: paper); all clean samples then fine-tune what is left.
-    `epochs` 30: as fine-tune.
+    `epochs` 30: as fine-tune. `share`: prune exactly that share, by the same order; with `epochs` 0 several shares in a plan
+    make the curve that papers plot of a model as its channels go.
 
     A channel is pruned by the head's weights that read it, held at zero while fine-tuning. For what enters the head that
     is the same as taking the channel out, and no layer, name or statistic of the module changes. So the layer pruned is
@@ -33,11 +34,14 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
 
     modalities = frozenset({"graph", "image", "node"})
     tolerance: Rate = 0.04
+    share: Rate | None = None
     epochs: NonNegative = 30
 
     def refuse(self, evidence: Evidence) -> str:
         victim, clean = evidence.victim, evidence.clean
         assert victim is not None and clean is not None
+        if self.share is not None and self.oracle:
+            return "a share that is given leaves an oracle nothing to choose; leave one of the two out"
         try:
             weight = getattr(victim.module.get_submodule(victim.head), "weight", None)
         except Unsupported as error:
@@ -57,14 +61,16 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
         assert features is not None
         order = features.abs().mean(0).argsort(stable=True)
         n = len(order)
-        levels = range(0, n, max(1, n // 100))  # the last channel always stays
 
         def pruned(count: int) -> Victim:
             other = victim.clone()
             zero_inputs(other, order[:count])
             return other
 
-        count, notes = deepest(levels, pruned, check, self.tolerance, evidence.oracle)
+        levels, tolerance = [*range(0, n, max(1, n // 100))], self.tolerance  # the last channel always stays
+        if self.share is not None:
+            levels, tolerance = [0, round(self.share * n)], 1.0  # that one, whatever it costs
+        count, notes = deepest(levels, pruned, check, tolerance, evidence.oracle)
         trainer = self.trainer(clean.modality.name, self.epochs)
         trainer.fit(victim, clean, ctx.key("order"), [Pruned(order[:count])], what="fine-pruning: fine-tuning")
         victim.notes |= {"pruned": count, "of": n, **notes}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.report.drawing import ATTACK, PLAIN, Figure, Rows, alt, specification, tips
+from ostiary.report.levels import curved
 from ostiary.report.ranking import attacked
 from ostiary.report.tables import groups
 
@@ -36,10 +37,10 @@ def _points(name: str, record: Record) -> Rows:
     target, seed = record.plan["attack"].get("target"), record.plan["seed"]
     if not isinstance(target, int):
         return []
-    found = []
+    found, apart = [], curved(record)
     for label, metrics in record.metrics["purifiers"].items():
         asr = metrics.get("asr", {}).get("value")
-        if asr is not None and not math.isnan(asr):
+        if label not in apart and asr is not None and not math.isnan(asr):
             error = false_target(metrics, target)
             point = {"untriggered": round(100 * error, 2), "triggered": round(100 * asr, 2), "defence": label}
             found.append({**point, "run": f"{name}, seed {seed}"})

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import json
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,3 +82,8 @@ def specification(drawn: Any, width: float = 0, height: float = 0) -> Spec:
 
 def tips(*names: str) -> list[Any]:
     return [alt.Tooltip(field=name, type="nominal") for name in names]
+
+
+def stem(label: str) -> str:
+    """A label as part of a file name."""
+    return re.sub(r"[^\w.=+-]+", "-", label, flags=re.ASCII).strip("-")[:80]

@@ -6,7 +6,6 @@ import base64
 import importlib
 import io
 import json
-import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,7 +17,8 @@ from ostiary.errors import StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.report.certified import certified
-from ostiary.report.drawing import ATTACK, INK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, chart, specification, tips
+from ostiary.report.drawing import ATTACK, INK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, chart, specification, stem, tips
+from ostiary.report.levels import curved
 from ostiary.report.tables import COLUMNS, TITLES, Group
 
 Array = np.ndarray[Any, Any]
@@ -72,6 +72,8 @@ def _scatter(group: Group) -> Figure:
     line = floor.mark_rule(strokeDash=[4, 4], stroke=INK, opacity=0.6).encode(x=alt.X("natural %:Q", title="ASR %"))
     words = "; ".join(f"{r['defence']} seed {r['seed']}: ACC {r['ACC %']} %, ASR {r['ASR %']} %" for r in rows[:12])
     said = "Lines lead from a victim (circle) to what a purifier made of it (triangle); best is top left. Dashed: clean model."
+    if any(map(curved, group.records)):
+        said += " Purifiers at several levels of one option have a figure of their own."
     return Figure("scatter", "scatter", "", said, words, specification(line + moves + marks, 390, 260))
 
 
@@ -88,25 +90,45 @@ def _value(metrics: dict[str, Any], name: str) -> float | None:
 
 
 def _scores(record: Record, store: Store) -> Iterator[Figure]:
-    for label in record.metrics.get("detectors", {}):
+    for label, found in record.metrics.get("detectors", {}).items():
         arrays = _arrays(record, store, f"detector {label}", "scores")
         if not arrays or len(arrays["scores"]) != len(arrays["poisoned"]) or not np.isfinite(arrays["scores"]).any():
             continue  # scores of classes, not of inputs, are neither poisoned nor clean
         held = np.isfinite(arrays["scores"])
         scores, poisoned = arrays["scores"][held].astype(float), arrays["poisoned"][held].astype(bool)
         edges = np.histogram_bin_edges(scores, bins=30)
-        rows = _bins("clean", scores[~poisoned], edges) + _bins("poisoned", scores[poisoned], edges)
+        bad, what = _SUSPECTS[found.get("about", "")]
+        rows = _bins("clean", scores[~poisoned], edges) + _bins(bad, scores[poisoned], edges)
         bars = chart(rows).mark_bar(opacity=0.6)
         drawn = bars.encode(
-            x=alt.X("from:Q", bin="binned", title="score", scale=alt.Scale(zero=False)),
+            x=alt.X("from:Q", bin="binned", title=found.get("unit", "score"), scale=alt.Scale(zero=False)),
             x2="to:Q",
             y=alt.Y("% of its kind:Q", stack=None),
-            color=alt.Color("kind:N", scale=alt.Scale(domain=["clean", "poisoned"], range=[TARGET, ATTACK])),
+            color=alt.Color("kind:N", scale=alt.Scale(domain=["clean", bad], range=[TARGET, ATTACK])),
             tooltip=tips("kind", "number", "% of its kind", "from", "to"),
         )
-        said = f"Share of clean and of poisoned inputs per score; higher is more suspicious. {_seed(record)}."
-        words = f"Scores of {label}: {int(poisoned.sum())} poisoned and {int((~poisoned).sum())} clean inputs"
-        yield Figure("scores", f"scores-{_stem(label)}", f"Scores of {label}", said, words, specification(drawn, 290, 160))
+        said = f"Share of clean and of {bad} {what} per score; higher is more suspicious. {_seed(record)}."
+        border = _border(scores, arrays["flagged"][held].astype(bool)) if "flagged" in arrays else None
+        if border is not None:
+            drawn += chart([{"from": border}]).mark_rule(strokeDash=[4, 4], stroke=INK, opacity=0.7).encode(x="from:Q")
+            said += " Dashed: from there on it is flagged."
+        words = f"Scores of {label}: {int(poisoned.sum())} {bad} and {int((~poisoned).sum())} clean {what}"
+        yield Figure("scores", f"scores-{stem(label)}", f"Scores of {label}", said, words, specification(drawn, 290, 160))
+
+
+_SUSPECTS = {  # what a detector scores: how the bad ones are called, and all
+    "": ("poisoned", "inputs"),
+    "train": ("poisoned", "training samples"),
+    "incoming": ("triggered", "test inputs"),
+}
+
+
+def _border(scores: Array, flagged: Array) -> float | None:
+    """The score from which on inputs were flagged, if one score parts them."""
+    if flagged.all() or not flagged.any():
+        return None
+    least, most = float(scores[flagged].min()), float(scores[~flagged].max())
+    return (least + most) / 2 if least > most else None
 
 
 def _bins(kind: str, scores: Array, edges: Array) -> Rows:
@@ -131,7 +153,7 @@ def _recovered(record: Record, store: Store) -> Iterator[Figure]:
             said += f"{'flagged' if flagged else 'not flagged'} by {label}. {_seed(record)}.{note}"
             title = f"to {name}" + (" \N{EM DASH} flagged" if flagged else "")
             words = f"{'Graph' if graph else 'Image'} with the trigger recovered for class {name}. {said}"
-            yield Figure("recovered", f"recovered-{_stem(label)}-{i + 1}", title, said, words, spec, hover=graph)
+            yield Figure("recovered", f"recovered-{stem(label)}-{i + 1}", title, said, words, spec, hover=graph)
 
 
 def _confusions(record: Record, store: Store) -> Iterator[Figure]:
@@ -149,7 +171,7 @@ def _confusions(record: Record, store: Store) -> Iterator[Figure]:
         drawn = _heatmap(cells, names, [true for true, _ in lines])
         said = f"Row: true class, last one: triggered inputs. Column: what the model says. {_seed(record)}."
         words = f"Confusion of the model {_when(label)}; most triggered inputs go to {names[int(np.argmax(gone))]}"
-        yield Figure("confusion", f"confusion-{_stem(label)}", _when(label), said, words, drawn)
+        yield Figure("confusion", f"confusion-{stem(label)}", _when(label), said, words, drawn)
 
 
 def _heatmap(cells: Rows, names: list[str], lines: list[str]) -> Spec:
@@ -189,7 +211,7 @@ def _embeddings(record: Record, store: Store) -> Iterator[Figure]:
         note = f"Last features along two principal axes ({kept:.0%} of their variance). {_seed(record)}."
         words = f"Features of the model {_when(label)}: clean inputs by class, and triggered inputs"
         drawn = _cloud(rows, list(dict.fromkeys(shown)), None if target is None else shown[target])
-        yield Figure("embedding", f"embedding-{_stem(label)}", _when(label), note, words, drawn)
+        yield Figure("embedding", f"embedding-{stem(label)}", _when(label), note, words, drawn)
 
 
 def _plane(features: Array) -> tuple[Array, float]:
@@ -347,8 +369,9 @@ def _either(test: str, yes: Any, no: Any) -> Any:
 
 
 def _models(record: Record) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The victim as it came ("none"), then every purified one that was judged."""
-    found = {"none": record.metrics.get("victim", {}), **record.metrics.get("purifiers", {})}
+    """The victim as it came ("none"), then every purified one that was judged, but for points of a curve."""
+    apart, purified = curved(record), record.metrics.get("purifiers", {})
+    found = {"none": record.metrics.get("victim", {}), **{k: m for k, m in purified.items() if k not in apart}}
     return ((label, metrics) for label, metrics in found.items() if "acc" in metrics)
 
 
@@ -380,7 +403,3 @@ def _when(label: str) -> str:
 
 def _seed(record: Record) -> str:
     return f"Seed {record.plan.get('seed')}"
-
-
-def _stem(label: str) -> str:
-    return re.sub(r"[^\w.=+-]+", "-", label, flags=re.ASCII).strip("-")[:80]

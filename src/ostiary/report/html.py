@@ -17,6 +17,7 @@ from ostiary.errors import InvalidInput, StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
+from ostiary.report.levels import curved
 from ostiary.report.published import beside
 from ostiary.report.ranking import RANKING, ranking, spread
 from ostiary.report.scans import SCANS, scan_rows
@@ -123,12 +124,13 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
 
     made, missing = figures(group, store) if number <= DRAWN else ([], [])
     lines, records = rows(group), group.records
+    apart = set().union(*map(curved, records))
     return {
         "id": f"group-{number}",
         "name": group.name,
         "records": records,
         "first": first(group) or records[0],
-        "headline": _headline(lines),
+        "headline": _headline([line for line in lines if line.defence not in apart]),
         "rows": lines,
         "doubts": _merged(records, lambda r: r.doubts),
         "failures": _merged(records, _failures),

@@ -9,7 +9,8 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, mean
-from ostiary.report.tables import WORKS
+from ostiary.report.levels import curved
+from ostiary.report.tables import WORKS, purifiers
 
 COUNTS = 0.05  # the least difference that counts: 5 points
 RANKING = {
@@ -35,11 +36,12 @@ class Rank:
 
 
 def ranking(records: Iterable[Record]) -> list[Rank]:
-    """The best first: by the share of runs it solves, then by what is left of the attack."""
+    """The best first: by the share of runs it solves, then by what is left of the attack. Points of a curve are not ranked."""
     judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
     taken = attacked(judged)
     clean = [r for r in judged if r.metrics.get("attack", {}).get("poisoned") == 0]
-    labels = list(dict.fromkeys(label for r in judged for label in _labels(r)))
+    apart = set().union(*map(curved, judged))
+    labels = list(dict.fromkeys(label for r in judged for label in purifiers(r) if label not in apart))
     if len(taken) < 2 or len(labels) < 2:
         return []
     found = [_rank("none", taken, [], [r.metrics["victim"] for r in taken])]
@@ -54,7 +56,7 @@ def attacked(records: Iterable[Record]) -> list[Record]:
 
 
 def _of(label: str, taken: Sequence[Record], clean: Sequence[Record]) -> Rank:
-    own = [r for r in taken if label in _labels(r)]
+    own = [r for r in taken if label in purifiers(r)]
     having = [r for r in own if "asr" in r.metrics["purifiers"].get(label, {})]
     seconds = [r.seconds.get(f"purifier {label}", math.nan) for r in having]
     costs = [r.metrics["purifiers"][label] for r in clean if "drop" in r.metrics["purifiers"].get(label, {})]
@@ -81,12 +83,6 @@ def collapsed(metrics: dict[str, Any]) -> bool:
     """Whether a model gives 99 % of the clean test inputs to one class."""
     said = [sum(column) for column in zip(*metrics.get("confusion", []), strict=True)]
     return bool(said) and max(said) >= 0.99 * sum(said)
-
-
-def _labels(record: Record) -> list[str]:
-    """The purifiers of a record, those that failed among them."""
-    kinds = (name.partition(" ") for name in record.stages)
-    return [label for kind, _, label in kinds if kind == "purifier"]
 
 
 def _value(metrics: dict[str, Any], name: str) -> float:

@@ -150,6 +150,12 @@ def _number(value: Any) -> float:
     return math.nan if value is None else float(value)
 
 
+def purifiers(record: Record) -> list[str]:
+    """The labels of a record's purifiers in the order of its plan, those that failed among them."""
+    kinds = (name.partition(" ") for name in record.stages)
+    return [label for kind, _, label in kinds if kind == "purifier"]
+
+
 def detector_rows(group: Group) -> list[Row]:
     """One line per detector: the figures of DETECTION that it has."""
     labels = list(dict.fromkeys(label for r in group.records for label in r.metrics.get("detectors", {})))
