@@ -303,7 +303,7 @@ def test_histograms_say_what_is_scored(made: Made) -> None:
     assert "poisoned training samples" in drawn(record).caption
     spectral = {**record.metrics["detectors"]["spectral"], "about": "incoming"}
     assert "triggered test inputs" in drawn(changed(record, detectors={"spectral": spectral})).caption
-    old = {k: v for k, v in spectral.items() if k not in ("about", "unit")}  # as records were before
+    old = {k: v for k, v in spectral.items() if k not in ("about", "measure")}  # as records were before
     assert "poisoned inputs" in drawn(changed(record, detectors={"spectral": old})).caption
 
 

@@ -38,7 +38,8 @@ def test_rate_0_is_a_clean_model_judged_by_the_trigger(made: Any) -> None:
     assert clean.metrics["victim"]["asr"] == clean.metrics["victim"]["natural"]  # the same model as the control
     assert "rate 0: nothing is poisoned, the victim is a clean model" in clean.doubts
     assert not any("hardly works" in d or "learnt only" in d for d in clean.doubts)
-    assert set(clean.metrics["detectors"]["spectral"]) == {"about", "unit", "info", "classes", "fpr"}  # nothing to tell apart
+    found = set(clean.metrics["detectors"]["spectral"])
+    assert found == {"about", "measure", "info", "classes", "fpr"}  # nothing to tell apart
 
 
 def test_a_scan_records_its_score_and_its_alarm(made: Any) -> None:

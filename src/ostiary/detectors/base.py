@@ -30,13 +30,13 @@ class Findings:
 
 
 class Detector(Component):
-    """`needs`: names of Evidence fields. `about`: what `scores` runs over. `unit`: what a score is, at the axis of a figure."""
+    """`needs`: names of Evidence fields. `about`: what `scores` runs over. `measure`: what a score is, for figures."""
 
     kind = "detector"
     modalities: ClassVar[frozenset[str]]
     needs: ClassVar[frozenset[str]]
     about: ClassVar[About]
-    unit: ClassVar[str] = "score"
+    measure: ClassVar[str] = "score"
 
     def subject(self) -> About:
         """What `scores` runs over, with the options of this detector."""

@@ -23,7 +23,7 @@ class Spectral(Detector, name="spectral"):
     modalities = frozenset({"graph", "image", "node"})
     needs = frozenset({"victim", "train"})
     about = "train"
-    unit = "squared projection / class mean"
+    measure = "squared projection / class mean"
     eps: Rate = 0.1
     factor: PositiveFloat = 1.5
 

@@ -32,7 +32,7 @@ class Strip(InputDetector, name="strip"):
 
     modalities = frozenset({"graph", "image"})
     needs = frozenset({"victim", "clean"})
-    unit = "negative mean entropy, nats"
+    measure = "negative mean entropy, nats"
     overlays: Positive = 100
     frr: Rate = 0.01
 

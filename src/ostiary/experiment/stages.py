@@ -289,7 +289,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         truth = order >= len(splits.test)
     findings = detector.inspect(Evidence(victim, splits.train, splits.clean, incoming), ctx)
     info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
-    metrics: Metrics = {"about": detector.subject(), "unit": detector.unit, "info": finite(info)}
+    metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, "info": finite(info)}
     metrics["classes"] = list(findings.classes)
     artefacts = {"drawn": json.dumps(findings.info["drawn"]).encode()} if "drawn" in findings.info else {}
     arrays = {"scores": findings.scores.numpy(), "poisoned": truth.numpy()}

@@ -101,7 +101,7 @@ def _scores(record: Record, store: Store) -> Iterator[Figure]:
         rows = _bins("clean", scores[~poisoned], edges) + _bins(bad, scores[poisoned], edges)
         bars = chart(rows).mark_bar(opacity=0.6)
         drawn = bars.encode(
-            x=alt.X("from:Q", bin="binned", title=found.get("unit", "score"), scale=alt.Scale(zero=False)),
+            x=alt.X("from:Q", bin="binned", title=found.get("measure", "score"), scale=alt.Scale(zero=False)),
             x2="to:Q",
             y=alt.Y("% of its kind:Q", stack=None),
             color=alt.Color("kind:N", scale=alt.Scale(domain=["clean", bad], range=[TARGET, ATTACK])),
