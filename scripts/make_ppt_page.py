@@ -1,0 +1,99 @@
+"""Write docs/positive-triggers.md, with its figures, from the records of ppt, ppt-trigger-types, ppt-transfer and ppt-defences.
+
+python scripts/make_ppt_page.py STORE...
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from make_grid_page import newest, read
+from make_image_page import detected, interval
+
+from ostiary.experiment.record import Record
+from ostiary.experiment.store import Store
+from ostiary.report.drawing import INK, Figure
+from ostiary.report.figures import figures
+from ostiary.report.sweeps import sweeps
+from ostiary.report.tables import TITLES, Group, groups, rows, short
+
+PAGE = Path(__file__).parent.parent / "docs" / "positive-triggers.md"
+MEASURES = ("acc", "control_acc", "asr", "natural", "asr_lift", "ra")
+NAMES = {**TITLES, "control_acc": "ACC % of the clean control"}
+DRAWN = ("strip", "spectral")
+
+
+def main(stores: Sequence[str]) -> None:
+    lines = [
+        "# Positive triggers (PPT) and their rivals",
+        "",
+        "Written by `scripts/make_ppt_page.py` from `ostiary run` of `plans/ppt.yaml`, `plans/ppt-trigger-types.yaml`, "
+        "`plans/ppt-transfer.yaml` and `plans/ppt-defences.yaml`, as far as they have run; the settings are in the plans. Mean and "
+        "half the width of the 95 % interval: over seeds, or, of one seed, over its test inputs. *natural* is the transfer rate: "
+        "what an independent clean model makes of the same triggered images. ASR less natural, the *lift*, is what the poison adds.",
+    ]
+    for store in stores:
+        records = newest(read(store))
+        book = Store(store, create=False)
+        for title in dict.fromkeys(r.title for r in records):
+            lines += ["", f"## {title}", "", *section(groups([r for r in records if r.title == title]), book)]
+        book.close()
+    PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def section(found: Sequence[Group], book: Store) -> list[str]:
+    seeds = sorted({r.plan["seed"] for g in found for r in g.records})
+    own = [setting(g.records[0], found) for g in found]
+    lines = [f"Seeds {', '.join(map(str, seeds))}.", "", f"| cell | {' | '.join(NAMES[m] for m in MEASURES)} |"]
+    lines += [f"|---|{'---:|' * len(MEASURES)}"]
+    for name, group in zip(own, found, strict=True):
+        lines.append(f"| {name} | {figures_of(group)} |")
+    for group in found:
+        if len(rows(group)) > 1:
+            lines += ["", *defended(group), "", *detected([group])]
+            lines += [line for figure in drawn(group, book) for line in ("", *saved(figure))]
+    return lines
+
+
+def setting(record: Record, found: Sequence[Group]) -> str:
+    """What tells this cell from the others: its attack, and the options of network and attack that differ."""
+    plans = [g.plan for g in found]
+    said = [record.plan["attack"]["name"]]
+    for kind in ("attack", "victim"):
+        own = record.plan[kind]
+        names = ("labels", "sign", "mode", "surrogate") if kind == "attack" else ("name",)
+        differing = [k for k in names if k in own and len({str(p[kind].get(k)) for p in plans if k in p[kind]}) > 1]
+        said += [f"{kind if k == 'name' else k} {short(own[k])}" for k in differing]
+    return ", ".join(said)
+
+
+def figures_of(group: Group) -> str:
+    held = rows(group)[0].figures
+    control = [r.metrics["victim"]["control_acc"]["value"] for r in group.records]
+    known = {**held, "control_acc": {"value": sum(control) / len(control)}}
+    return " | ".join(interval(known.get(m), m) for m in MEASURES)
+
+
+def defended(group: Group) -> list[str]:
+    measures = ("acc", "asr", "asr_lift", "ra", "seconds")
+    lines = [f"| defence | {' | '.join(TITLES[m] for m in measures)} |", f"|---|{'---:|' * len(measures)}"]
+    for row in rows(group):
+        lines.append(f"| {row.defence} | {' | '.join(interval(row.figures.get(m), m) for m in measures)} |")
+    return lines
+
+
+def drawn(group: Group, book: Store) -> list[Figure]:
+    """The scores of detectors, and purifiers at several levels."""
+    return [f for f in figures(group, book)[0] if any(f"scores-{d}" in f.name for d in DRAWN)] + sweeps([group])
+
+
+def saved(figure: Figure) -> list[str]:
+    path = PAGE.parent / "figures" / f"ppt-{figure.name}.svg"
+    path.write_text(figure.svg().replace(f'"{INK}"', '"#1a1a1a"'), encoding="utf-8")
+    return [figure.caption, "", f"![{figure.alt}](figures/{path.name})"]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
