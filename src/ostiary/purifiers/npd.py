@@ -17,6 +17,7 @@ from ostiary.purifiers.adversary import unmoved
 from ostiary.purifiers.base import Budget, Purifier
 from ostiary.purifiers.holdout import accuracy, hold_out
 from ostiary.purifiers.polarizing import Aim, Towards
+from ostiary.purifiers.together import Together
 from ostiary.training.trainer import Trainer
 
 
@@ -38,10 +39,11 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     """
 
     modalities = frozenset({"graph", "image"})
-    presets = {"paper": {"epochs": 50, "batch_size": 128}}
+    presets = {"paper": {"epochs": 50, "batch_size": 128}, "auto": {"shared": True, "schedule": "cosine", "batch_size": 128, "steps": 150}}
     layer: str = ""
     space: Literal["input", "features"] = "input"
     lr: PositiveFloat = 0.01
+    schedule: Literal["constant", "cosine"] = "constant"
     tolerance: Rate = 0.05
     max_norm: float | None = None
 
@@ -85,7 +87,11 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         most = float(clean.modality.name == "graph") if self.max_norm is None else self.max_norm
         epochs = self.passes(len(clean))
         trainer = Trainer(optimizer="sgd", lr=lr, weight_decay=5e-4, epochs=epochs, batch_size=self.batch_size, max_norm=most)
+        trainer = trainer.replace(schedule=self.schedule)
         with without_gradients(victim):
             lens.requires_grad_(True)
-            trainer.fit(victim, clean, ctx.key("order"), [Towards(self, lens, self.space)], what="npd")
+            hook = (Together if self.shared else Towards)(self, lens, self.space)
+            trainer.fit(victim, clean, ctx.key("order"), [hook], what="npd")
+        if isinstance(hook, Together):
+            victim.notes |= {"aimed at": clean.classes[hook.goal.label], "lead": hook.goal.lead, "entries": hook.goal.share}
         return victim

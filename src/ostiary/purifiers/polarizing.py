@@ -26,6 +26,7 @@ class Aim(Component):
     step: PositiveFloat = 0.1
     enough: Rate = 0.6
     weights: tuple[float, float, float] = (0.4, 0.4, 0.4)
+    shared: bool = False
 
 
 class Towards(TrainHook):
@@ -46,6 +47,14 @@ class Towards(TrainHook):
             found = victim(batch)
         return found.float()
 
+    def nothing(self, victim: Victim, batch: Inputs, entering: Tensor) -> Tensor:
+        """The perturbation that changes nothing. entering: what enters the lens."""
+        return victim.modality.unperturbed(batch) if self.space == "input" else torch.zeros_like(entering)
+
+    def aimed(self, plain: Tensor, y: Tensor) -> Tensor:
+        """The class that each input is to be led to: int64 [n]."""
+        return others(plain, y)
+
     def find(self, victim: Victim, batch: Inputs, start: Tensor, goal: Tensor) -> Tensor:
         """A perturbation of each input that brings it nearer to the class of its row of `goal`."""
         ball = Ball(self.how.eps, self.how.norm, owners(batch, start, len(goal)))
@@ -61,9 +70,9 @@ class Towards(TrainHook):
         victim = state.victim
         with watched(self.lens) as seen:
             plain = victim(batch).float()
-        goal = others(plain, y)
-        at = victim.modality.unperturbed(batch) if self.space == "input" else torch.zeros_like(seen[0])
-        logits = self.said(victim, batch, self.find(victim, batch, at, goal))
+        goal = self.aimed(plain, y)
+        start = self.nothing(victim, batch, seen[0])
+        logits = self.said(victim, batch, self.find(victim, batch, start, goal))
         p = logits.softmax(1)
         wrong = [-(1.0001 - p.gather(1, c[:, None])).log().mean() for c in (others(logits, y), goal)]
         terms = torch.stack([F.cross_entropy(logits, plain.argmax(1)), *wrong])

@@ -1,0 +1,101 @@
+"""One perturbation for all inputs of a batch, towards the class that such a one is first to reach: where a backdoor leads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ostiary.modality.base import Inputs
+from ostiary.models.polarized import Polarizer, watched
+from ostiary.models.victim import Victim
+from ostiary.purifiers.polarizing import Aim, Towards, others
+from ostiary.training.trainer import TrainState
+
+SHARES = (1 / 64, 1.0)  # of a perturbation's entries that a step moves: as many as a patch has, or all
+STRIDE = 0.015  # of a step in the search for the class: root mean square over all entries
+LONGEST = 40  # steps of that search
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A class, the share of entries that a step moves, how far ahead of the mean other class it was (in rates), and after how
+    many steps."""
+
+    label: int = 0
+    share: float = 1.0
+    lead: float = 0.0
+    steps: int = 1
+
+
+class Together(Towards):
+    """Before training, perturbations shared by all clean samples climb towards every class in step, in two shapes (few entries,
+    all), until a class is reached; class and shape of the larger lead are kept. Each batch is then perturbed as one, by as many
+    steps of three times the length."""
+
+    def __init__(self, how: Aim, lens: Polarizer, space: str) -> None:
+        super().__init__(how, lens, space)
+        self.goals, self.goal = [Goal()], Goal()
+
+    def on_start(self, state: TrainState) -> None:
+        victim = state.victim.eval()
+        data = state.data.move(victim.device)
+        with watched(self.lens) as seen, torch.no_grad():
+            victim(data.inputs)
+        start = self.nothing(victim, data.inputs, seen[0])
+        found = [self.first(victim, data.inputs, start, data.y, data.n_classes, share) for share in SHARES]
+        best = max(found, key=lambda goal: goal.lead)
+        self.goals = [goal for goal in found if goal.label == best.label]
+
+    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
+        self.goal = self.goals[state.step % len(self.goals)]
+        return super().loss(state, batch, y, rows)
+
+    def first(self, victim: Victim, batch: Inputs, start: Tensor, y: Tensor, classes: int, share: float) -> Goal:
+        """The class reached first, with steps of this shape."""
+        ways = [self.climb(victim, batch, start, y != c, c, share, STRIDE) for c in range(classes)]
+        for steps in range(LONGEST):
+            rates = torch.tensor([next(way)[1] for way in ways])
+            if float(rates.max()) > self.how.enough:
+                break
+        best = int(rates.argmax())
+        lead = rates[best] - (rates.sum() - rates[best]) / max(1, classes - 1)
+        return Goal(best, share, float(lead), max(1, steps))
+
+    def climb(
+        self, victim: Victim, batch: Inputs, start: Tensor, away: Tensor, label: int, share: float, size: float
+    ) -> Iterator[tuple[Tensor, float]]:
+        """Shared perturbations towards a class, from none, each with the rate at which it leads the inputs `away` there."""
+        by = start[:1]
+        while True:
+            logits = self.said(victim, batch, by.requires_grad_())[away]
+            rate = float((logits.argmax(1) == label).double().mean()) if len(logits) else 1.0
+            (slope,) = torch.autograd.grad(F.cross_entropy(logits, torch.full_like(logits[:, 0], label).long()), by)
+            by = by.detach()
+            yield by, rate
+            by = by - stride(slope, share, size)
+
+    def aimed(self, plain: Tensor, y: Tensor) -> Tensor:
+        return torch.where(y == self.goal.label, others(plain, y), self.goal.label)
+
+    def find(self, victim: Victim, batch: Inputs, start: Tensor, goal: Tensor) -> Tensor:
+        away, by = goal == self.goal.label, start[:1]
+        if not bool(away.any()):
+            return by
+        way = self.climb(victim, batch, start, away, self.goal.label, self.goal.share, 3 * STRIDE)
+        for _ in range(self.goal.steps + 1):
+            by, rate = next(way)
+            if rate > self.how.enough:
+                break
+        return by
+
+
+def stride(slope: Tensor, share: float, size: float) -> Tensor:
+    """The slope where it is steepest, in this share of its entries, scaled to a root mean square of `size` over all."""
+    flat = slope.flatten()
+    least = flat.abs().topk(max(1, round(share * len(flat)))).values[-1]
+    kept = torch.where(slope.abs() >= least, slope, 0.0)
+    return kept * (size * len(flat) ** 0.5 / kept.norm().clamp(min=1e-12))
