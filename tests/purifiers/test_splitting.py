@@ -69,6 +69,14 @@ def test_the_clean_part_holds_every_label_and_none_of_the_suspects(method: type[
     assert held.tolist() == [round(0.25 * n) for n in counts.tolist()]
 
 
+def test_a_further_look_finds_the_poison_that_a_poor_detector_missed() -> None:
+    made, ctx = toys.poisoned("image"), toys.context("image")
+    index, held = made.index.tolist(), Evidence(train=made.splits.train)
+    known = {**told(made), "detector": Told(rows=tuple(index[: len(index) // 4])), "clean": 0.25}
+    caught = [len(set(DBR(**known, looks=n).divide(held, ctx).poisoned.tolist()) & set(index)) for n in (0, 1)]
+    assert caught[0] <= 0.6 * len(index) and caught[1] >= 0.8 * len(index)
+
+
 def test_a_detector_about_something_else_or_too_small_a_clean_share_is_refused() -> None:
     held, ctx = toys.evidence("image"), toys.context("image")
     with pytest.raises(Unsupported, match="fewer than 2 would count as clean"):

@@ -39,7 +39,10 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     """
 
     modalities = frozenset({"graph", "image"})
-    presets = {"paper": {"epochs": 50, "batch_size": 128}, "auto": {"shared": True, "schedule": "cosine", "batch_size": 128, "steps": 150}}
+    presets = {
+        "paper": {"epochs": 50, "batch_size": 128},
+        "auto": {"shared": True, "enough": 1.0, "schedule": "cosine", "batch_size": 128, "steps": 100},
+    }
     layer: str = ""
     space: Literal["input", "features"] = "input"
     lr: PositiveFloat = 0.01

@@ -17,7 +17,8 @@ from ostiary.training.trainer import TrainState
 
 SHARES = (1 / 64, 1.0)  # of a perturbation's entries that a step moves: as many as a patch has, or all
 STRIDE = 0.015  # of a step in the search for the class: root mean square over all entries
-LONGEST = 40  # steps of that search
+REACHED = 0.6  # share of the sample that ends the search
+LONGEST = 40  # steps of it at most
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,8 @@ class Goal:
 
 class Together(Towards):
     """Before training, perturbations shared by all clean samples climb towards every class in step, in two shapes (few entries,
-    all), until a class is reached; class and shape of the larger lead are kept. Each batch is then perturbed as one, by as many
-    steps of three times the length."""
+    all), until a class is reached; class and shape of the larger lead are kept. Each batch is then perturbed as one, by up to
+    twice as many steps of three times the length."""
 
     def __init__(self, how: Aim, lens: Polarizer, space: str) -> None:
         super().__init__(how, lens, space)
@@ -59,7 +60,7 @@ class Together(Towards):
         ways = [self.climb(victim, batch, start, y != c, c, share, STRIDE) for c in range(classes)]
         for steps in range(LONGEST):
             rates = torch.tensor([next(way)[1] for way in ways])
-            if float(rates.max()) > self.how.enough:
+            if float(rates.max()) > REACHED:
                 break
         best = int(rates.argmax())
         lead = rates[best] - (rates.sum() - rates[best]) / max(1, classes - 1)
@@ -86,7 +87,7 @@ class Together(Towards):
         if not bool(away.any()):
             return by
         way = self.climb(victim, batch, start, away, self.goal.label, self.goal.share, 3 * STRIDE)
-        for _ in range(self.goal.steps + 1):
+        for _ in range(2 * self.goal.steps + 1):
             by, rate = next(way)
             if rate > self.how.enough:
                 break
