@@ -7,8 +7,9 @@ import torch
 from planted import TRAP, images, victim
 
 from ostiary.models.polarized import polarized, polarizer
+from ostiary.perturbation import stride
 from ostiary.purifiers.npd import NPD
-from ostiary.purifiers.together import LONGEST, STRIDE, Goal, Together, stride
+from ostiary.purifiers.together import LONGEST, STRIDE, Goal, Together
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
 

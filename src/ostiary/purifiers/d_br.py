@@ -27,8 +27,8 @@ class DBR(Splitting, name="d-br"):
     Differs from the paper: `by_class` takes the clean share of each label (of all together, classes may be missing); ascent
     ends, sample by sample, at `ceiling` times the loss of a guess, ln K; BatchNorm statistics are frozen, for an epoch of the
     poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set. It is as good as the split: on
-    AIDS (seed 10), where 9 % of the poisoned part were poison, it lost accuracy and the backdoor stayed. Preset auto (ours): two
-    more looks at the set, and 100 updates, all that a part free of clean samples takes.
+    AIDS (seed 10), where 9 % of the poisoned part were poison, it lost accuracy and the backdoor stayed.
+    Preset auto (ours, from digits of seeds 10 to 12): two more looks at the set, and 100 updates, enough for a part all poison.
     """
 
     needs = frozenset({"victim", "train"})

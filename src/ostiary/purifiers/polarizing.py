@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.component import Component, NonNegative, PositiveFloat, Rate
+from ostiary.component import Component, Json, NonNegative, PositiveFloat, Rate
+from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
 from ostiary.models.polarized import Polarizer, watched
 from ostiary.models.victim import Victim
@@ -17,7 +18,8 @@ from ostiary.training.trainer import TrainState
 
 
 class Aim(Component):
-    """How perturbations are found, and what they weigh."""
+    """How perturbations are found, and what they weigh. shared: one for all inputs (`together`), for which of the settings
+    only `enough` and `weights` count."""
 
     kind = "purifier"
     norm: Norm = "l2"
@@ -46,6 +48,10 @@ class Towards(TrainHook):
         with watched(self.lens, by * self.lens.spread.view(-1, *(1,) * (by.ndim - 2))):
             found = victim(batch)
         return found.float()
+
+    def facts(self, clean: Dataset) -> dict[str, Json]:
+        """What to note of how it aimed."""
+        return {}
 
     def nothing(self, victim: Victim, batch: Inputs, entering: Tensor) -> Tensor:
         """The perturbation that changes nothing. entering: what enters the lens."""

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ostiary.component import Json
+from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
 from ostiary.models.polarized import Polarizer, watched
 from ostiary.models.victim import Victim
+from ostiary.perturbation import stride
 from ostiary.purifiers.polarizing import Aim, Towards, others
 from ostiary.training.trainer import TrainState
 
@@ -23,8 +26,7 @@ LONGEST = 40  # steps of it at most
 
 @dataclass(frozen=True)
 class Goal:
-    """A class, the share of entries that a step moves, how far ahead of the mean other class it was (in rates), and after how
-    many steps."""
+    """A class, the share of entries a step moves, how far it led the mean other class (in rates), and after how many steps."""
 
     label: int = 0
     share: float = 1.0
@@ -39,7 +41,8 @@ class Together(Towards):
 
     def __init__(self, how: Aim, lens: Polarizer, space: str) -> None:
         super().__init__(how, lens, space)
-        self.goals, self.goal = [Goal()], Goal()
+        self.best = self.goal = Goal()
+        self.goals = [self.goal]
 
     def on_start(self, state: TrainState) -> None:
         victim = state.victim.eval()
@@ -48,8 +51,11 @@ class Together(Towards):
             victim(data.inputs)
         start = self.nothing(victim, data.inputs, seen[0])
         found = [self.first(victim, data.inputs, start, data.y, data.n_classes, share) for share in SHARES]
-        best = max(found, key=lambda goal: goal.lead)
-        self.goals = [goal for goal in found if goal.label == best.label]
+        self.best = max(found, key=lambda goal: goal.lead)
+        self.goals = [goal for goal in found if goal.label == self.best.label]
+
+    def facts(self, clean: Dataset) -> dict[str, Json]:
+        return {"aimed at": clean.classes[self.best.label], "lead": self.best.lead, "entries": self.best.share}
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         self.goal = self.goals[state.step % len(self.goals)]
@@ -57,14 +63,13 @@ class Together(Towards):
 
     def first(self, victim: Victim, batch: Inputs, start: Tensor, y: Tensor, classes: int, share: float) -> Goal:
         """The class reached first, with steps of this shape."""
-        ways = [self.climb(victim, batch, start, y != c, c, share, STRIDE) for c in range(classes)]
-        for steps in range(LONGEST):
-            rates = torch.tensor([next(way)[1] for way in ways])
-            if float(rates.max()) > REACHED:
-                break
+        steps, ways = 0, [self.climb(victim, batch, start, y != c, c, share, STRIDE) for c in range(classes)]
+        rates = torch.zeros(classes)
+        while steps < LONGEST and float(rates.max()) <= REACHED:
+            rates, steps = torch.tensor([next(way)[1] for way in ways]), steps + 1
         best = int(rates.argmax())
         lead = rates[best] - (rates.sum() - rates[best]) / max(1, classes - 1)
-        return Goal(best, share, float(lead), max(1, steps))
+        return Goal(best, share, float(lead), max(1, steps - 1))
 
     def climb(
         self, victim: Victim, batch: Inputs, start: Tensor, away: Tensor, label: int, share: float, size: float
@@ -73,10 +78,10 @@ class Together(Towards):
         by = start[:1]
         while True:
             logits = self.said(victim, batch, by.requires_grad_())[away]
-            rate = float((logits.argmax(1) == label).double().mean()) if len(logits) else 1.0
-            (slope,) = torch.autograd.grad(F.cross_entropy(logits, torch.full_like(logits[:, 0], label).long()), by)
+            goal = torch.full_like(logits.argmax(1), label)
+            (slope,) = torch.autograd.grad(F.cross_entropy(logits, goal, reduction="sum"), by)
             by = by.detach()
-            yield by, rate
+            yield by, float((logits.argmax(1) == goal).sum()) / max(1, len(goal))
             by = by - stride(slope, share, size)
 
     def aimed(self, plain: Tensor, y: Tensor) -> Tensor:
@@ -92,11 +97,3 @@ class Together(Towards):
             if rate > self.how.enough:
                 break
         return by
-
-
-def stride(slope: Tensor, share: float, size: float) -> Tensor:
-    """The slope where it is steepest, in this share of its entries, scaled to a root mean square of `size` over all."""
-    flat = slope.flatten()
-    least = flat.abs().topk(max(1, round(share * len(flat)))).values[-1]
-    kept = torch.where(slope.abs() >= least, slope, 0.0)
-    return kept * (size * len(flat) ** 0.5 / kept.norm().clamp(min=1e-12))
