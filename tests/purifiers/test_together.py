@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
 import torch
 from planted import TRAP, images, victim
@@ -54,3 +56,15 @@ def test_a_batch_goes_no_further_than_six_times_the_search() -> None:
 def test_it_serves_other_inputs_and_what_enters_the_layer(modality: str, space: str) -> None:
     found = NPD(shared=True, space=space, epochs=1).purify(toys.evidence(modality), toys.context(modality))
     assert found.notes["aimed at"] in toys.splits(modality).clean.classes and 0 <= found.notes["lead"] <= 1
+
+
+def test_after_training_shared_perturbations_no_longer_lead_where_they_led() -> None:
+    held, clean = toys.evidence("image"), toys.splits("image").clean
+    assert held.victim is not None
+    new, old = NPD.preset("auto").purify(held, toys.context("image")), polarized(held.victim)
+    goal, share, rates = clean.classes.index(new.notes["aimed at"]), new.notes["entries"], []
+    start = torch.zeros_like(clean.inputs)
+    for model in (old.eval(), new):
+        way = Together(NPD(), polarizer(model), "input").climb(model, clean.inputs, start, clean.y != goal, goal, share, STRIDE)
+        rates.append(max(rate for _, rate in islice(way, 12)))
+    assert rates[0] >= 0.6 and rates[1] <= rates[0] - 0.3

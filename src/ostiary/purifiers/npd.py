@@ -38,7 +38,7 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     part of the sample held out falls by more than `tolerance` (ours); the result is the whole module.
 
     Preset auto (ours, from digits of seeds 10 to 12; `together`): `shared`, one perturbation for all inputs, towards the class
-    that one is first to reach. It presumes one target: on digits, two steps of each input led to its own classes instead.
+    that one is first to reach. It presumes one target; on toy images, of which 8 tune, another class was nearer than it.
     """
 
     modalities = frozenset({"graph", "image"})
