@@ -41,3 +41,12 @@ def descend(
             (slope,) = torch.autograd.grad(value, by)
         by = within(by.detach() - step * slope.sign())
     return by.detach()
+
+
+def stride(slope: Tensor, share: float, size: float) -> Tensor:
+    """The slope where it is steepest, in this share of its entries, scaled to a root mean square of `size` over all."""
+    flat = slope.flatten()
+    least = flat.abs().topk(max(1, round(share * len(flat)))).values[-1]
+    kept = torch.where(slope.abs() >= least, slope, 0.0)
+    scale: Tensor = size * len(flat) ** 0.5 / kept.norm().clamp(min=1e-12)
+    return kept * scale

@@ -22,7 +22,7 @@ from ostiary.models.victim import Victim
 from ostiary.purifiers.d_br import DBR
 from ostiary.purifiers.d_st import DST
 from ostiary.purifiers.holdout import accuracy
-from ostiary.purifiers.splitting import Splitting
+from ostiary.purifiers.splitting import Splitting, surprise
 from ostiary.testing import toys
 from ostiary.training.ascent import Alternate, lack
 from ostiary.training.augment import jitter, views
@@ -67,6 +67,22 @@ def test_the_clean_part_holds_every_label_and_none_of_the_suspects(method: type[
     assert not set(parts.clean.tolist()) & set(made.index.tolist())
     counts, held = torch.bincount(train.y), torch.bincount(train.y[parts.clean])
     assert held.tolist() == [round(0.25 * n) for n in counts.tolist()]
+
+
+def test_a_model_trained_without_the_poison_is_surprised_by_it() -> None:
+    made, ctx = toys.poisoned("image"), toys.context("image")
+    train, index = made.splits.train, made.index
+    clean = torch.tensor(sorted(set(range(len(train))) - set(index.tolist())))
+    scores = surprise(train, clean[::2], ctx)
+    assert torch.isin(scores.topk(len(index)).indices, index).double().mean() >= 0.8
+
+
+def test_further_looks_find_poison_that_the_detector_missed() -> None:
+    made, ctx = toys.poisoned("image"), toys.context("image")
+    index, held = made.index.tolist(), Evidence(train=made.splits.train)
+    known = {**told(made), "detector": Told(rows=tuple(index[:7]))}
+    caught = [len(set(DBR(**known, looks=n).divide(held, ctx).poisoned.tolist()) & set(index)) for n in (0, 1)]
+    assert caught[1] > caught[0]
 
 
 def test_a_detector_about_something_else_or_too_small_a_clean_share_is_refused() -> None:

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.component import Component, NonNegative, PositiveFloat, Rate
+from ostiary.component import Component, Json, NonNegative, PositiveFloat, Rate
+from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
 from ostiary.models.polarized import Polarizer, watched
 from ostiary.models.victim import Victim
@@ -17,7 +18,8 @@ from ostiary.training.trainer import TrainState
 
 
 class Aim(Component):
-    """How perturbations are found, and what they weigh."""
+    """How perturbations are found, and what they weigh. shared: one for all inputs (`together`), for which of the settings
+    only `enough` and `weights` count."""
 
     kind = "purifier"
     norm: Norm = "l2"
@@ -26,6 +28,7 @@ class Aim(Component):
     step: PositiveFloat = 0.1
     enough: Rate = 0.6
     weights: tuple[float, float, float] = (0.4, 0.4, 0.4)
+    shared: bool = False
 
 
 class Towards(TrainHook):
@@ -46,6 +49,18 @@ class Towards(TrainHook):
             found = victim(batch)
         return found.float()
 
+    def facts(self, clean: Dataset) -> dict[str, Json]:
+        """What to note of how it aimed."""
+        return {}
+
+    def nothing(self, victim: Victim, batch: Inputs, entering: Tensor) -> Tensor:
+        """The perturbation that changes nothing. entering: what enters the lens."""
+        return victim.modality.unperturbed(batch) if self.space == "input" else torch.zeros_like(entering)
+
+    def aimed(self, plain: Tensor, y: Tensor) -> Tensor:
+        """The class that each input is to be led to: int64 [n]."""
+        return others(plain, y)
+
     def find(self, victim: Victim, batch: Inputs, start: Tensor, goal: Tensor) -> Tensor:
         """A perturbation of each input that brings it nearer to the class of its row of `goal`."""
         ball = Ball(self.how.eps, self.how.norm, owners(batch, start, len(goal)))
@@ -61,9 +76,9 @@ class Towards(TrainHook):
         victim = state.victim
         with watched(self.lens) as seen:
             plain = victim(batch).float()
-        goal = others(plain, y)
-        at = victim.modality.unperturbed(batch) if self.space == "input" else torch.zeros_like(seen[0])
-        logits = self.said(victim, batch, self.find(victim, batch, at, goal))
+        goal = self.aimed(plain, y)
+        start = self.nothing(victim, batch, seen[0])
+        logits = self.said(victim, batch, self.find(victim, batch, start, goal))
         p = logits.softmax(1)
         wrong = [-(1.0001 - p.gather(1, c[:, None])).log().mean() for c in (others(logits, y), goal)]
         terms = torch.stack([F.cross_entropy(logits, plain.argmax(1)), *wrong])
