@@ -23,24 +23,29 @@ from ostiary.purifiers.d_br import DBR
 from ostiary.purifiers.d_st import DST
 from ostiary.purifiers.holdout import accuracy
 from ostiary.purifiers.splitting import Splitting, surprise
+from ostiary.seeds import uniform
 from ostiary.testing import toys
 from ostiary.training.ascent import Alternate, lack
 from ostiary.training.augment import jitter, views
 from ostiary.training.contrastive import contrast, positives
 from ostiary.training.trainer import Trainer
 
+SEED = 0
+
 
 class Told(Detector):
-    """Scores the rows that it is told above all others."""
+    """Scores the rows that it is told above all others, and `wary` ones above half of these."""
 
     modalities = frozenset({"graph", "image"})
     needs = frozenset({"train"})
     about = "train"
     rows: tuple[int, ...] = ()
+    wary: tuple[int, ...] = ()
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         assert evidence.train is not None
-        scores = torch.rand(len(evidence.train), generator=ctx.rng("told"))
+        scores = uniform(SEED, evidence.train.ids, 0)
+        scores[list(self.wary)] = 0.5 + scores[list(self.wary)] / 2
         scores[list(self.rows)] += 1
         return Findings(scores)
 
@@ -78,11 +83,13 @@ def test_a_model_trained_without_the_poison_is_surprised_by_it() -> None:
 
 
 def test_further_looks_find_poison_that_the_detector_missed() -> None:
-    made, ctx = toys.poisoned("image"), toys.context("image")
+    ctx = toys.context("image")
+    made = build("attack", CORNER).poison(build("dataset", {**IMAGES, "n": 400}).load(0), ctx)
     index, held = made.index.tolist(), Evidence(train=made.splits.train)
-    known = {**told(made), "detector": Told(rows=tuple(index[:7]))}
-    caught = [len(set(DBR(**known, looks=n).divide(held, ctx).poisoned.tolist()) & set(index)) for n in (0, 1)]
-    assert caught[1] > caught[0]
+    half = len(index) // 2
+    known = {**told(made), "detector": Told(rows=tuple(index[:half]), wary=tuple(index[half:]))}  # none is taken for clean
+    caught = [len(set(DBR(**known, clean=0.3, looks=n).divide(held, ctx).poisoned.tolist()) & set(index)) for n in (0, 1)]
+    assert caught[0] == half and caught[1] >= 0.8 * len(index)
 
 
 def test_a_detector_about_something_else_or_too_small_a_clean_share_is_refused() -> None:
