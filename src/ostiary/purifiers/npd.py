@@ -37,14 +37,14 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     up to `max_norm` on graphs (1), whose features have any scale; a third, a tenth or a thirtieth of `lr` where accuracy on a
     part of the sample held out falls by more than `tolerance` (ours); the result is the whole module.
 
-    Preset auto (ours, from digits of seeds 10 to 12; `together`): `shared`, one perturbation for all inputs, towards the class
+    Preset auto (ours, from digits of seeds 10 to 14; `together`): `shared`, one perturbation for all inputs, towards the class
     that one is first to reach. It presumes one target; on toy images, of which 8 tune, another class was nearer than it.
     """
 
     modalities = frozenset({"graph", "image"})
     presets = {
         "paper": {"epochs": 50, "batch_size": 128},
-        "auto": {"shared": True, "enough": 1.0, "schedule": "cosine", "batch_size": 128, "steps": 100},
+        "auto": {"shared": True, "enough": 1.0, "weights": (0.2,) * 3, "schedule": "cosine", "batch_size": 128, "steps": 100},
     }
     layer: str = ""
     space: Literal["input", "features"] = "input"
