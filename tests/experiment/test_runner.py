@@ -514,6 +514,11 @@ def test_a_defence_takes_over_what_its_detector_has_found_and_gives_the_same_wit
     assert together.seconds[label] >= together.seconds["detector counted"] >= 0.05  # what it took over counts as its own
 
 
+def test_without_a_least_lift_even_a_clean_model_is_purified(tmp_path: Path) -> None:
+    record = run(toy(attack={"name": "sub-ba", "rate": 0.0}), store=tmp_path)[0]
+    assert "acc" in record.metrics["purifiers"]["fine-tune(epochs=2)"] and not record.errors
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 def test_where_the_attack_does_not_work_no_defence_is_run_and_the_record_says_so(tmp_path: Path, workers: int) -> None:
     watch(tmp_path / "s")

@@ -198,9 +198,12 @@ class _Job:
 
     def leave_out(self, key: str) -> None:
         """After a judge's word: what is not worth running where the attack's lift is too small (finished stages stay)."""
-        stage, row = self.stages[key], self.store.stage(key)
+        stage = self.stages[key]
         least = stage.cell.plan.least_lift
-        if stage.kind != "judge" or row is None or row.status != "done" or not _below(row.metrics, least):
+        if stage.kind != "judge" or least <= 0 or key in self.reasons:
+            return
+        row = self.store.stage(key)
+        if row is None or not _below(row.metrics, least):
             return
         for later in stages_of(stage.cell):
             if _gate(later) and later.key() not in self.settled:
