@@ -45,7 +45,9 @@ def section(records: Sequence[Record]) -> list[str]:
     found = groups(records)
     seeds = sorted({r.plan["seed"] for r in records})
     said = f"Seeds {', '.join(map(str, seeds))}; {len(records)} runs, in {len(attacked(records))} of which the attack works."
-    return [said, "", *victims(found), "", *table(ranking(records)), "", *purified(found), "", *detected(found)]
+    ranks = ranking(records)
+    ranked = [*table(ranks), ""] if ranks else []
+    return [said, "", *victims(found), "", *ranked, *purified(found), "", *detected(found)]
 
 
 def victims(found: Sequence[Group]) -> list[str]:
