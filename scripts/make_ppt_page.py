@@ -36,10 +36,11 @@ def main(stores: Sequence[str]) -> None:
         "poison adds.",
     ]
     for store in stores:
-        records = newest(read(store))
+        records = read(store)
         book = Store(store, create=False)
-        for title in dict.fromkeys(r.title for r in records):
-            lines += ["", f"## {title}", "", *section(groups([r for r in records if r.title == title]), book)]
+        for title in sorted({r.title for r in records}, key=lambda t: (t.startswith("Defences"), t)):
+            own = newest([r for r in records if r.title == title])
+            lines += ["", f"## {title}", "", *section(groups(own), book)]
         book.close()
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -78,7 +79,7 @@ def figures_of(group: Group) -> str:
 
 
 def defended(group: Group) -> list[str]:
-    measures = ("acc", "asr", "asr_lift", "ra", "seconds")
+    measures = ("acc", "asr", "asr_lift", "ra")
     lines = [f"| defence | {' | '.join(TITLES[m] for m in measures)} |", f"|---|{'---:|' * len(measures)}"]
     for row in rows(group):
         lines.append(f"| {row.defence} | {' | '.join(interval(row.figures.get(m), m) for m in measures)} |")
@@ -91,7 +92,7 @@ def drawn(group: Group, book: Store) -> list[Figure]:
 
 
 def saved(figure: Figure) -> list[str]:
-    path = PAGE.parent / "figures" / f"ppt-{figure.name}.svg"
+    path = PAGE.parent / "figures" / f"ppt-{figure.name}.svg".replace("=", "-")
     path.write_text(figure.svg().replace(f'"{INK}"', '"#1a1a1a"'), encoding="utf-8")
     return [figure.caption, "", f"![{figure.alt}](figures/{path.name})"]
 
