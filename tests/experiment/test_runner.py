@@ -13,13 +13,11 @@ import threading
 import time
 import weakref
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from toy_runs import (
     ERRORS,
     LINUX,
@@ -29,8 +27,8 @@ from toy_runs import (
     Plan,
     alive,
     check_whole,
-    database,
     facts,
+    kinds,
     rows,
     run_as,
     saved,
@@ -39,33 +37,15 @@ from toy_runs import (
     watch,
 )
 
-from ostiary.context import Context
 from ostiary.data.source import DataSource
-from ostiary.detectors.base import Detector, Findings
 from ostiary.errors import StoreError
-from ostiary.evidence import Evidence
 from ostiary.experiment import runner
 from ostiary.experiment.plan import read_plan
-from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record
+from ostiary.experiment.record import SKIPPED, Record
 from ostiary.experiment.runner import Progress, run
 from ostiary.experiment.stages import Bench, Result, Stage, stages_of
 from ostiary.experiment.store import SEAL, Store
 from ostiary.models.victim import Victim
-
-
-class Counted(Detector, name="counted"):
-    """Draws scores, slowly."""
-
-    modalities = frozenset({"graph"})
-    needs = frozenset({"train"})
-    about = "train"
-
-    def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        assert evidence.train is not None
-        time.sleep(0.05)
-        scores = torch.rand(len(evidence.train), generator=ctx.rng("scores"))
-        return Findings(scores, scores > 0.9)
-
 
 SWEEP = toy(detectors=["spectral"], seeds=[0, 1])  # 2 times 7 stages
 
@@ -74,13 +54,6 @@ SWEEP = toy(detectors=["spectral"], seeds=[0, 1])  # 2 times 7 stages
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """The facts of SWEEP, run in one process from start to end."""
     return facts(run(SWEEP, store=tmp_path_factory.mktemp("undisturbed")))
-
-
-def kinds(store: Path, status: str = "done") -> Counter[str]:
-    """Kind of stage -> how often it was saved since `watch`."""
-    with database(store) as db:
-        known = dict(db.execute("select key, kind from stage"))
-    return sum((Counter({known[key]: n}) for key, n in saved(store, status).items()), Counter())
 
 
 def again(plan: Plan, store: Path, **options: Any) -> tuple[list[Record], Counter[str]]:
@@ -491,54 +464,6 @@ def test_what_builds_on_a_failed_stage_is_not_tried_and_says_so(tmp_path: Path, 
 
 
 # damage
-
-
-def test_a_defence_takes_over_what_its_detector_has_found_and_gives_the_same_without(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[str] = []
-    examine = Counted.examine
-
-    def counting(self: Counted, evidence: Evidence, ctx: Context) -> Findings:
-        asked.append(self.name)
-        return examine(self, evidence, ctx)
-
-    monkeypatch.setattr(Counted, "examine", counting)
-    plan = toy(purifiers=[{"name": "retrain-without", "detector": "counted"}])
-    label = "purifier retrain-without(detector=counted)"
-    alone, together = (
-        run({**plan, "detectors": detectors}, store=tmp_path / f"{len(detectors)}")[0] for detectors in ([], ["counted"])
-    )
-    assert asked == ["counted", "counted"]  # once in each run
-    assert alone.artefacts[label] == together.artefacts[label] and not alone.errors
-    assert together.seconds[label] >= together.seconds["detector counted"] >= 0.05  # what it took over counts as its own
-
-
-def test_without_a_least_lift_even_a_clean_model_is_purified(tmp_path: Path) -> None:
-    record = run(toy(attack={"name": "sub-ba", "rate": 0.0}), store=tmp_path)[0]
-    assert "acc" in record.metrics["purifiers"]["fine-tune(epochs=2)"] and not record.errors
-
-
-@pytest.mark.parametrize("workers", [1, 2])
-def test_where_the_attack_does_not_work_no_defence_is_run_and_the_record_says_so(tmp_path: Path, workers: int) -> None:
-    watch(tmp_path / "s")
-    weak = {"name": "sub-ba", "rate": 0.0}
-    plan = toy(vary={"attack": [TOY["attack"], weak]}, detectors=["spectral"], least_lift=0.01, trainer={"epochs": 10})
-    works, fails = run(plan, store=tmp_path / "s", workers=workers)
-    assert works.metrics["victim"]["asr_lift"]["value"] >= 0.01 > fails.metrics["victim"]["asr_lift"]["value"]
-    assert works.metrics["purifiers"] and works.metrics["detectors"]
-    assert not any(d.startswith(LEFT_OUT) for d in works.doubts)
-    assert not fails.metrics["purifiers"] and not fails.metrics["detectors"] and fails.status == "done" and not fails.errors
-    assert [d for d in fails.doubts if d.startswith(LEFT_OUT)] == [f"{LEFT_OUT}1 points"]
-    assert kinds(tmp_path / "s")["purifier"] == kinds(tmp_path / "s")["verdict"] == kinds(tmp_path / "s")["detector"] == 1
-
-    told: list[Progress] = []
-    run(plan, store=tmp_path / "s", workers=workers, listener=lambda p: told.append(replace(p)))
-    assert told[-1].done == told[-1].reused == told[-1].total  # resumed: nothing to do, nothing waits
-    everything = run({**plan, "least_lift": 0.0}, store=tmp_path / "s")[1]
-    assert everything.metrics["purifiers"]
-    kept = run(plan, store=tmp_path / "s")[1]  # what was computed is not hidden
-    assert kept.metrics["purifiers"] == everything.metrics["purifiers"]
 
 
 def damage(store: Path, row: Any, how: str) -> None:

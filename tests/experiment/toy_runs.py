@@ -139,6 +139,13 @@ def saved(store: Path, status: str = "done") -> Counter[str]:
         return Counter(key for (key,) in db.execute("select key from saved where status = ?", (status,)))
 
 
+def kinds(store: Path, status: str = "done") -> Counter[str]:
+    """Kind of stage -> how often it was saved since `watch`."""
+    with database(store) as db:
+        known = dict(db.execute("select key, kind from stage"))
+    return sum((Counter({known[key]: n}) for key, n in saved(store, status).items()), Counter())
+
+
 def rows(store: Path) -> dict[str, tuple[str, float]]:
     """Key -> (status, when made) of the stages in a store."""
     if not (store / "ostiary.sqlite").exists():

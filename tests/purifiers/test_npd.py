@@ -135,7 +135,8 @@ def test_perturbations_lead_to_the_class_aimed_at(modality: str, space: str) -> 
     with watched(polarizer(victim)) as seen, torch.no_grad():
         goal = others(victim(clean.inputs), clean.y)
     polarizer(victim).settle(seen[0])
-    hook = Towards(NPD(inner=10, eps=30.0), polarizer(victim), space)
+    hook = Towards(NPD(inner=10, eps=30.0), space)
+    hook.lens = polarizer(victim)
     start = torch.zeros_like(clean.inputs if space == "input" else seen[0])
     with torch.no_grad():
         before = hook.said(victim, clean.inputs, start)

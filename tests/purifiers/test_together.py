@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from typing import Any
 
 import pytest
 import torch
@@ -28,7 +29,7 @@ def test_a_step_moves_the_steepest_entries_by_a_length_over_all() -> None:
 
 def test_the_class_of_the_backdoor_is_reached_first_through_its_pixel() -> None:
     model, data = polarized(victim(), "1"), images(20, third=0.55)
-    hook = Together(NPD(), polarizer(model), "input")
+    hook = Together(NPD(), "input")
     hook.on_start(Trainer().start(model, data, 0))
     assert {goal.label for goal in hook.goals} == {0} and all(goal.lead > 0.5 for goal in hook.goals)
     assert all(1 <= goal.steps < LONGEST for goal in hook.goals)
@@ -44,12 +45,27 @@ def test_the_class_of_the_backdoor_is_reached_first_through_its_pixel() -> None:
 
 def test_a_batch_goes_no_further_than_six_times_the_search() -> None:
     model, data = polarized(victim(), "1"), images(20)
-    hook = Together(NPD(enough=1.0), polarizer(model), "input")
+    hook = Together(NPD(enough=1.0), "input")
+    hook.lens = polarizer(model)
     hook.goal = Goal(1, 1.0, 0.0, 2)
     start = torch.zeros_like(data.inputs)
     by = hook.find(model, data.inputs, start, torch.ones(20, dtype=torch.int64))
     assert float(by.square().mean().sqrt()) <= 2 * 2 * 3 * STRIDE + 1e-6 and by.any()
     assert not hook.find(model, data.inputs, start, torch.zeros(20, dtype=torch.int64)).any()  # all are of the class
+
+
+def test_the_class_is_searched_for_once_whatever_number_of_rates_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[float] = []
+    first = Together.first
+
+    def counting(self: Together, *given: Any) -> Goal:
+        searched.append(given[-1])
+        return first(self, *given)
+
+    monkeypatch.setattr(Together, "first", counting)
+    monkeypatch.setattr("ostiary.purifiers.npd.accuracy", lambda victim, data: float("nan"))  # no rate is good enough
+    found = NPD(shared=True, epochs=1, lr=0.03).purify(toys.evidence("image"), toys.context("image"))
+    assert found.notes["lr"] == pytest.approx(0.001) and len(searched) == 2  # the fourth rate; a search for each shape
 
 
 @pytest.mark.parametrize(("modality", "space"), [("image", "features"), ("graph", "input"), ("graph", "features")])
@@ -65,6 +81,8 @@ def test_after_training_shared_perturbations_no_longer_lead_where_they_led() -> 
     goal, share, rates = clean.classes.index(new.notes["aimed at"]), new.notes["entries"], []
     start = torch.zeros_like(clean.inputs)
     for model in (old.eval(), new):
-        way = Together(NPD(), polarizer(model), "input").climb(model, clean.inputs, start, clean.y != goal, goal, share, STRIDE)
+        hook = Together(NPD(), "input")
+        hook.lens = polarizer(model)
+        way = hook.climb(model, clean.inputs, start, clean.y != goal, goal, share, STRIDE)
         rates.append(max(rate for _, rate in islice(way, 12)))
     assert rates[0] >= 0.6 and rates[1] <= rates[0] - 0.3

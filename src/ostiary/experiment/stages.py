@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -327,10 +328,12 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
         if any(held is not None and held is not own for held, own in pairs):
             return None
         row = bench.store.stage(Stage("detector", cell, detector).key())
-        if row is None or row.status != "done":
-            return detector.inspect(shown, ctx.within(f"detector {detector.name}"))
-        asked.append(row.seconds)
-        return _findings(row, bench)
+        if row is not None and row.status == "done":
+            with contextlib.suppress(Damaged):  # then it is asked again
+                found = _findings(row, bench)
+                asked.append(row.seconds)
+                return found
+        return detector.inspect(shown, ctx.within(f"detector {detector.name}"))
 
     cleaned = purifier.purify(evidence, replace(ctx, ask=ask).within(f"purifier {purifier.name}"))
     doubts = ["it chose by its success on the test set (oracle), which no defender can"] if peeks else []

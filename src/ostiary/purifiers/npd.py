@@ -73,17 +73,18 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         assert evidence.victim is not None and evidence.clean is not None
         tune, check = hold_out(evidence.clean, ctx.key("hold out"))
         before, tried = accuracy(evidence.victim, check), dict[float, float]()
+        hook = (Together if self.shared else Towards)(self, self.space)  # one for all rates: what it searches for is the same
         for slower in (1, 3, 10, 30):
             rate = self.lr / slower
-            victim = self.trained(evidence.victim, tune, rate, ctx)
+            victim = self.trained(evidence.victim, tune, rate, hook, ctx)
             tried[rate] = accuracy(victim, check)
             if tried[rate] >= before - self.tolerance - 1e-9:
                 break
         victim.notes |= {"layer": self.layer or place(evidence.victim), "checked on": len(check), "lr": rate}
-        victim.notes |= {"accuracy there before": before, "accuracy there after": tried[rate]}
+        victim.notes |= {"accuracy there before": before, "accuracy there after": tried[rate], **hook.facts(tune)}
         return victim
 
-    def trained(self, given: Victim, clean: Dataset, lr: float, ctx: Context) -> Victim:
+    def trained(self, given: Victim, clean: Dataset, lr: float, hook: Towards, ctx: Context) -> Victim:
         """A polarised copy, trained on the clean samples."""
         victim = polarized(given, self.layer)
         lens = polarizer(victim)
@@ -94,7 +95,5 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         own = Trainer(optimizer="sgd", lr=lr, weight_decay=5e-4, epochs=self.passes(len(clean)), batch_size=self.batch_size)
         with without_gradients(victim):
             lens.requires_grad_(True)
-            hook = (Together if self.shared else Towards)(self, lens, self.space)
             own.replace(max_norm=most, schedule=self.schedule).fit(victim, clean, ctx.key("order"), [hook], what="npd")
-        victim.notes |= hook.facts(clean)
         return victim

@@ -9,7 +9,7 @@ from torch import Tensor
 from ostiary.component import Component, Json, NonNegative, PositiveFloat, Rate
 from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
-from ostiary.models.polarized import Polarizer, watched
+from ostiary.models.polarized import Polarizer, polarizer, watched
 from ostiary.models.victim import Victim
 from ostiary.perturbation import descend
 from ostiary.purifiers.adversary import Ball, Norm, owners
@@ -34,8 +34,13 @@ class Aim(Component):
 class Towards(TrainHook):
     """Perturbs each batch towards other classes and trains what still has a gradient; statistics stay as they are."""
 
-    def __init__(self, how: Aim, lens: Polarizer, space: str) -> None:
-        self.how, self.lens, self.space = how, lens, space
+    lens: Polarizer
+
+    def __init__(self, how: Aim, space: str) -> None:
+        self.how, self.space = how, space
+
+    def on_start(self, state: TrainState) -> None:
+        self.lens = polarizer(state.victim)
 
     def on_epoch(self, state: TrainState) -> None:
         state.victim.eval()

@@ -12,7 +12,7 @@ from torch import Tensor
 from ostiary.component import Json
 from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
-from ostiary.models.polarized import Polarizer, watched
+from ostiary.models.polarized import watched
 from ostiary.models.victim import Victim
 from ostiary.perturbation import stride
 from ostiary.purifiers.polarizing import Aim, Towards, others
@@ -39,12 +39,14 @@ class Together(Towards):
     all), until a class is reached; class and shape of the larger lead are kept. Each batch is then perturbed as one, by up to
     twice as many steps of three times the length."""
 
-    def __init__(self, how: Aim, lens: Polarizer, space: str) -> None:
-        super().__init__(how, lens, space)
-        self.best = self.goal = Goal()
-        self.goals = [self.goal]
+    def __init__(self, how: Aim, space: str) -> None:
+        super().__init__(how, space)
+        self.best, self.goal, self.goals = Goal(), Goal(), list[Goal]()
 
     def on_start(self, state: TrainState) -> None:
+        super().on_start(state)
+        if self.goals:  # trained again, from the same start
+            return
         victim = state.victim.eval()
         data = state.data.move(victim.device)
         with watched(self.lens) as seen, torch.no_grad():
@@ -67,9 +69,8 @@ class Together(Towards):
         rates = torch.zeros(classes)
         while steps < LONGEST and float(rates.max()) <= REACHED:
             rates, steps = torch.tensor([next(way)[1] for way in ways]), steps + 1
-        best = int(rates.argmax())
-        lead = rates[best] - (rates.sum() - rates[best]) / max(1, classes - 1)
-        return Goal(best, share, float(lead), max(1, steps - 1))
+        best, most = int(rates.argmax()), float(rates.max())
+        return Goal(best, share, most - (float(rates.sum()) - most) / max(1, classes - 1), max(1, steps - 1))
 
     def climb(
         self, victim: Victim, batch: Inputs, start: Tensor, away: Tensor, label: int, share: float, size: float
