@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from ostiary.component import build
-from ostiary.data.source import find_file
+from ostiary.data.source import file_mark, find_file
 from ostiary.errors import InvalidInput, MissingPackage
 
 
@@ -96,6 +97,19 @@ def test_npz_content_follows_the_file(tmp_path: Path) -> None:
     before = source.content()
     npz(tmp_path / "a.npz", 22)
     assert source.content() != before != ""
+
+
+def test_marks_of_files_follow_what_they_hold_alone(tmp_path: Path) -> None:
+    def lay(folder: Path, text: str = "b", name: str = "one.txt") -> str:
+        (folder / "in").mkdir(parents=True, exist_ok=True)
+        (folder / "in" / name).write_text(text)
+        return file_mark(folder)
+
+    here = lay(tmp_path / "here")
+    os.utime(tmp_path / "here" / "in" / "one.txt", (1, 1))
+    assert file_mark(tmp_path / "here") == here == lay(tmp_path / "there")  # another time, another machine
+    assert len({here, lay(tmp_path / "other", "c"), lay(tmp_path / "named", name="two.txt"), lay(tmp_path / "here", "c")}) == 3
+    assert file_mark(tmp_path / "here" / "in" / "one.txt") == file_mark(tmp_path / "other" / "in" / "one.txt")
 
 
 @pytest.mark.parametrize(

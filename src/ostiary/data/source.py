@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
+from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, final
 
@@ -97,13 +98,22 @@ def find_file(path: str, room: str) -> Path:
 
 
 def file_mark(*paths: Path) -> str:
-    """Sizes and modification times of files and of everything below folders."""
-    files = [f for p in paths for f in (sorted(p.rglob("*")) if p.is_dir() else [p]) if f.is_file()]
+    """Of the contents of files and of everything below folders, and of the names there: the same wherever they lie."""
     digest = hashlib.blake2b(digest_size=8)
-    for file in files:
-        status = file.stat()
-        digest.update(f"{file}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
+    for path in paths:
+        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+            if file.is_file():
+                status = file.stat()
+                found = _content(str(file), status.st_size, status.st_mtime_ns)
+                digest.update(f"{file.relative_to(path).as_posix()}\0{found}\n".encode())
     return digest.hexdigest()
+
+
+@lru_cache(maxsize=2**17)
+def _content(file: str, size: int, changed: int) -> str:
+    """A digest of a file, read once per process unless its size or time of change says that it is another."""
+    with open(file, "rb") as opened:
+        return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
 
 
 def cache_folder() -> Path:
