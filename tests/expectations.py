@@ -510,7 +510,7 @@ ROWS: tuple[Row, ...] = (
         {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
         RESNET,
         attack=CORNER,
-        small={"epochs": 2},
+        small={"steps": 2},
     ),
     Row(
         "purifier",

@@ -62,7 +62,7 @@ def test_the_backdoor_falls_and_accuracy_stays(modality: str) -> None:
 def test_statistics_stay_only_where_they_are_frozen(frozen: bool) -> None:
     held = toys.evidence("image")
     assert held.victim is not None
-    found = SAU(epochs=1, inner=1, freeze_norms=frozen).purify(held, toys.context("image"))
+    found = SAU(steps=1, inner=1, freeze_norms=frozen).purify(held, toys.context("image"))
     was, now = held.victim.state_dict(), found.state_dict()
     kept = [torch.equal(was[k], now[k]) for k in was if "running" in k]
     assert all(kept) if frozen else not any(kept)
@@ -73,6 +73,12 @@ def test_the_authors_settings_freeze_statistics_on_images_and_ours_follow_them()
     clean = toys.splits("image").clean
     assert SAU.preset("paper").trainer(clean).freeze_norms and not SAU().trainer(clean).freeze_norms
     assert SAU().trainer(toys.splits("graph").clean).freeze_norms
+
+
+def test_the_budget_is_of_updates_and_the_authors_is_of_epochs() -> None:
+    clean = toys.splits("image").clean
+    assert len(clean) <= 64 and SAU().trainer(clean).epochs == 200
+    assert SAU.preset("paper").trainer(clean).epochs == 100
 
 
 class Threshold(nn.Module):

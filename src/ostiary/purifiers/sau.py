@@ -26,13 +26,15 @@ class SAU(Unlearner, Purifier, name="sau"):
     `inner` sign steps of `step` down 0.01 L_adv + L_share: the cross-entropy of both models where one is not yet fooled,
     negative, and how far their answers are apart (Jensen-Shannon) where they do not yet err to the same class. Outer: Adam
     on `clean` CE + `adversarial` CE of the perturbed + `shared` (-log(1 - p of the class that the old model errs to)).
-    `eps` and `step` 0.2, `inner` 5, weights 1, 0, 1: authors' code. lr 1e-3 and 20 epochs are ours (theirs 1e-4 and 100,
-    in the preset), for small networks and few samples. Differs from the code: perturbed inputs are kept in range;
-    statistics of BatchNorm follow on images (theirs are frozen, as in the preset). On graphs node features are perturbed.
+    `eps` and `step` 0.2, `inner` 5, weights 1, 0, 1: authors' code. lr 1e-3 and 200 `steps` are ours (theirs 1e-4 and 1,000,
+    as in the preset), for small networks; fewer steps left up to 15 % of a patch's success on digits (seeds 10 to 12).
+    Differs from the code: perturbed inputs are kept in range; statistics of BatchNorm follow on images (theirs are frozen, as
+    in the preset; better on CIFAR-10, worse on digits). On graphs node features are perturbed.
     """
 
     modalities = frozenset({"graph", "image"})
-    presets = {"paper": {"epochs": 100, "batch_size": 256, "lr": 1e-4, "freeze_norms": True}}
+    presets = {"paper": {"epochs": 100, "steps": 0, "batch_size": 256, "lr": 1e-4, "freeze_norms": True}}
+    steps: NonNegative = 200
     norm: Norm = "linf"
     eps: PositiveFloat = 0.2
     inner: NonNegative = 5
@@ -46,10 +48,9 @@ class SAU(Unlearner, Purifier, name="sau"):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
-        old, victim = evidence.victim.clone().eval(), evidence.victim.clone()
+        old, victim, clean = evidence.victim.clone().eval(), evidence.victim.clone(), evidence.clean
         with without_gradients(old):
-            hooks = [Unlearn(self, old)]
-            return self.trainer(evidence.clean).fit(victim, evidence.clean, ctx.key("order"), hooks, what="sau")
+            return self.trainer(clean).fit(victim, clean, ctx.key("order"), [Unlearn(self, old)], what="sau")
 
 
 class Unlearn(TrainHook):
@@ -64,8 +65,8 @@ class Unlearn(TrainHook):
         with evaluating(victim), without_gradients(victim):
             with torch.no_grad():
                 plain = [m(batch).argmax(1) for m in both]
-            start = kind.unperturbed(batch)
-            ball = Ball(self.how.eps, self.how.norm, owners(batch, start, n))
+            start, how = kind.unperturbed(batch), self.how
+            ball = Ball(how.eps, how.norm, owners(batch, start, n))
 
             def loss(by: Tensor) -> Tensor | None:
                 marked = kind.perturb(batch, by)
@@ -77,7 +78,7 @@ class Unlearn(TrainHook):
                 losses = [F.cross_entropy(s, y, reduction="none")[~f].sum() for s, f in zip(said, fooled, strict=True)]
                 return -0.01 * sum(losses) / (2 * n) + apart(*said)[~shared].sum() / n
 
-            return descend(loss, start + self.how.eps, ball, step=self.how.step, steps=self.how.inner)
+            return descend(loss, start + how.eps, ball, step=how.step, steps=how.inner)
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         how, victim = self.how, state.victim
@@ -89,8 +90,7 @@ class Unlearn(TrainHook):
         p = said.softmax(1).gather(1, err[:, None]).squeeze(1).clamp(min=0.001)
         astray = (err != y) & (err != was)
         shared = -(1 + 1e-6 - p).log()[astray].sum() / len(y)
-        loss = loss + how.adversarial * F.cross_entropy(said, y) + how.shared * shared
-        return loss
+        return loss + how.adversarial * F.cross_entropy(said, y) + how.shared * shared
 
 
 def apart(a: Tensor, b: Tensor) -> Tensor:
