@@ -333,11 +333,11 @@ ROWS: tuple[Row, ...] = (
     Row(
         "purifier",
         "abl",
-        GRAPHS,
+        IMAGES,
         {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)},
-        GIN,
+        RESNET,
         {"isolate": 0.1},
-        attack=CLIQUE,
+        attack={**CORNER, "rate": 0.1},
         small={"isolation_epochs": 4, "epochs": 4, "ascent_epochs": 2},
     ),
     Row(
