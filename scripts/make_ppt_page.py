@@ -17,7 +17,7 @@ from ostiary.experiment.store import Store
 from ostiary.report.drawing import INK, Figure
 from ostiary.report.figures import figures
 from ostiary.report.sweeps import sweeps
-from ostiary.report.tables import TITLES, Group, groups, rows, short
+from ostiary.report.tables import TITLES, Group, groups, rows, short, text
 
 PAGE = Path(__file__).parent.parent / "docs" / "positive-triggers.md"
 MEASURES = ("acc", "control_acc", "asr", "natural", "asr_lift", "ra")
@@ -52,10 +52,25 @@ def section(found: Sequence[Group], book: Store) -> list[str]:
     lines += [f"|---|{'---:|' * len(MEASURES)}"]
     for name, group in zip(own, found, strict=True):
         lines.append(f"| {name} | {figures_of(group)} |")
+    lines += crossed(found)
     for group in found:
         if len(rows(group)) > 1:
             lines += ["", *defended(group), "", *detected([group])]
             lines += [line for figure in drawn(group, book) for line in ("", *saved(figure))]
+    return lines
+
+
+def crossed(found: Sequence[Group]) -> list[str]:
+    """ASR and natural rate, generators down and classifiers across, where more than one of each was tried."""
+    cells = {(short(g.plan["attack"].get("surrogate")), short(g.plan["victim"])): rows(g)[0].figures for g in found}
+    makers, learners = (list(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
+    if min(len(makers), len(learners)) < 2:
+        return []
+    lines = ["", "ASR % (natural %): whose triggers, down, and who learns them, across.", ""]
+    lines += [f"| | {' | '.join(learners)} |", f"|---|{'---:|' * len(learners)}"]
+    for maker in makers:
+        shown = (f"{text('asr', f['asr'])} ({text('natural', f['natural'])})" for f in (cells[maker, one] for one in learners))
+        lines.append(f"| {maker} | {' | '.join(shown)} |")
     return lines
 
 
