@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ostiary.attacks.base import Poisoned
@@ -27,7 +26,7 @@ from ostiary.experiment.store import Store
 from ostiary.metrics.detection import detection
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
-from ostiary.purifiers.abl import ABL, Trap
+from ostiary.purifiers.abl import ABL
 from ostiary.purifiers.fine_pruning import zero_inputs
 from ostiary.purifiers.prune import Prune
 from ostiary.report.drawing import INK, MANY, alt, chart, specification, vl_convert
@@ -97,9 +96,7 @@ def parts(victim: Victim, poisoned: Poisoned) -> dict[str, str]:
 def isolation(poisoned: Poisoned, ctx: Context) -> dict[str, str]:
     """ABL's first phase: how much of what it sets apart is poison."""
     abl, train = ABL(), poisoned.splits.train
-    model, trainer = ctx.fresh(train), ctx.trainer.replace(epochs=ABL().isolation_epochs)
-    trainer.fit(model, train, ctx.key("isolation"), [Trap(abl.gamma)])
-    order = F.cross_entropy(model.predict(train.inputs)[0], train.y, reduction="none").argsort(stable=True)
+    order = abl.ranked(train, ctx)[1]
     hit = truth(poisoned)[order[: abl.count(len(train))]]
     return {"abl": pc(float(hit.double().mean())), "abl base": pc(len(poisoned.index) / len(train))}
 

@@ -15,11 +15,11 @@ from ostiary.data.dataset import Dataset
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
-from ostiary.purifiers.abl import ABL, Trap
+from ostiary.purifiers.abl import ABL
 from ostiary.purifiers.holdout import accuracy
 from ostiary.testing import toys
 from ostiary.training.ascent import Unlearn
-from ostiary.training.flooding import Flooding
+from ostiary.training.flooding import Flooding, Trap
 from ostiary.training.trainer import Trainer
 
 SHORT = ABL(isolation_epochs=3, epochs=3, ascent_epochs=2, isolate=0.1)

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
-from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
 from ostiary.training.ascent import Unlearn
-from ostiary.training.flooding import Flooding
-from ostiary.training.hooks import TrainHook
-from ostiary.training.trainer import TrainState
+from ostiary.training.flooding import Flooding, Trap
 
 
 class ABL(Purifier, name="abl"):
@@ -61,14 +59,18 @@ class ABL(Purifier, name="abl"):
         """How many of n samples are isolated."""
         return max(1, round(self.isolate * n))
 
+    def ranked(self, train: Dataset, ctx: Context) -> tuple[Victim, Tensor]:
+        """(the model of the isolation, the rows of the training set by rising loss under it)."""
+        trap = Trap(self.gamma) if self.trap == "ascent" else Flooding(self.gamma)
+        first = ctx.trainer.replace(epochs=self.isolation_epochs)
+        victim = first.fit(ctx.fresh(train), train, ctx.key("isolation"), [trap], what="abl: isolation")
+        losses = F.cross_entropy(victim.predict(train.inputs)[0], train.y, reduction="none")
+        return victim, losses.argsort(stable=True)
+
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.train is not None
         train, trainer = evidence.train, ctx.trainer
-        victim = ctx.fresh(train)
-        trap = Trap(self.gamma) if self.trap == "ascent" else Flooding(self.gamma)
-        first = trainer.replace(epochs=self.isolation_epochs)
-        first.fit(victim, train, ctx.key("isolation"), [trap], what="abl: isolation")
-        order = F.cross_entropy(victim.predict(train.inputs)[0], train.y, reduction="none").argsort(stable=True)
+        victim, order = self.ranked(train, ctx)
         apart, rest = order.split([self.count(len(train)), len(train) - self.count(len(train))])
         high = rest[-max(2, round(self.keep * len(train))) :]
         isolated, left, kept = (train.take(rows.sort()[0]) for rows in (apart, rest, high))
@@ -85,14 +87,3 @@ class ABL(Purifier, name="abl"):
             "by class": dict(zip(train.classes, counts, strict=True)),
         }
         return victim
-
-
-class Trap(TrainHook):
-    """Keeps losses near gamma, so that only what is learnt at once falls below."""
-
-    def __init__(self, gamma: float) -> None:
-        self.gamma = gamma
-
-    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
-        losses = F.cross_entropy(state.victim(batch).float(), y, reduction="none")
-        return ((losses - self.gamma).sign().detach() * losses).mean()

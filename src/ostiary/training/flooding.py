@@ -1,4 +1,4 @@
-"""Loss flooding."""
+"""Loss flooding, of a batch's mean and of every sample."""
 
 from __future__ import annotations
 
@@ -18,3 +18,14 @@ class Flooding(TrainHook):
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         return (F.cross_entropy(state.victim(batch).float(), y) - self.level).abs() + self.level
+
+
+class Trap(TrainHook):
+    """Keeps the loss of every sample near gamma (Li et al., NeurIPS 2021, arXiv:2110.11571)."""
+
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
+
+    def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
+        losses = F.cross_entropy(state.victim(batch).float(), y, reduction="none")
+        return ((losses - self.gamma).sign().detach() * losses).mean()
