@@ -69,7 +69,8 @@ def crossed(found: Sequence[Group]) -> list[str]:
     lines = ["", "ASR % (natural %): whose triggers, down, and who learns them, across.", ""]
     lines += [f"| | {' | '.join(learners)} |", f"|---|{'---:|' * len(learners)}"]
     for maker in makers:
-        shown = (f"{text('asr', f['asr'])} ({text('natural', f['natural'])})" for f in (cells[maker, one] for one in learners))
+        known = [cells.get((maker, one)) for one in learners]  # a plan may have run in part
+        shown = [f"{text('asr', f['asr'])} ({text('natural', f['natural'])})" if f else "-" for f in known]
         lines.append(f"| {maker} | {' | '.join(shown)} |")
     return lines
 

@@ -98,7 +98,7 @@ def find_file(path: str, room: str) -> Path:
 
 
 def file_mark(*paths: Path) -> str:
-    """Of the contents of files and of everything below folders, and of the names there: the same wherever they lie."""
+    """A digest of the contents of files, of all below folders with its names too: the same on every machine, at any time."""
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:
         for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
