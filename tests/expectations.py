@@ -492,7 +492,7 @@ ROWS: tuple[Row, ...] = (
         {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
         RESNET,
         attack=CORNER,
-        small={"epochs": 2, "ascent_epochs": 5},
+        small={"steps": 2, "ascent_epochs": 5},
     ),
     Row(
         "purifier",

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim, evaluating
-from ostiary.purifiers.adversary import Ball, owners
-from ostiary.purifiers.sau import SAU, Unlearn, apart
+from ostiary.purifiers.adversary import Ball, apart, owners
+from ostiary.purifiers.sau import SAU, Unlearn
 from ostiary.testing import toys
 
 
@@ -73,6 +73,19 @@ def test_the_authors_settings_freeze_statistics_on_images_and_ours_follow_them()
     clean = toys.splits("image").clean
     assert SAU.preset("paper").trainer(clean).freeze_norms and not SAU().trainer(clean).freeze_norms
     assert SAU().trainer(toys.splits("graph").clean).freeze_norms
+
+
+@pytest.mark.parametrize("worse", [True, False])
+def test_statistics_freeze_in_a_second_try_only_where_following_costs_accuracy_held_out(
+    worse: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ostiary.purifiers.adversary.TOLERANCE", -1.0 if worse else 1.0)
+    held = toys.evidence("image")
+    assert held.victim is not None
+    found = SAU(steps=1, inner=1).purify(held, toys.context("image"))
+    was, now = held.victim.state_dict(), found.state_dict()
+    assert all(torch.equal(was[k], now[k]) for k in was if "running" in k) == worse == found.notes["statistics frozen"]
+    assert "accuracy there before" in found.notes and "accuracy there after" in found.notes
 
 
 def test_the_budget_is_of_updates_and_the_authors_is_of_epochs() -> None:

@@ -39,7 +39,7 @@ def test_the_planted_neuron_moves_most_and_loses_what_wakes_it() -> None:
 
 def test_the_backdoor_goes_and_stays_away_while_fine_tuning() -> None:
     held, marked = Evidence(victim=victim(), clean=images(third=DROWSY)), images(third=1.0)
-    found = TSBD(neurons=0.3, ascent_lr=0.05, epochs=5).purify(held, toys.context("image"))
+    found = TSBD(neurons=0.3, ascent_lr=0.05, epochs=5, steps=0).purify(held, toys.context("image"))
     assert torch.equal(called(found, marked), marked.y)
     assert found.notes["neurons"] == 0.3 and found.notes["of"] == 3
 
@@ -122,7 +122,7 @@ def test_the_oracle_chooses_by_the_test_set() -> None:
 
     held = evidence()
     assert "oracle" in TSBD(oracle=True).needed()
-    few = TSBD(oracle=True, epochs=1, ascent_epochs=1)
+    few = TSBD(oracle=True, steps=1, ascent_epochs=1)
     found = few.purify(Evidence(victim=held.victim, clean=held.clean, oracle=oracle), toys.context("image"))
     assert len(asked) == len(LEVELS) and found.notes["neurons"] == LEVELS[2]
     assert found.notes["chosen by"] == "accuracy and success on the test set"
@@ -130,7 +130,7 @@ def test_the_oracle_chooses_by_the_test_set() -> None:
 
 def test_steps_make_as_many_epochs_as_hold_them() -> None:
     assert TSBD(steps=10, batch_size=8).passes(20) == 4  # three steps an epoch
-    assert TSBD(epochs=7).passes(20) == 7
+    assert TSBD(epochs=7, steps=0).passes(20) == 7
 
 
 def test_a_model_of_one_layer_is_refused() -> None:
@@ -145,4 +145,9 @@ def test_a_climb_without_end_stops_at_the_last_finite_weights() -> None:
     trainer = Trainer(optimizer="sgd", lr=1e3, epochs=50)
     climbed, _ = unlearnt(held.victim, held.clean, trainer, 0)
     assert all(bool(torch.isfinite(p).all()) for p in climbed.parameters())
-    TSBD(ascent_lr=1e3, epochs=1).purify(held, toys.context("graph"))
+    TSBD(ascent_lr=1e3, steps=1).purify(held, toys.context("graph"))
+
+
+def test_the_budget_is_of_updates_and_the_authors_is_of_epochs() -> None:
+    assert TSBD().passes(72) == 100 and TSBD(steps=0).passes(72) == 20
+    assert TSBD.preset("paper").passes(72) == 20

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 
 from ostiary.component import PositiveFloat
+from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.edit import times
-from ostiary.models.victim import evaluating
+from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import Budget
+from ostiary.purifiers.holdout import first_kept, hold_out
+from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
 
+TOLERANCE = 0.05
 Norm = Literal["linf", "l2"]
 
 
@@ -31,6 +35,23 @@ class Unlearner(Budget):
     def trainer(self, clean: Dataset) -> Trainer:
         frozen = clean.modality.name == "graph" if self.freeze_norms is None else self.freeze_norms
         return Trainer(lr=self.lr, epochs=self.passes(len(clean)), batch_size=self.batch_size, freeze_norms=frozen)
+
+    def settled(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context) -> Victim:
+        """A copy trained with `hook`. Statistics that follow by default are frozen in a second try where the first costs more
+        than TOLERANCE of the accuracy on a part of the sample held out."""
+        fixed = self.freeze_norms is not None or self.trainer(clean).freeze_norms
+        tune, check = (clean, clean) if fixed else hold_out(clean, ctx.key("hold out"))
+        trainer = self.trainer(tune)
+
+        def trained(frozen: bool) -> Victim:
+            own = trainer.replace(freeze_norms=frozen)
+            return own.fit(victim.clone(), tune, ctx.key("order"), [hook], what=self.name)
+
+        if fixed:
+            return trained(trainer.freeze_norms)
+        frozen, found, notes = first_kept((False, True), trained, victim, check, TOLERANCE)
+        found.notes |= {**notes, "statistics frozen": frozen}
+        return found
 
 
 def unmoved(evidence: Evidence) -> str:
@@ -67,3 +88,10 @@ class Ball:
 def owners(batch: Inputs, by: Tensor, n: int) -> Tensor:
     """Which of the batch's n inputs each row of a perturbation belongs to: int64 [rows]."""
     return torch.arange(n, device=by.device) if len(by) == n else batch.batch  # type: ignore[no-any-return]
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of the answers of two models, row by row."""
+    p, q = a.softmax(1).clamp(min=1e-8), b.softmax(1).clamp(min=1e-8)
+    mean = (p + q) / 2
+    return ((p * (p / mean).log()).sum(1) + (q * (q / mean).log()).sum(1)) / 2

@@ -35,8 +35,8 @@ class FineTuning(Component):
 
 
 class Budget(Component):
-    """How long a method trains: `epochs` passes over the clean samples or, where `steps` is set, as many passes as hold that
-    many optimiser steps, which on few samples are more."""
+    """How long a method trains: `epochs` passes over the clean samples or, where `steps` is not 0, as many passes as hold that
+    many optimiser steps, which on few samples are more; `epochs` says nothing then."""
 
     kind = "purifier"
     epochs: Positive = 20
