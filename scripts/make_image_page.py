@@ -1,4 +1,5 @@
-"""Write docs/image-defences.md from the records of the plans images-digits, images-cifar and image-defences-on-graphs.
+"""Write docs/image-defences.md from the records of the plans images-digits, images-badnets, images-cifar and
+image-defences-on-graphs.
 
 python scripts/make_image_page.py STORE...
 """
@@ -27,10 +28,11 @@ def main(stores: Sequence[str]) -> None:
     lines = [
         "# Defences of image classifiers, and of graphs by the same methods",
         "",
-        "Written by `scripts/make_image_page.py` from `ostiary run plans/images-digits.yaml`, `plans/images-cifar.yaml` and "
-        "`plans/image-defences-on-graphs.yaml`, as far as they have run; settings are in the plans. Means over seeds. "
-        "*natural*: what an independent clean model does with the same triggered inputs (the transfer rate). An attack counts "
-        "in the ranking where it has a lift of 30 points; *solved*: a lift and an accuracy drop of at most 5 points. Tables by "
+        "Written by `scripts/make_image_page.py` from `ostiary run plans/images-digits.yaml`, `plans/images-badnets.yaml`, "
+        "`plans/images-cifar.yaml` and `plans/image-defences-on-graphs.yaml`, as far as they have run; settings are in the "
+        "plans. Means over seeds. *natural*: what an independent clean model does with the same triggered inputs (the "
+        "transfer rate). An attack counts in the ranking where it has a lift of 30 points; *solved*: a lift and an accuracy "
+        "drop of at most 5 points. Tables by "
         "attack: mean and half the width of the 95 % interval (Student's over seeds; of a single seed Wilson's over its test "
         "inputs). DER: defence effectiveness rating, 1 where the backdoor is gone for free, 0.5 where nothing is gained.",
     ]
