@@ -10,7 +10,7 @@ from torch import nn
 
 from ostiary.data.dataset import Dataset
 from ostiary.models.victim import Victim
-from ostiary.purifiers.holdout import accuracy, deepest, first_kept, hold_out
+from ostiary.purifiers.holdout import accuracy, deepest, hold_out
 
 
 def sample(*sizes: int) -> Dataset:
@@ -64,23 +64,6 @@ def test_pruning_goes_on_until_accuracy_has_fallen_by_more_than_the_tolerance(
     best, notes = deepest(range(len(wrong)), make, data, tolerance)
     assert best == level
     assert list(notes.values()) == [10, pytest.approx(1 - wrong[0] / 10), pytest.approx(1 - wrong[level] / 10)]
-
-
-@pytest.mark.parametrize(("wrong", "chosen"), [([0, 5], 0), ([3, 2, 0], 1), ([3, 4, 5], 2)])
-def test_the_first_option_that_keeps_accuracy_is_taken_or_the_last(wrong: list[int], chosen: int) -> None:
-    data = images(10)
-    answers = [F.one_hot(data.relabel(torch.arange(n), 1 - data.y[:n]).y, 2).float() for n in wrong]
-    made = [Victim(nn.Flatten(), "image", forward=lambda _m, _b, a=a: a) for a in answers]
-    given = Victim(nn.Flatten(), "image", forward=lambda _m, _b: F.one_hot(data.y, 2).float())
-    tried: list[int] = []
-
-    def make(at: int) -> Victim:
-        tried.append(at)
-        return made[at]
-
-    option, found, notes = first_kept(range(len(wrong)), make, given, data, 0.2)
-    assert option == chosen and found is made[chosen] and tried == list(range(chosen + 1))
-    assert list(notes.values()) == [10, 1.0, pytest.approx(1 - wrong[chosen] / 10)]
 
 
 def test_accuracy_is_the_share_called_right() -> None:

@@ -16,7 +16,7 @@ from ostiary.modality.base import Inputs
 from ostiary.models.edit import times
 from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import Budget
-from ostiary.purifiers.holdout import first_kept, hold_out
+from ostiary.purifiers.holdout import accuracy, hold_out
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
 
@@ -37,20 +37,21 @@ class Unlearner(Budget):
         return Trainer(lr=self.lr, epochs=self.passes(len(clean)), batch_size=self.batch_size, freeze_norms=frozen)
 
     def settled(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context) -> Victim:
-        """A copy trained with `hook`. Statistics that follow by default are frozen in a second try where the first costs more
-        than TOLERANCE of the accuracy on a part of the sample held out."""
-        fixed = self.freeze_norms is not None or self.trainer(clean).freeze_norms
-        tune, check = (clean, clean) if fixed else hold_out(clean, ctx.key("hold out"))
-        trainer = self.trainer(tune)
+        """A copy trained with `hook`. Where statistics follow by default, a trial on a part of the sample tells whether that
+        costs more than TOLERANCE of the accuracy on the rest; then they are frozen."""
 
-        def trained(frozen: bool) -> Victim:
-            own = trainer.replace(freeze_norms=frozen)
-            return own.fit(victim.clone(), tune, ctx.key("order"), [hook], what=self.name)
+        def trained(data: Dataset, frozen: bool) -> Victim:
+            own = self.trainer(data).replace(freeze_norms=frozen)
+            return own.fit(victim.clone(), data, ctx.key("order"), [hook], what=self.name)
 
-        if fixed:
-            return trained(trainer.freeze_norms)
-        frozen, found, notes = first_kept((False, True), trained, victim, check, TOLERANCE)
-        found.notes |= {**notes, "statistics frozen": frozen}
+        if self.freeze_norms is not None or self.trainer(clean).freeze_norms:
+            return trained(clean, self.trainer(clean).freeze_norms)
+        tune, check = hold_out(clean, ctx.key("hold out"))
+        before, after = accuracy(victim, check), accuracy(trained(tune, False), check)
+        frozen = after < before - TOLERANCE - 1e-9
+        found = trained(clean, frozen)
+        found.notes |= {"checked on": len(check), "accuracy there before": before, "accuracy there after a trial": after}
+        found.notes |= {"statistics frozen": frozen}
         return found
 
 

@@ -72,17 +72,3 @@ def deepest(
             break
         best, now = level, found
     return best, {"checked on": len(check), "accuracy there before": first, "accuracy there pruned": now}
-
-
-def first_kept(
-    options: Sequence[T], make: Callable[[T], Victim], given: Victim, check: Dataset, tolerance: float
-) -> tuple[T, Victim, dict[str, Any]]:
-    """The first option whose victim is at most `tolerance` less accurate on `check` than the given one, or the last; that
-    victim; and what to note of it. Options are tried in order, and none after the one chosen."""
-    before = accuracy(given, check)
-    for option in options:
-        victim = make(option)
-        after = accuracy(victim, check)
-        if after >= before - tolerance - 1e-9:
-            break
-    return option, victim, {"checked on": len(check), "accuracy there before": before, "accuracy there after": after}

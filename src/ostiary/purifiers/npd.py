@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Literal
 
 import torch
@@ -16,7 +15,7 @@ from ostiary.models.polarized import place, polarized, polarizer, watched
 from ostiary.models.victim import Victim, without_gradients
 from ostiary.purifiers.adversary import unmoved
 from ostiary.purifiers.base import Budget, Purifier
-from ostiary.purifiers.holdout import first_kept, hold_out
+from ostiary.purifiers.holdout import accuracy, hold_out
 from ostiary.purifiers.polarizing import Aim, Towards
 from ostiary.purifiers.together import Together
 from ostiary.training.trainer import Trainer
@@ -73,11 +72,16 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
         tune, check = hold_out(evidence.clean, ctx.key("hold out"))
+        before, tried = accuracy(evidence.victim, check), dict[float, float]()
         hook = (Together if self.shared else Towards)(self, self.space)  # one for all rates: what it searches for is the same
-        rates = [self.lr / slower for slower in (1, 3, 10, 30)]
-        train = partial(self.trained, evidence.victim, tune, hook=hook, ctx=ctx)
-        rate, victim, notes = first_kept(rates, train, evidence.victim, check, self.tolerance)
-        victim.notes |= {"layer": self.layer or place(evidence.victim), "lr": rate, **notes, **hook.facts(tune)}
+        for slower in (1, 3, 10, 30):
+            rate = self.lr / slower
+            victim = self.trained(evidence.victim, tune, rate, hook, ctx)
+            tried[rate] = accuracy(victim, check)
+            if tried[rate] >= before - self.tolerance - 1e-9:
+                break
+        victim.notes |= {"layer": self.layer or place(evidence.victim), "checked on": len(check), "lr": rate}
+        victim.notes |= {"accuracy there before": before, "accuracy there after": tried[rate], **hook.facts(tune)}
         return victim
 
     def trained(self, given: Victim, clean: Dataset, lr: float, hook: Towards, ctx: Context) -> Victim:

@@ -29,7 +29,7 @@ class SAU(Unlearner, Purifier, name="sau"):
     `eps` and `step` 0.2, `inner` 5, weights 1, 0, 1: authors' code. lr 1e-3 and 200 `steps` are ours (theirs 1e-4 and 1,000,
     as in the preset), for small networks; fewer steps left up to 15 % of a patch's success on digits (seeds 10 to 12).
     Differs from the code: perturbed inputs are kept in range; statistics of BatchNorm, where `freeze_norms` is not set, follow
-    on images and, if that costs more than `TOLERANCE` of accuracy on a part of the sample held out, are frozen in a second try
+    on images, unless a trial on a part of the sample finds that this costs more than `TOLERANCE` of the accuracy on the rest
     (ours; theirs are frozen, as in the preset). On graphs they are frozen, and node features are perturbed.
     """
 
