@@ -70,11 +70,11 @@ def read(store: str) -> list[Record]:
 
 
 def newest(records: Sequence[Record]) -> list[Record]:
-    """One record per data set, network, attack and seed: the one with most defences."""
+    """One record per data set, network, attack and seed: of the plan with most defences, the last."""
     best: dict[str, Record] = {}
     for record in records:
         key = str([record.plan[k] for k in ("dataset", "victim", "attack", "trainer", "seed")])
-        if key not in best or len(record.metrics["purifiers"]) >= len(best[key].metrics["purifiers"]):
+        if key not in best or len(record.plan["purifiers"]) >= len(best[key].plan["purifiers"]):
             best[key] = record
     return list(best.values())
 
