@@ -88,6 +88,14 @@ def test_statistics_freeze_only_where_following_costs_accuracy_in_a_trial(worse:
     assert all(torch.equal(now[k], v) for k, v in same.state_dict().items())  # the trial leaves no trace
 
 
+def test_a_model_without_statistics_needs_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    clean = toys.splits("image").clean
+    net = nn.Sequential(nn.Flatten(), nn.Linear(clean.inputs[0].numel(), 8), nn.ReLU(), nn.Linear(8, clean.n_classes))
+    monkeypatch.setattr("ostiary.purifiers.adversary.hold_out", lambda *_: pytest.fail("a trial"))
+    found = SAU(steps=1, inner=1).purify(Evidence(victim=Victim(net, "image"), clean=clean), toys.context("image"))
+    assert "statistics frozen" not in found.notes
+
+
 def test_the_budget_is_of_updates_and_the_authors_is_of_epochs() -> None:
     clean = toys.splits("image").clean
     assert len(clean) <= 64 and SAU().trainer(clean).epochs == 200

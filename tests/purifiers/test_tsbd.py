@@ -131,6 +131,7 @@ def test_the_oracle_chooses_by_the_test_set() -> None:
 def test_steps_make_as_many_epochs_as_hold_them() -> None:
     assert TSBD(steps=10, batch_size=8).passes(20) == 4  # three steps an epoch
     assert TSBD(epochs=7, steps=0).passes(20) == 7
+    assert TSBD().passes(72) == 100 and TSBD.preset("paper").passes(72) == 20
 
 
 def test_a_model_of_one_layer_is_refused() -> None:
@@ -146,8 +147,3 @@ def test_a_climb_without_end_stops_at_the_last_finite_weights() -> None:
     climbed, _ = unlearnt(held.victim, held.clean, trainer, 0)
     assert all(bool(torch.isfinite(p).all()) for p in climbed.parameters())
     TSBD(ascent_lr=1e3, steps=1).purify(held, toys.context("graph"))
-
-
-def test_the_budget_is_of_updates_and_the_authors_is_of_epochs() -> None:
-    assert TSBD().passes(72) == 100 and TSBD(steps=0).passes(72) == 20
-    assert TSBD.preset("paper").passes(72) == 20

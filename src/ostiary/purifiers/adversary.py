@@ -20,7 +20,7 @@ from ostiary.purifiers.holdout import accuracy, hold_out
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
 
-TOLERANCE = 0.05
+TOLERANCE = 0.05  # ours, that of NPD; on CIFAR-10 following cost 33 points, on most digits nothing
 Norm = Literal["linf", "l2"]
 
 
@@ -44,8 +44,9 @@ class Unlearner(Budget):
             own = self.trainer(data).replace(freeze_norms=frozen)
             return own.fit(victim.clone(), data, ctx.key("order"), [hook], what=self.name)
 
-        if self.freeze_norms is not None or self.trainer(clean).freeze_norms:
-            return trained(clean, self.trainer(clean).freeze_norms)
+        usual, follows = self.trainer(clean).freeze_norms, any("running_mean" in name for name in victim.state_dict())
+        if self.freeze_norms is not None or usual or not follows:  # nothing to find out
+            return trained(clean, usual)
         tune, check = hold_out(clean, ctx.key("hold out"))
         before, after = accuracy(victim, check), accuracy(trained(tune, False), check)
         frozen = after < before - TOLERANCE - 1e-9
