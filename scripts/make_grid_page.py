@@ -1,8 +1,9 @@
 """Write docs/graph-grid.md, with its figure, from the records of `ostiary run plans/graph-grid.yaml`.
 
-    python scripts/make_grid_page.py STORE [CLEAN_STORE]
+    python scripts/make_grid_page.py RESULTS...
 
-CLEAN_STORE: that of `ostiary run plans/clean-models.yaml`, for what each defence costs a clean model.
+RESULTS: stores, or files of records, of that plan and of `ostiary run plans/clean-models.yaml`, for what each defence costs a
+clean model: results/graph-grid.jsonl.xz results/clean-models.jsonl.xz.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
-from ostiary.experiment.store import Store
 from ostiary.report.causes import causes, false_target
 from ostiary.report.drawing import INK
 from ostiary.report.ranking import RANKING, attacked, collapsed, ranking, solves, spread
@@ -23,8 +24,8 @@ ROOT = Path(__file__).parent.parent
 PAGE, FIGURE = ROOT / "docs" / "graph-grid.md", ROOT / "docs" / "figures" / "graph-grid-causes.svg"
 
 
-def main(stores: Sequence[str]) -> None:
-    records = newest([record for store in stores for record in read(store)])
+def main(sources: Sequence[str]) -> None:
+    records = newest([record for source in sources for record in read_records(source)])
     ours = [r for r in records if r.metrics.get("attack", {}).get("poisoned") != 0]
     seeds = sorted({r.plan["seed"] for r in ours})
     taken = attacked(ours)
@@ -59,14 +60,6 @@ def main(stores: Sequence[str]) -> None:
 
 def sets(records: Sequence[Record]) -> str:
     return ", ".join(dict.fromkeys(str(r.plan["dataset"].get("set") or r.plan["dataset"]["name"]) for r in records))
-
-
-def read(store: str) -> list[Record]:
-    book = Store(store, create=False)
-    try:
-        return book.records()
-    finally:
-        book.close()
 
 
 def newest(records: Sequence[Record]) -> list[Record]:

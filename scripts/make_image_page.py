@@ -1,7 +1,9 @@
 """Write docs/image-defences.md from the records of the plans images-digits, images-badnets, images-cifar and
 image-defences-on-graphs.
 
-python scripts/make_image_page.py STORE...
+python scripts/make_image_page.py RESULTS...
+
+RESULTS: stores or files of records. Sections of plans that none of them holds stay as they are.
 """
 
 from __future__ import annotations
@@ -12,8 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from make_grid_page import newest, read, table
+from make_grid_page import newest, table
 
+from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.ranking import attacked, ranking
@@ -24,7 +27,7 @@ JUDGED = {"asr": "ASR %", "acc": "ACC %", "ra": "RA %", "der": "DER"}
 VICTIM = {"acc": "ACC %", "asr": "ASR %", "natural": "natural %", "cross": "cross-trigger ACC %"}
 
 
-def main(stores: Sequence[str]) -> None:
+def main(sources: Sequence[str]) -> None:
     lines = [
         "# Defences of image classifiers, and of graphs by the same methods",
         "",
@@ -36,11 +39,18 @@ def main(stores: Sequence[str]) -> None:
         "attack: mean and half the width of the 95 % interval (Student's over seeds; of a single seed Wilson's over its test "
         "inputs). DER: defence effectiveness rating, 1 where the backdoor is gone for free, 0.5 where nothing is gained.",
     ]
-    for store in stores:
-        records = newest(read(store))
+    told = kept(PAGE.read_text(encoding="utf-8"))
+    for source in sources:
+        records = newest(read_records(source))
         for title in dict.fromkeys(r.title for r in records):
-            lines += ["", f"## {title}", "", *section([r for r in records if r.title == title])]
+            told[title] = "\n".join(section([r for r in records if r.title == title]))
+    lines += [line for title, text in told.items() for line in ("", f"## {title}", "", text)]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def kept(page: str) -> dict[str, str]:
+    """Title -> text of every section."""
+    return {title.strip(): text.strip() for title, _, text in (s.partition("\n") for s in page.split("\n## ")[1:])}
 
 
 def section(records: Sequence[Record]) -> list[str]:

@@ -9,9 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from make_grid_page import newest, read
+from make_grid_page import newest
 from make_image_page import detected, interval
 
+from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.report.drawing import INK, Figure
@@ -36,7 +37,7 @@ def main(stores: Sequence[str]) -> None:
         "poison adds.",
     ]
     for store in stores:
-        records = read(store)
+        records = read_records(store)
         book = Store(store, create=False)
         for title in sorted({r.title for r in records}, key=lambda t: (t.startswith("Defences"), t)):
             own = newest([r for r in records if r.title == title])

@@ -1,4 +1,4 @@
-"""The command line: run, list, options, show, report. Only `run` and `options` import torch.
+"""The command line: run, list, options, show, report, export, merge. Only `run` and `options` import torch.
 
 Exit codes: 0 done, 1 some stage failed, 2 nothing could be done (bad input or usage), 130 interrupted.
 """
@@ -196,6 +196,41 @@ def report(
         terminal.say(out, str(path))
 
 
+@app.command
+def export(file: Path, *keys: str, store: Path = STORE, common: Common = PLAIN) -> None:
+    """Write the records of a store into one file, a JSON line each: to keep, to publish, or to merge on another machine.
+
+    Args:
+        file: The file to write; with a name that ends in .xz it is compressed.
+        keys: First characters of the keys of the wanted records; all records if left out.
+        store: Folder that keeps stages and records.
+    """
+    from ostiary.experiment.exchange import write_records
+
+    records = _records(store, keys)
+    write_records(records, file)
+    _answered({"path": str(file), "records": len(records)}, f"{len(records)} records in {file}", common)
+
+
+@app.command
+def merge(*sources: Path, store: Path = STORE, common: Common = PLAIN) -> None:
+    """Bring together what several machines have computed: run different seeds of a plan on each, then merge.
+
+    From stores come stages and records, from exported files records. A run on the merged store computes only what is new.
+
+    Args:
+        sources: Stores (folders) and files written by ostiary export; they stay as they are.
+        store: Folder to merge into; made if need be.
+    """
+    from ostiary.experiment.exchange import merge as merged
+
+    if not sources:
+        raise BadSpec("which results? Give stores or files: ostiary merge results.jsonl.xz other-store --store merged")
+    found = merged(sources, store)
+    said = f"new in {store}: {found.records} records, {found.stages} stages with their models, {found.told} by their figures"
+    _answered({"records": found.records, "stages": found.stages, "told": found.told}, said, common)
+
+
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command given by `tokens` (or the program's arguments) and return its exit code."""
     words = list(sys.argv[1:] if tokens is None else tokens)
@@ -225,6 +260,15 @@ def _answer(words: list[str]) -> int:
     except Exception as error:  # noqa: BLE001 - whatever went wrong, the user gets a sentence and not a traceback
         hint = "" if "--debug" in words else "; --debug shows where"
         return _refuse(words, f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no reason given'}{hint}")
+
+
+def _answered(document: dict[str, Any], sentence: str, common: Common) -> None:
+    if common.json:
+        _print_json(document)
+        return
+    from ostiary import terminal
+
+    terminal.say(terminal.console(), sentence)
 
 
 def _refuse(words: list[str], sentence: str, code: int = 2) -> int:

@@ -21,7 +21,8 @@ LEFT_OUT = "detectors and purifiers were left out: the attack's ASR lift is belo
 
 
 class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
-    """One computed stage. key: hash of its spec, its upstream keys and the schema. artefacts: name -> digest."""
+    """One computed stage. key: hash of its spec, its upstream keys and the schema. artefacts: name -> digest.
+    elsewhere: only its figures came here; what was made of it stayed in the store of another machine."""
 
     key: str
     kind: str
@@ -36,6 +37,7 @@ class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     artefacts: dict[str, str] = {}
     error: str = ""
     trace: str = ""
+    elsewhere: bool = False
 
 
 class Record(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

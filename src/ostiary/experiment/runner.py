@@ -120,11 +120,10 @@ class _Job:
         self.progress = Progress(total=len(self.stages))
 
     def run(self, workers: int) -> None:
-        for key in self.stages:
-            row = self.store.stage(key)
-            if row is not None and row.status == "done":
-                self.progress.reused += 1
-                self.settle(key)
+        found = self.found()
+        for key in (k for k in self.stages if k in found):
+            self.progress.reused += 1
+            self.settle(key)
         for key in [*self.settled]:
             self.leave_out(key)
         self.tell()
@@ -133,6 +132,25 @@ class _Job:
             self.in_pool(n)
         elif n == 1:
             self.here()
+
+    def found(self) -> set[str]:
+        """The stages that need not be computed: finished ones, and of those told by another store whatever no stage reads
+        that is still to do."""
+        readers: dict[str, list[str]] = defaultdict(list)
+        spared: set[str] = set()
+        for key, stage in self.stages.items():
+            for upstream in stage.upstream():
+                readers[upstream.key()].append(key)
+            if stage.kind == "judge" and self.too_weak(stage):
+                spared |= {later.key() for later in stages_of(stage.cell) if _gate(later)}
+        found: set[str] = set()
+        for key in reversed(self.stages):
+            row = self.store.told(key)
+            if row is not None and row.status == "done":
+                idle = all(reader in found or reader in spared for reader in readers[key])
+                if (row.elsewhere and idle) or self.store.stage(key) is not None:
+                    found.add(key)
+        return found
 
     def here(self) -> None:
         bench = Bench(self.store, self.device)
@@ -199,16 +217,18 @@ class _Job:
     def leave_out(self, key: str) -> None:
         """After a judge's word: what is not worth running where the attack's lift is too small (finished stages stay)."""
         stage = self.stages[key]
-        least = stage.cell.plan.least_lift
-        if stage.kind != "judge" or least <= 0 or key in self.reasons:
-            return
-        row = self.store.stage(key)
-        if row is None or not _below(row.metrics, least):
+        if stage.kind != "judge" or key in self.reasons or not self.too_weak(stage):
             return
         for later in stages_of(stage.cell):
             if _gate(later) and later.key() not in self.settled:
                 self.progress.total -= 1
-                self.close(later.key(), f"{LEFT_OUT}{100 * least:.0f} points")
+                self.close(later.key(), f"{LEFT_OUT}{100 * stage.cell.plan.least_lift:.0f} points")
+
+    def too_weak(self, judge: Stage) -> bool:
+        """Whether a judge has found the attack's lift too small for its plan."""
+        least = judge.cell.plan.least_lift
+        row = self.store.told(judge.key()) if least > 0 else None
+        return row is not None and row.status == "done" and _below(row.metrics, least)
 
     def close(self, key: str, reason: str) -> None:
         self.settled.add(key)
@@ -350,7 +370,7 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
     stages = stages_of(cell)
     left_out = {s.key(): r for s in stages if (r := reasons.get(s.key(), "")).startswith(LEFT_OUT)}
     tried = [s for s in stages if s.key() not in left_out]
-    rows = {s.name: (s, None if s.key() in reasons else store.stage(s.key())) for s in tried}
+    rows = {s.name: (s, None if s.key() in reasons else store.told(s.key())) for s in tried}
     metrics: dict[str, Any] = {"victim": {}, "detectors": {}, "purifiers": {}, "data": {}, "attack": {}}
     doubts, errors, seconds, artefacts = [*set(left_out.values())], {}, {}, {}
     for name, (stage, row) in rows.items():
@@ -368,7 +388,7 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         plan=cell.spec(),
         metrics=metrics,
         seconds=seconds,
-        doubts=doubts,
+        doubts=list(dict.fromkeys(doubts)),
         status="failed" if errors else "done",
         passed=passed,
         errors=errors,

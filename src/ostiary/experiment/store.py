@@ -91,6 +91,16 @@ class Store:
         row = self._row(key)
         return row if row is not None and all(self.whole(d) for d in row.artefacts.values()) else None
 
+    def told(self, key: str) -> StageRow | None:
+        """Like `stage`; also a stage of which only the figures came from another store."""
+        row = self._row(key)
+        return row if row is not None and row.elsewhere else self.stage(key)
+
+    def stage_keys(self) -> list[str]:
+        """Of all stages, oldest first."""
+        with _clear(self.folder):
+            return [key for (key,) in self._db.execute("select key from stage order by made, key")]
+
     def _row(self, key: str) -> StageRow | None:
         with _clear(self.folder):
             row = self._db.execute("select body from stage where key = ?", (key,)).fetchone()

@@ -1,0 +1,161 @@
+"""Results that travel: records as one JSON line each in a file, and stores of several machines brought together."""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from ostiary.errors import StoreError
+from ostiary.experiment.record import LEFT_OUT, Record, StageRow, decode_record, encode
+from ostiary.experiment.store import Store
+
+LONGEST = 2**27  # bytes of one record: a file of a stranger's must not fill the memory
+
+
+@dataclass
+class Merged:
+    """What was new: records, and stages with all that was made of them or with their figures alone."""
+
+    records: int = 0
+    stages: int = 0
+    told: int = 0
+
+
+def write_records(records: Iterable[Record], path: str | Path) -> Path:
+    """Write one JSON line per record, compressed where the name ends in .xz; the file appears whole or not at all."""
+    path = Path(path)
+    part = path.with_name(f".part-{os.getpid()}-{path.name}")
+    with _sentence(path, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with _opened(path, part, "wb") as file:
+                for record in records:
+                    file.write(encode(record) + b"\n")
+            os.replace(part, path)
+        finally:
+            part.unlink(missing_ok=True)
+    return path
+
+
+def read_records(source: str | Path) -> list[Record]:
+    """The records of a store, or of a file that `write_records` wrote. Raises StoreError for anything else."""
+    source = Path(source)
+    if source.is_dir():
+        with Store(source, create=False) as book:
+            return book.records()
+    with _sentence(source, "read"), _opened(source, source, "rb") as file:
+        return [decode_record(line, f"in line {i} of {source}") for i, line in enumerate(_lines(file, source), 1)]
+
+
+def merge(sources: Sequence[str | Path], store: str | Path) -> Merged:
+    """Take over into `store`, which is made if need be, what other stores and files of records hold; returns what was new.
+
+    From a store come stages with all that was made of them, and records; from a file records, and of their stages the
+    figures: a run then computes such a stage again only where a new stage builds on what was made of it. Of two records
+    with one key a finished one is kept rather than a failed one, then the newer. Nothing in the sources is changed.
+    """
+    found = Merged()
+    known = [(s, read_records(s)) for s in map(Path, sources)]  # all are looked at before anything is written
+    with Store(store) as book:
+        held = {record.key: record for record in book.records()}
+        for source, records in known:
+            if source.is_dir():
+                with Store(source, create=False) as other:
+                    found.stages += _copied(other, book)
+            for record in records:
+                if record.key not in held or _rank(record) > _rank(held[record.key]):
+                    book.save_record(record)
+                    held[record.key] = record
+                    found.records += 1
+                for row in stages_told(record):
+                    if book.told(row.key) is None:
+                        book.save_stage(row)
+                        found.told += 1
+    return found
+
+
+def stages_told(record: Record) -> Iterator[StageRow]:
+    """What a record says of its finished stages. The figures of a purifier and of its verdict stand together in the latter."""
+    for name, key in record.stages.items():
+        if name in record.seconds:
+            kind, _, label = name.partition(" ")
+            metrics, doubts = _said(record, kind, label)
+            yield StageRow(
+                key,
+                kind,
+                name,
+                spec={},
+                upstream=[],
+                status="done",
+                seconds=record.seconds[name],
+                made=record.made,
+                metrics=metrics,
+                doubts=doubts,
+                artefacts=record.artefacts.get(name, {}),
+                elsewhere=True,
+            )
+
+
+def _said(record: Record, kind: str, label: str) -> tuple[dict[str, Any], list[str]]:
+    """The figures and doubts of a stage, from where `assemble` has put them."""
+    metrics = record.metrics
+    if kind == "judge":
+        parts = tuple(f"{name.partition(' ')[2]}: " for name in record.stages if " " in name)
+        return metrics["victim"], [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT))]
+    if kind in ("detector", "verdict"):
+        own = metrics["detectors" if kind == "detector" else "purifiers"].get(label, {})
+        return own, [d.removeprefix(f"{label}: ") for d in record.doubts if d.startswith(f"{label}: ")]
+    if kind == "relearning":
+        return {k: v for k, v in metrics["victim"].items() if k == kind}, []
+    return metrics.get({"data": "data", "victim": "attack"}.get(kind, ""), {}), []
+
+
+def _copied(other: Store, book: Store) -> int:
+    """Copy the finished stages of another store that are whole there and not here; returns how many."""
+    n = 0
+    for key in other.stage_keys():
+        row = other.stage(key)
+        if row is None or row.status != "done" or book.stage(key) is not None:
+            continue
+        with contextlib.suppress(StoreError):  # damaged there: it is computed again here
+            for digest in row.artefacts.values():
+                book.put_object(other.get_object(digest))
+            book.save_stage(row)
+            n += 1
+    return n
+
+
+def _rank(record: Record) -> tuple[bool, float]:
+    return record.status == "done", record.made
+
+
+def _lines(file: IO[bytes], source: Path) -> Iterator[bytes]:
+    while line := file.readline(LONGEST):
+        if len(line) == LONGEST:
+            raise StoreError(f"{source} has a line of more than {LONGEST >> 20} MiB, which is no record; see ostiary export")
+        if line.strip():
+            yield line
+
+
+def _opened(path: Path, place: Path, mode: str) -> IO[bytes]:
+    """`place` under the compression that the name of `path` says."""
+    return lzma.open(place, mode) if path.suffix == ".xz" else open(place, mode)  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def _sentence(path: Path, what: str) -> Iterator[None]:
+    try:
+        yield
+    except lzma.LZMAError as error:
+        raise StoreError(f"{path} is no file of records ({error}); write one with ostiary export") from error
+    except EOFError as error:
+        raise StoreError(f"{path} was cut short; fetch it again") from error
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path} cannot be {what}: {error.strerror or error}") from error

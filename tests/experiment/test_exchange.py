@@ -1,0 +1,146 @@
+"""Results that travel: files of records, stores brought together, and what a run need not compute after that."""
+
+from __future__ import annotations
+
+import lzma
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_runs import TOY, TUNED, check_whole, facts, kinds, toy, watch
+
+from ostiary import cli
+from ostiary.errors import StoreError
+from ostiary.experiment import exchange
+from ostiary.experiment.exchange import merge, read_records, write_records
+from ostiary.experiment.record import Record
+from ostiary.experiment.runner import run
+from ostiary.experiment.store import Store
+from ostiary.report.html import write_report
+
+PLAN = toy(detectors=["spectral"], least_lift=0.01, trainer={"epochs": 10})
+
+
+def told(records: list[Record]) -> list[dict[str, Any]]:
+    """All that a record says of its cell, bar who put it together and when."""
+    left_out = ("made", "git", "host", "versions", "passed")
+    return [{f: getattr(r, f) for f in r.__struct_fields__ if f not in left_out} for r in records]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]:
+    folder = tmp_path_factory.mktemp("first")
+    return folder, run(PLAN, store=folder)
+
+
+@pytest.mark.parametrize("name", ["records.jsonl", "deep/er/records.jsonl.xz"])
+def test_records_come_back_from_a_file_as_they_were(first: tuple[Path, list[Record]], tmp_path: Path, name: str) -> None:
+    path = write_records(first[1], tmp_path / name)
+    assert read_records(path) == first[1] == read_records(first[0])
+    assert path.read_bytes().startswith(b"\xfd7zXZ" if name.endswith("xz") else b"{")
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_run_takes_over_what_a_file_tells_and_computes_only_what_is_new(
+    first: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    path = write_records(first[1], tmp_path / "records.jsonl.xz")
+    store = tmp_path / "second"
+    found = merge([path], store)
+    assert (found.records, found.stages, found.told) == (1, 0, 8)
+    again = merge([path], store)
+    assert (again.records, again.stages, again.told) == (0, 0, 0)
+    watch(store)
+
+    assert told(run(PLAN, store=store)) == told(first[1])
+    assert not kinds(store), "nothing was computed"
+    more = run({**PLAN, "purifiers": [TUNED, {"name": "fine-tune", "epochs": 1}]}, store=store)
+    assert kinds(store) == {"victim": 1, "control": 1, "purifier": 1, "verdict": 1}, "the victim, the new purifier"
+    label = "fine-tune(epochs=2)"
+    assert more[0].metrics["purifiers"][label] == first[1][0].metrics["purifiers"][label]
+    alone = run({**PLAN, "purifiers": [TUNED, {"name": "fine-tune", "epochs": 1}]}, store=tmp_path / "alone")
+    assert told(more)[0]["metrics"] == told(alone)[0]["metrics"] and set(more[0].doubts) == set(alone[0].doubts)
+
+
+def test_a_report_of_records_alone_has_its_tables_and_says_what_is_missing(
+    first: tuple[Path, list[Record]], tmp_path: Path
+) -> None:
+    merge([write_records(first[1], tmp_path / "records.jsonl")], tmp_path / "s")
+    page = write_report(read_records(tmp_path / "s"), tmp_path / "s", tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "fine-tune(epochs=2)" in page and "is missing" in page
+
+
+def test_where_the_attack_failed_elsewhere_nothing_is_computed_either(tmp_path: Path) -> None:
+    plan = toy(attack={**TOY["attack"], "rate": 0.0}, least_lift=0.01)
+    before = run(plan, store=tmp_path / "a")
+    merge([write_records(before, tmp_path / "r.jsonl")], tmp_path / "b")
+    watch(tmp_path / "b")
+    assert told(run(plan, store=tmp_path / "b")) == told(before)
+    assert not kinds(tmp_path / "b")
+    everything = run({**plan, "least_lift": 0.0}, store=tmp_path / "b")
+    assert everything[0].metrics["purifiers"]
+
+
+def test_stores_of_two_machines_give_what_one_gives(tmp_path: Path) -> None:
+    plan = toy(detectors=["spectral"])
+    whole = run({**plan, "seeds": [0, 1]}, store=tmp_path / "one")
+    for seed in (0, 1):
+        run({**plan, "seeds": [seed]}, store=tmp_path / f"part{seed}")
+    found = merge([tmp_path / "part0", tmp_path / "part1"], tmp_path / "merged")
+    assert (found.records, found.stages, found.told) == (2, 16, 0)
+    check_whole(tmp_path / "merged")
+    watch(tmp_path / "merged")
+    assert facts(run({**plan, "seeds": [0, 1]}, store=tmp_path / "merged")) == facts(whole)
+    assert not kinds(tmp_path / "merged")
+
+
+def test_stages_with_their_models_replace_figures_alone_and_finished_records_failed_ones(tmp_path: Path) -> None:
+    done = run(toy(), store=tmp_path / "a")
+    file = write_records(done, tmp_path / "r.jsonl")
+    merge([file], tmp_path / "b")
+    assert merge([tmp_path / "a"], tmp_path / "b").stages == 5, "all but the two of which nothing but figures was made"
+    with Store(tmp_path / "b") as book:
+        assert all(book.stage(key) is not None for key in done[0].stages.values())
+        failed = Record(**{f: getattr(done[0], f) for f in done[0].__struct_fields__} | {"status": "failed", "made": 9e9})
+        book.save_record(failed)
+    assert merge([file], tmp_path / "b").records == 1
+    merge([write_records([failed], tmp_path / "f.jsonl")], tmp_path / "b")
+    assert read_records(tmp_path / "b")[0].status == "done"
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (b"{}\n", "r.jsonl", "corrupt or from another version"),
+        (b"\x80\x04\x95 a pickle", "r.jsonl", "corrupt or from another version"),
+        (b"no archive", "r.jsonl.xz", "no file of records"),
+        (lzma.compress(b"{}" * 100)[:-20], "r.jsonl.xz", "cut short"),
+        (b"x" * 2000, "r.jsonl", "which is no record"),
+        (None, "r.jsonl", "cannot be read"),
+    ],
+)
+def test_a_file_that_holds_no_records_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, name: str, said: str
+) -> None:
+    monkeypatch.setattr(exchange, "LONGEST", 1000)
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(StoreError, match=said) as error:
+        merge([path], tmp_path / "store")
+    assert "\n" not in str(error.value) and not (tmp_path / "store").exists()
+
+
+def test_the_command_exports_and_merges(
+    first: tuple[Path, list[Record]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, store = tmp_path / "records.jsonl.xz", tmp_path / "s"
+    assert cli.main(["export", str(file), "--store", str(first[0])]) == 0
+    assert f"1 records in {file}" in capsys.readouterr().out.replace("\n", "")
+    assert cli.main(["merge", str(file), "--store", str(store), "--json"]) == 0
+    assert '"told": 8' in capsys.readouterr().out
+    assert cli.main(["show", "--store", str(store)]) == 0
+    assert "fine-tune" in capsys.readouterr().out
+    assert cli.main(["merge", "--store", str(store)]) == 2
+    assert "which results?" in capsys.readouterr().err
+    assert cli.main(["export", str(file), "zzz", "--store", str(store)]) == 2
