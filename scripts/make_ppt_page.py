@@ -108,8 +108,8 @@ def drawn(group: Group, book: Store) -> list[Figure]:
     return [f for f in figures(group, book)[0] if any(f"scores-{d}" in f.name for d in DRAWN)] + sweeps([group])
 
 
-def saved(figure: Figure) -> list[str]:
-    path = PAGE.parent / "figures" / f"ppt-{figure.name}.svg".replace("=", "-")
+def saved(figure: Figure, mark: str = "ppt") -> list[str]:
+    path = PAGE.parent / "figures" / f"{mark}-{figure.name}.svg".replace("=", "-")
     path.write_text(figure.svg().replace(f'"{INK}"', '"#1a1a1a"'), encoding="utf-8")
     return [figure.caption, "", f"![{figure.alt}](figures/{path.name})"]
 
