@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 import torch
 
 from ostiary.component import build
+from ostiary.data import image_folder
 from ostiary.data.source import file_mark, find_file
 from ostiary.errors import InvalidInput, MissingPackage
 
@@ -177,6 +180,86 @@ def test_image_folder_without_images(tmp_path: Path) -> None:
     pytest.importorskip("PIL.Image")
     with pytest.raises(InvalidInput, match="no sub-folder with images"):
         load("image-folder", path=str(tmp_path))
+
+
+def pictures(root: Path, part: str, per_class: int, first: int = 0) -> None:
+    image = pytest.importorskip("PIL.Image")
+    for c, name in enumerate(("ant", "bee")):
+        (root / part / name / "images").mkdir(parents=True)
+        for i in range(per_class):
+            pixels = np.full((6, 6), 100 * c + first + i, np.uint8)  # grey
+            image.fromarray(pixels).save(root / part / name / "images" / f"{i}.png")
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("judged", ["test", "val"])
+def test_a_folder_or_archive_keeps_its_split(tmp_path: Path, judged: str, packed: bool) -> None:
+    pictures(tmp_path / "set", "train", 5)
+    pictures(tmp_path / "set", judged, 2, first=50)
+    path = tmp_path / "set"
+    if packed:
+        path = Path(shutil.make_archive(str(tmp_path / "set"), "zip", tmp_path, "set"))
+    data, test = build("dataset", {"name": "image-folder", "path": str(path), "size": 4, "limit": 3}).read()
+    values = (data.inputs[:, 0, 0, 0] * 255).round().int().tolist()
+    assert sorted(zip(values, data.y.tolist(), test.tolist(), strict=True)) == [
+        (0, 0, False), (1, 0, False), (2, 0, False), (50, 0, True), (51, 0, True),
+        (100, 1, False), (101, 1, False), (102, 1, False), (150, 1, True), (151, 1, True),
+    ]  # fmt: skip
+    assert data.classes == ("ant", "bee")
+
+
+def test_an_archive_that_is_none_or_holds_what_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("PIL.Image")
+    (tmp_path / "no.zip").write_bytes(b"nothing")
+    with pytest.raises(InvalidInput, match=r"no\.zip is neither a folder nor a \.zip of one"):
+        load("image-folder", path=str(tmp_path / "no.zip"))
+    with zipfile.ZipFile(tmp_path / "bad.zip", "w") as archive:
+        archive.writestr("ant/0.png", b"no picture")
+        archive.writestr("bee/0.png", b"no picture")
+    with pytest.raises(InvalidInput, match=r"ant/0\.png cannot be read as an image"):
+        load("image-folder", path=str(tmp_path / "bad.zip"))
+    monkeypatch.setattr(image_folder, "LARGEST", 5)
+    with pytest.raises(InvalidInput, match=r"ant/0\.png is larger than"):
+        load("image-folder", path=str(tmp_path / "bad.zip"))
+
+
+@pytest.mark.slow
+def test_tiny_imagenet_facts(needs_data: Path) -> None:
+    pytest.importorskip("PIL.Image")
+    data, test = build("dataset", {"name": "image-folder", "path": "tiny-imagenet-20.zip", "size": 16}).read()
+    assert data.inputs.shape == (7000, 3, 16, 16) and len(data.classes) == 20
+    assert torch.bincount(data.y[test]).tolist() == [50] * 20 and torch.bincount(data.y[~test]).tolist() == [300] * 20
+
+
+def test_near_copies_of_one_track_stay_in_one_part(tmp_path: Path) -> None:
+    tracks, y = np.arange(120) // 6 % 10, np.arange(120) // 60
+    images = np.arange(120, dtype=np.uint8)[:, None, None, None] * np.ones((1, 4, 4, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, labels=y, tracks=tracks)
+    np.savez(tmp_path / "b.npz", images=images[:20], labels=y[::6])
+    groups = set()
+    for seed in range(3):
+        splits = load("npz", seed, path=str(tmp_path / "a.npz"), clean_rate=0.1, clean_from="train")
+        parts = [{(int(y[i]), int(tracks[i])) for i in part.ids.tolist()} for part in (splits.train, splits.test, splits.clean)]
+        assert not parts[0] & parts[1] and not parts[0] & parts[2] and not parts[1] & parts[2]
+        assert [len(part) for part in (splits.train, splits.test, splits.clean)] == [84, 24, 12]
+        groups.add(frozenset(parts[2]))
+    assert len(groups) > 1, "another seed draws other tracks"
+    source = build("dataset", {"name": "npz", "path": str(tmp_path / "a.npz"), "test": str(tmp_path / "b.npz"), "limit": 12})
+    tied, (data, _) = source.tied(), source.read()
+    assert len(tied) == len(data) == 44 and len(tied.unique()) == 4 + 20  # two whole tracks a class, then each alone
+    np.savez(tmp_path / "c.npz", images=images, labels=y, tracks=tracks / 2)
+    with pytest.raises(InvalidInput, match="'tracks' must be one integer per image"):
+        load("npz", path=str(tmp_path / "c.npz"))
+
+
+@pytest.mark.slow
+def test_no_track_of_traffic_signs_is_split(needs_data: Path) -> None:
+    options = {"path": "gtsrb-train.npz", "test": "gtsrb-test.npz", "clean_from": "train"}
+    splits = load("npz", **options)
+    with np.load(needs_data / "images" / "gtsrb-train.npz") as z:
+        known = list(zip(z["labels"].tolist(), z["tracks"].tolist(), strict=True))
+    parts = [{known[i] for i in part.ids.tolist()} for part in (splits.train, splits.clean)]
+    assert not parts[0] & parts[1] and 0.03 < len(splits.clean) / 11971 < 0.07
 
 
 def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Images from scikit-learn, local .npz files, image folders and, if installed, torchvision."""
+"""Images from scikit-learn, local .npz files and, if installed, torchvision."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ostiary.component import NonNegative, Positive, Rate, build
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource, cache_folder, file_mark, find_file
 from ostiary.data.torchvision_import import import_torchvision
-from ostiary.errors import InvalidInput, MissingPackage
+from ostiary.errors import InvalidInput
 
 
 class Digits(DataSource, name="digits"):
@@ -31,14 +31,15 @@ class Digits(DataSource, name="digits"):
         images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
         if self.size != 8:
             images = F.interpolate(images, self.size, mode="bilinear", align_corners=False).clamp(0, 1)
-        return _images(images, torch.from_numpy(y)), None
+        return image_data(images, torch.from_numpy(y)), None
 
 
 class Npz(DataSource, name="npz"):
     """Images from .npz files with `images` (uint8, n x h x w x c) and `labels`; `classes` (names) if present.
 
     `path` and `test` are looked up as given, then under OSTIARY_DATA/images. Without `test`, a part is split off.
-    `limit` keeps the first so many training images of each class (0: all).
+    `limit` keeps the first so many training images of each class (0: all). `tracks` (integers), if present: images of one
+    track and label are near copies, as frames of a video are, and stay in one part.
     """
 
     modalities = frozenset({"image"})
@@ -53,48 +54,30 @@ class Npz(DataSource, name="npz"):
     def read(self) -> tuple[Dataset, Tensor | None]:
         train = _read_npz(self.path)
         if self.limit:
-            keep = torch.cat([(train[1] == c).nonzero().flatten()[: self.limit] for c in train[1].unique()]).sort()[0]
+            keep = first_of_each(train[1], self.limit)
             train = (train[0][keep], train[1][keep], train[2])
         if not self.test:
-            return _images(*train), None
+            return image_data(*train), None
         test = _read_npz(self.test)
         if train[0].shape[1:] != test[0].shape[1:]:
             raise InvalidInput(f"{self.path} and {self.test} hold images of different shapes; resize one of them")
         mask = torch.arange(len(train[0]) + len(test[0])) >= len(train[0])
-        return _images(torch.cat([train[0], test[0]]), torch.cat([train[1], test[1]]), train[2]), mask
+        return image_data(torch.cat([train[0], test[0]]), torch.cat([train[1], test[1]]), train[2]), mask
+
+    def tied(self) -> Tensor | None:
+        found = [_tracks(path) for path in (self.path, self.test) if path]
+        if all(tracks is None for tracks, _ in found):
+            return None
+        parts = list[Tensor]()
+        for tracks, y in found:
+            own = torch.arange(len(y)) if tracks is None else tracks * (int(y.max()) + 1) + y  # of a file without, each alone
+            parts.append(own + (int(parts[-1].max()) + 1 if parts else 0))
+        return torch.cat([parts[0][first_of_each(found[0][1], self.limit)] if self.limit else parts[0], *parts[1:]])
 
 
-class ImageFolder(DataSource, name="image-folder"):
-    """A folder with one sub-folder of images per class (`path`), resized to `size` pixels a side, RGB. Needs Pillow."""
-
-    modalities = frozenset({"image"})
-    clean_rate: Rate = 0.05
-    path: str
-    size: Positive = 32
-
-    def content(self) -> str:
-        return file_mark(find_file(self.path, "images"))
-
-    def read(self) -> tuple[Dataset, Tensor | None]:
-        try:
-            from PIL import Image, UnidentifiedImageError
-        except ImportError as error:
-            raise MissingPackage("Pillow", "vision") from error
-        root = find_file(self.path, "images")
-        folders = sorted(p for p in root.iterdir() if p.is_dir()) if root.is_dir() else []
-        kinds = {".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"}
-        files = [(c, f) for c, p in enumerate(folders) for f in sorted(p.rglob("*")) if f.suffix.lower() in kinds]
-        if not files:
-            raise InvalidInput(f"{root} holds no sub-folder with images; expected one sub-folder per class")
-        images = torch.empty(len(files), 3, self.size, self.size)
-        for i, (_, file) in enumerate(files):
-            try:
-                with Image.open(file) as picture:
-                    pixels = np.asarray(picture.convert("RGB").resize((self.size, self.size), Image.Resampling.BILINEAR))
-            except (UnidentifiedImageError, OSError) as error:
-                raise InvalidInput(f"{file} cannot be read as an image ({error}); remove or replace it") from error
-            images[i] = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-        return _images(images, torch.tensor([c for c, _ in files]), tuple(p.name for p in folders)), None
+def first_of_each(y: Tensor, limit: int) -> Tensor:
+    """The first `limit` rows of each class, in their order."""
+    return torch.cat([(y == c).nonzero().flatten()[:limit] for c in y.unique()]).sort()[0]  # type: ignore[no-untyped-call]
 
 
 class Torchvision(DataSource, name="torchvision"):
@@ -118,10 +101,10 @@ class Torchvision(DataSource, name="torchvision"):
         labels = [torch.tensor([y for _, y in half]) for half in halves]
         images = torch.cat(pixels).permute(0, 3, 1, 2).float() / 255
         mask = torch.arange(len(images)) >= len(pixels[0])
-        return _images(images, torch.cat(labels), tuple(getattr(halves[0], "classes", ()) or ())), mask
+        return image_data(images, torch.cat(labels), tuple(getattr(halves[0], "classes", ()) or ())), mask
 
 
-def _images(images: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> Dataset:
+def image_data(images: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> Dataset:
     return Dataset.of(images, y, build("modality", "image"), classes or None)
 
 
@@ -140,3 +123,13 @@ def _read_npz(path: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     if labels.dtype.kind not in "iu":
         raise InvalidInput(f"{place}: 'labels' must be integers 0, 1, ..., got {labels.dtype}")
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels.astype(np.int64)), classes
+
+
+def _tracks(path: str) -> tuple[Tensor | None, Tensor]:
+    """(tracks, labels) of a file that `_read_npz` has read."""
+    with find_file(path, "images").open("rb") as file, np.load(file, allow_pickle=False) as z:
+        labels = torch.from_numpy(z["labels"].astype(np.int64))
+        tracks = z["tracks"] if "tracks" in z.files else None
+    if tracks is not None and (tracks.dtype.kind not in "iu" or tracks.shape != labels.shape):
+        raise InvalidInput(f"{path}: 'tracks' must be one integer per image, got {tracks.dtype} {tracks.shape}")
+    return None if tracks is None else torch.from_numpy(tracks.astype(np.int64)), labels

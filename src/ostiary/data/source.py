@@ -35,21 +35,34 @@ class DataSource(Component):
         """A mark of the files read, so that results are not reused after they changed; empty for fixed sources."""
         return ""
 
+    def tied(self) -> Tensor | None:
+        """A number for every sample as read (int64 [n]); those with the same are near copies and stay in one part."""
+        return None
+
     @final
     def load(self, seed: int) -> Splits:
         """Stratified train / test / clean for this seed; a split that came with the data is kept."""
         data, given = self.read()
-        return self.part(split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed))
+        return self.part(split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed, self.tied()))
 
     def part(self, splits: Splits) -> Splits:
         """The same rows, with what they may not see of each other taken away; nothing by default."""
         return splits
 
 
-def split(data: Dataset, given: Tensor | None, test_rate: float, clean_rate: float, clean_from: str, seed: int) -> Splits:
-    """`clean` takes `clean_rate` of *all* samples, class by class, from the test or the training part."""
+def split(
+    data: Dataset,
+    given: Tensor | None,
+    test_rate: float,
+    clean_rate: float,
+    clean_from: str,
+    seed: int,
+    tied: Tensor | None = None,
+) -> Splits:
+    """`clean` takes `clean_rate` of *all* samples, class by class, from the test or the training part; `tied` as in
+    `DataSource.tied`."""
     rng = generator(seed, "split")
-    test = stratified(data.y, test_rate, rng) if given is None else given
+    test = stratified(data.y, test_rate, rng, tied) if given is None else given
     pool = test if clean_from == "test" else ~test
     share = clean_rate * len(data) / max(1, int(pool.sum()))
     if share >= 1:
@@ -59,7 +72,8 @@ def split(data: Dataset, given: Tensor | None, test_rate: float, clean_rate: flo
         )
     rows = pool.nonzero().flatten()
     clean = torch.zeros(len(data), dtype=torch.bool)
-    clean[rows[stratified(data.y[rows], share, generator(seed, "clean"))]] = True
+    chosen = stratified(data.y[rows], share, generator(seed, "clean"), None if tied is None else tied[rows])
+    clean[rows[chosen]] = True
     parts = [mask.nonzero().flatten() for mask in (~test & ~clean, test & ~clean, clean)]
     for name, part in zip(("train", "test", "clean"), parts, strict=True):
         if len(part) == 0 and not (name == "clean" and clean_rate == 0):
@@ -67,17 +81,28 @@ def split(data: Dataset, given: Tensor | None, test_rate: float, clean_rate: flo
     return Splits(*(data.take(part) for part in parts))
 
 
-def stratified(y: Tensor, rate: float, rng: torch.Generator) -> Tensor:
-    """A bool mask [n] of `rate` of each class, rounded so that the total is right to one sample."""
+def stratified(y: Tensor, rate: float, rng: torch.Generator, tied: Tensor | None = None) -> Tensor:
+    """A bool mask [n] of `rate` of each class, rounded so that the total is right to one sample, or where samples are
+    `tied` as near as whole groups of them allow."""
     mask = torch.zeros(len(y), dtype=torch.bool)
     owed = 0.0
     for c in y.unique().tolist():
         rows = (y == c).nonzero().flatten()
         owed += rate * len(rows)
         n = min(len(rows), round(owed))
-        owed -= n
-        mask[rows[torch.randperm(len(rows), generator=rng)[:n]]] = True
+        chosen = rows[torch.randperm(len(rows), generator=rng)[:n]] if tied is None else _groups(rows, tied[rows], n, rng)
+        owed -= len(chosen)
+        mask[chosen] = True
     return mask
+
+
+def _groups(rows: Tensor, tied: Tensor, n: int, rng: torch.Generator) -> Tensor:
+    """Whole groups of rows in random order, as many as bring their number nearest to n."""
+    own, sizes = tied.unique(return_inverse=True, return_counts=True)[1:]  # type: ignore[no-untyped-call]
+    order = torch.randperm(len(sizes), generator=rng)
+    reached = torch.cat([torch.zeros(1, dtype=torch.int64), sizes[order].cumsum(0)])
+    taken = order[: int((reached - n).abs().argmin())]
+    return rows[torch.isin(own, taken)]
 
 
 def data_folder() -> Path | None:

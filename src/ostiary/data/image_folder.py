@@ -1,0 +1,124 @@
+"""Images in a folder, or in a zip archive of one."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ostiary.component import NonNegative, Positive, Rate
+from ostiary.data.dataset import Dataset
+from ostiary.data.images import first_of_each, image_data
+from ostiary.data.source import DataSource, file_mark, find_file
+from ostiary.errors import InvalidInput, MissingPackage
+
+KINDS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"})
+TESTS = ("test", "val", "valid", "validation")  # names of the folder that is the judge's
+LARGEST = 2**26  # bytes of one image in an archive
+
+
+class ImageFolder(DataSource, name="image-folder"):
+    """A folder with one sub-folder of images per class (`path`), resized to `size` pixels a side, RGB. Needs Pillow.
+
+    `path` may be a .zip archive of such a folder, and is looked up as given, then under OSTIARY_DATA/images. A folder that
+    holds `train` and `test` (or `val`) instead keeps that split. `limit` keeps the first so many training images of each class
+    (0: all).
+    """
+
+    modalities = frozenset({"image"})
+    clean_rate: Rate = 0.05
+    path: str
+    size: Positive = 32
+    limit: NonNegative = 0
+
+    def content(self) -> str:
+        return file_mark(find_file(self.path, "images"))
+
+    def read(self) -> tuple[Dataset, Tensor | None]:
+        pillow, root = _pillow(), find_file(self.path, "images")
+        files = dict(sorted(_files(root)))
+        parts = {name.parts[0].lower() for name in files if len(name.parts) > 2}
+        test = next((t for t in TESTS if {"train", t} == parts), "")
+        at = 1 if test else 0  # where the class stands
+        held = [name for name in files if len(name.parts) > at + 1]
+        classes = sorted({name.parts[at] for name in held})
+        if not classes:
+            raise InvalidInput(f"{root} holds no sub-folder with images; expected one sub-folder per class")
+        y = torch.tensor([classes.index(name.parts[at]) for name in held])
+        judged = torch.tensor([bool(test) and name.parts[0].lower() == test for name in held])
+        if self.limit:
+            kept = judged.clone()
+            train = (~judged).nonzero().flatten()
+            kept[train[first_of_each(y[train], self.limit)]] = True
+            held, y, judged = [n for n, k in zip(held, kept.tolist(), strict=True) if k], y[kept], judged[kept]
+        images = torch.empty(len(held), 3, self.size, self.size)
+        with _Reader(pillow, root, self.size) as reader:
+            for i, name in enumerate(held):
+                images[i] = reader.pixels(files[name])
+        return image_data(images, y, tuple(classes)), judged if test else None
+
+
+def _files(root: Path) -> Iterator[tuple[PurePosixPath, str]]:
+    """(path below the folder of the classes, path in the file system or archive) of every image."""
+    if root.is_dir():
+        found = [(PurePosixPath(f.relative_to(root).as_posix()), str(f)) for f in root.rglob("*") if f.is_file()]
+    else:
+        try:
+            with zipfile.ZipFile(root) as archive:
+                found = [(PurePosixPath(i.filename), i.filename) for i in archive.infolist() if not i.is_dir()]
+        except (zipfile.BadZipFile, OSError) as error:
+            raise InvalidInput(f"{root} is neither a folder nor a .zip of one ({error}); correct path") from error
+    images = [(name, place) for name, place in found if name.suffix.lower() in KINDS]
+    outer = {name.parts[0] for name, _ in images}
+    shift = 1 if len(outer) == 1 and all(len(name.parts) > 2 for name, _ in images) else 0  # one folder around all
+    yield from ((PurePosixPath(*name.parts[shift:]), place) for name, place in images)
+
+
+def _pillow() -> Any:
+    try:
+        from PIL import Image
+    except ImportError as error:
+        raise MissingPackage("Pillow", "vision") from error
+    return Image
+
+
+class _Reader:
+    """Opens images of a folder or an archive at one size."""
+
+    def __init__(self, pillow: Any, root: Path, size: int) -> None:
+        self.pillow, self.size = pillow, size
+        self.archive = None if root.is_dir() else zipfile.ZipFile(root)
+
+    def __enter__(self) -> _Reader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.archive is not None:
+            self.archive.close()
+
+    def pixels(self, place: str) -> Tensor:
+        """float [3, size, size] in [0, 1]."""
+        try:
+            with self.pillow.open(self._opened(place)) as picture:
+                shape = (self.size, self.size)
+                rows = np.asarray(picture.convert("RGB").resize(shape, self.pillow.Resampling.BILINEAR))
+        except (
+            OSError,
+            zipfile.BadZipFile,
+            self.pillow.DecompressionBombError,
+        ) as error:  # OSError: also what Pillow cannot read
+            raise InvalidInput(f"{place} cannot be read as an image ({error}); remove or replace it") from error
+        return torch.from_numpy(rows.copy()).permute(2, 0, 1).float() / 255
+
+    def _opened(self, place: str) -> str | BytesIO:
+        if self.archive is None:
+            return place
+        if self.archive.getinfo(place).file_size > LARGEST:
+            raise InvalidInput(f"{place} is larger than {LARGEST >> 20} MiB, which is no image to train on; remove it")
+        return BytesIO(self.archive.read(place))
