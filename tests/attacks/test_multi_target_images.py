@@ -138,6 +138,20 @@ def test_triggers_stay_in_budget_and_move_the_loss_as_their_sign_says(poisoned: 
     assert bool((change < 0).all() if sign == "positive" else (change > 0).all())
 
 
+def test_neutral_noise_fills_the_budget_asks_no_model_and_follows_the_image(poisoned: Poisoned) -> None:
+    trigger = poisoned.trigger.replace(sign="neutral", state={})
+    before, goal = images(70), torch.arange(70) % 3
+    after = stamped(trigger, before, goal)
+    room = torch.stack([before, 1 - before]).amin(0) >= EPS
+    torch.testing.assert_close((after - before)[room].abs(), torch.full_like(before[room], EPS))
+    up = ((after - before)[room] > 0).double().mean()
+    assert 0.47 < float(up) < 0.53
+    turned = trigger.apply(before.flip(0), torch.arange(69, -1, -1), seed=1, target=goal.flip(0))
+    assert torch.equal(turned.flip(0), after), "the noise follows the image's id, whatever its batch"
+    signs = (after - before).sign().flatten(1)
+    assert float((signs[0] == signs[1]).double().mean()) < 0.7, "another image has another noise"
+
+
 def test_pixels_leave_black_and_white_again_where_that_helps(poisoned: Poisoned) -> None:
     """The search ends within the bounds of pixels; it does not get stuck beyond them."""
 

@@ -27,7 +27,8 @@ class PPT(PoisoningAttack, name="ppt"):
     the victim's; `surrogate_data`: the share of the set they hold, all in the paper). Targeted projected gradient descent
     on it makes the triggers, in training and in use. `labels`: multi-target (dirty), or clean-multi-target (preset
     clean-label); all-to-one with `target` gives the paper's comparison of trigger types. `sign`: positive, or negative,
-    which leads away from the wanted class (paper's ablation; its neutral triggers are those of BadNets).
+    which leads away from the wanted class (paper's ablation; its neutral triggers are those of BadNets), or neutral: random
+    signs of the same size (ours), which tell what a classifier learns from noise alone.
     Rate 1 %, clean-label 10 %; `eps` 0.05 (L-infinity, pixels); 10 `steps`: paper (PGD-10). `step`: None means
     2.5 `eps` / `steps`, a common choice; the paper prints none. No random start.
 
@@ -43,7 +44,7 @@ class PPT(PoisoningAttack, name="ppt"):
     eps: PositiveFloat = 0.05
     steps: Positive = 10
     step: PositiveFloat | None = None
-    sign: Literal["positive", "negative"] = "positive"
+    sign: Literal["positive", "negative", "neutral"] = "positive"
     surrogate_data: Share = 1.0
 
     def make_trigger(self, train: Dataset, ctx: Context) -> PositiveTrigger:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ostiary.component import Positive, PositiveFloat
 from ostiary.models.victim import Victim, without_gradients
 from ostiary.perturbation import descend, room
+from ostiary.seeds import uniform
 from ostiary.triggers.own_model import ModelTrigger
 
 BATCH = 64  # images per search; always as many, since other sizes round otherwise, and a sign may turn
@@ -19,16 +20,21 @@ BATCH = 64  # images per search; always as many, since other sizes round otherwi
 class PositiveTrigger(ModelTrigger, name="positive"):
     """`steps` projected sign steps of `step` (None: 2.5 `eps` / `steps`) within `eps` (L-infinity, pixels) of each image.
 
-    `sign`: positive, down the model's loss for the wanted class; negative, up. Works where the model's weights lie.
+    `sign`: positive, down the model's loss for the wanted class; negative, up; neutral, random signs of the whole `eps`, drawn
+    for every image, that ask no model. Works where the model's weights lie.
     """
 
     modalities = frozenset({"image"})
     eps: PositiveFloat = 0.05
     steps: Positive = 10
     step: PositiveFloat | None = None
-    sign: Literal["positive", "negative"] = "positive"
+    sign: Literal["positive", "negative", "neutral"] = "positive"
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
+        if self.sign == "neutral":
+            pixels = torch.arange(inputs[0].numel(), device=ids.device)
+            signs = torch.where(uniform(seed, ids[:, None], pixels) < 0.5, -self.eps, self.eps)
+            return (inputs + signs.view_as(inputs).to(inputs)).clamp(0, 1)
         where = next((v.device for v in self.state.values()), inputs.device)
         model, n = self.model(where), len(inputs)
         found = [inputs[:0]]
