@@ -15,13 +15,23 @@ from pathlib import Path
 
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
+from ostiary.metrics.intervals import mean
 from ostiary.report.causes import causes, false_target
 from ostiary.report.drawing import INK
 from ostiary.report.ranking import RANKING, attacked, collapsed, ranking, solves, spread
-from ostiary.report.tables import short
+from ostiary.report.scans import SCANS, scan_rows
+from ostiary.report.tables import REACTIVATION, short, text
 
 ROOT = Path(__file__).parent.parent
 PAGE, FIGURE = ROOT / "docs" / "graph-grid.md", ROOT / "docs" / "figures" / "graph-grid-causes.svg"
+
+BANDS = {"found < 50 %": (0.0, 0.5), "50 to 90 %": (0.5, 0.9), "90 % and more": (0.9, 1.01)}
+RETRAINED = {  # detector -> the defence that retrains by it
+    "spectral": "retrain-without",
+    "xgbd": "retrain-without(detector=xgbd)",
+    "ed(on=train)": "retrain-without(detector=ed(on=train))",
+    "rigbd(own_model=True)": "rigbd",
+}
 
 
 def main(sources: Sequence[str]) -> None:
@@ -50,6 +60,16 @@ def main(sources: Sequence[str]) -> None:
         *reasons(taken),
         "",
         "Why, measured with what only a judge knows: [causes](graph-grid-causes.md).",
+        "",
+        "## How fast the backdoor comes back",
+        "",
+        *reactivated(taken),
+        "",
+        "## What detectors find, and what it is worth",
+        "",
+        *detected(taken),
+        "",
+        *scanned(records),
         "",
         "## Run by run: lift left / accuracy lost",
         "",
@@ -112,6 +132,61 @@ def reasons(taken: Sequence[Record]) -> list[str]:
         "called the target than before. Accuracy lost: more than 5 points."
     )
     return ["", said, "", *lines]
+
+
+def reactivated(taken: Sequence[Record]) -> list[str]:
+    """Mean ASR before and after a little training on triggered samples, by defence."""
+    lines = [f"| model | {' | '.join(REACTIVATION.values())} |", f"|---|{'---:|' * len(REACTIVATION)}"]
+    held = [r.metrics["victim"] for r in taken if r.metrics["victim"].get("relearning")]
+    own = [{**m["relearning"], "asr": m["natural"]} for m in held]
+    labels = list(dict.fromkeys(label for r in taken for label in r.metrics["purifiers"]))
+    judged = {"a model that was always clean": own}
+    judged |= {label: [r.metrics["purifiers"][label] for r in taken if label in r.metrics["purifiers"]] for label in labels}
+    for label, metrics in judged.items():
+        having = [m for m in metrics if all(c in m for c in REACTIVATION)]  # votes pass no gradient
+        if having:
+            means = (mean([m[c]["value"] for m in having])["value"] for c in REACTIVATION)
+            lines.append(f"| {label} | {' | '.join(f'{100 * float(v):.1f}' for v in means)} |")
+    return lines
+
+
+def detected(taken: Sequence[Record]) -> list[str]:
+    """Detectors of training rows: how they rank and flag, and what is left after retraining by how much they found."""
+    lines = [
+        "Detectors of poisoned training graphs, means over runs ± standard deviation; then the lift that is left where the "
+        "named defence retrains without what was flagged (`rigbd`: also against it), by the share of the poison that was "
+        "(in brackets: runs).",
+        "",
+        f"| detector | runs | AUROC | TPR % | FPR % | defence | {' | '.join(BANDS)} |",
+        f"|---|---:|---:|---:|---:|---|{'---:|' * len(BANDS)}",
+    ]
+    for label, defence in RETRAINED.items():
+        held = [(r, r.metrics["detectors"][label]) for r in taken if "tpr" in r.metrics["detectors"].get(label, {})]
+        if not held:
+            continue
+        auroc = mean([m["auroc"] for _, m in held])
+        figures = [f"{float(auroc['value']):.2f} ± {float(auroc.get('sd', math.nan)):.2f}"]
+        figures += [spread(c, mean([m[c]["value"] for _, m in held])) for c in ("tpr", "fpr")]
+        left = []
+        for low, high in BANDS.values():
+            lifts = [
+                r.metrics["purifiers"][defence]["asr_lift"]["value"]
+                for r, m in held
+                if low <= m["tpr"]["value"] < high and "asr_lift" in r.metrics["purifiers"].get(defence, {})
+            ]
+            left.append(f"{100 * sum(lifts) / len(lifts):.0f} ({len(lifts)})" if lifts else "-")
+        lines.append(f"| {label} | {len(held)} | {' | '.join(figures)} | {defence} | {' | '.join(left)} |")
+    return lines
+
+
+def scanned(records: Sequence[Record]) -> list[str]:
+    """How scans of models tell backdoored victims from clean ones, over all records."""
+    found = scan_rows(records)
+    if not found:
+        return []
+    lines = ["Scans of models, over victims with a working attack and those of which nothing was poisoned:", ""]
+    lines += [f"| scan | {' | '.join(SCANS.values())} |", f"|---|{'---:|' * len(SCANS)}"]
+    return [*lines, *(f"| {row.defence} | {' | '.join(text(n, row.figures.get(n)) for n in SCANS)} |" for row in found)]
 
 
 def cells(taken: Sequence[Record]) -> list[str]:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.detectors.base import Findings
 from ostiary.detectors.edge_drop import LooplessConv, sway, thinned
 from ostiary.detectors.rigbd import RIGBD, cut
 from ostiary.errors import MissingEvidence, Unsupported
@@ -140,3 +141,28 @@ def test_any_detector_of_training_rows_may_find_the_poison() -> None:
         RobustTraining(finder=RIGBD(on="incoming")).purify(held, ctx)
     with pytest.raises(MissingEvidence):
         RobustTraining().purify(Evidence(held.victim), Context())
+
+
+def test_the_second_look_keeps_what_a_model_trained_without_it_contradicts() -> None:
+    train, ctx = toys.splits("graph").train, toys.context("graph")
+    wrong = (train.y == 1).nonzero().flatten()[:6]
+    mislabelled = train.relabel(wrong, torch.zeros(6, dtype=torch.int64))
+    right = (train.y == 0).nonzero().flatten()[:6]  # rightly labelled, and as suspicious to the first look
+    scores = torch.zeros(len(train))
+    scores[torch.cat([wrong, right])] = 1.0
+    scores[(train.y == 1).nonzero().flatten()[-2:]] = 2.0  # of a class that nobody suspects
+    findings = Findings(scores, scores > 0, (0,))
+    look = 14 / len(train)
+    flagged = RobustTraining(look=look, most=1.0).contradicted(mislabelled, findings, ctx)
+    assert int(flagged[wrong].sum()) >= 5 and int(flagged[right].sum()) <= 1
+    assert not bool(flagged[scores == 2.0].any())
+    few = RobustTraining(look=look, most=3 / len(train)).contradicted(mislabelled, findings, ctx)
+    assert int(few.sum()) == 3 and not bool((few & ~flagged).any())
+    assert not bool(RobustTraining(look=look).contradicted(mislabelled, Findings(scores, None, (2,)), ctx).any())
+
+
+def test_the_preset_auto_asks_the_given_model_and_looks_twice() -> None:
+    made = RobustTraining.preset("auto")
+    assert made.needed() == {"train", "victim"}
+    held = toys.evidence("graph")
+    assert made.purify(held, toys.context("graph")).notes["flagged"] <= round(0.05 * len(held.train or ()))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.component import PositiveFloat
+from ostiary.component import PositiveFloat, Rate
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.detectors import rigbd
-from ostiary.detectors.base import Detector
+from ostiary.detectors.base import Detector, Findings
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
@@ -27,12 +29,22 @@ class RIGBD(Purifier, name="rigbd"):
     was overlooked (authors' code: 1; the paper prints the logarithm, which has no lower end). `finder` is any detector of
     training rows that flags: by default RIGBD as in the paper, with a network of its own. With nothing flagged the
     model is simply trained anew. Differs from the paper in what the detector does.
+
+    `look` (ours; 0: not done): a second look. Of the share `look` of all rows that score highest and bear a suspected label,
+    those are flagged whose label a model trained without them contradicts, at most the share `most`, the least likely first.
+    Preset auto (ours, on AIDS and solubility, seed 10): the given model is asked, since a network that takes means does not
+    see three added edges (ASR of a GCN on AIDS: 5 %) and so cannot tell who carries them; and a second look at 15 %, since the
+    answers of small clean graphs sway too, and rows pushed away from a right label cost accuracy. `most` 0.05: the usual rate
+    of poison, which favours the defender where that is the rate. Two trainings instead of one.
     """
 
     modalities = frozenset({"graph", "node"})
     needs = frozenset({"train"})
+    presets = {"auto": {"finder": rigbd.RIGBD(), "look": 0.15}}
     finder: Detector = rigbd.RIGBD(own_model=True)
     weight: PositiveFloat = 1.0
+    look: Rate = 0.0
+    most: Rate = 0.05
 
     def needed(self) -> frozenset[str]:
         return self.needs | self.finder.needed()
@@ -46,10 +58,27 @@ class RIGBD(Purifier, name="rigbd"):
         findings = self.finder.findings(evidence, ctx)
         if findings.flagged is None:
             raise Unsupported(f"purifier '{self.name}' not applicable: its finder '{self.finder.name}' flags no rows")
-        victim = ctx.fit(train, [Against(findings.flagged, self.weight)], what="rigbd: robust training")
-        victim.notes["flagged"] = int(findings.flagged.sum())
+        flagged = self.contradicted(train, findings, ctx) if self.look else findings.flagged
+        victim = ctx.fit(train, [Against(flagged, self.weight)], what="rigbd: robust training")
+        victim.notes["flagged"] = int(flagged.sum())
         victim.notes["suspected"] = [train.classes[c] for c in findings.classes]
         return victim
+
+    def contradicted(self, train: Dataset, findings: Findings, ctx: Context) -> Tensor:
+        """The rows that the second look flags: bool [n]."""
+        rows = findings.scores.argsort(descending=True, stable=True)[: round(self.look * len(train))]
+        if findings.classes:
+            rows = rows[torch.isin(train.y[rows], torch.tensor(findings.classes))]
+        left, flagged = torch.ones(len(train), dtype=torch.bool), torch.zeros(len(train), dtype=torch.bool)
+        left[rows] = False
+        if not len(rows) or not bool(left.any()):
+            return flagged
+        judge = ctx.within("second look").fit(train.take(left.nonzero().flatten()), what="rigbd: second look")
+        logits, y = judge.predict(train.take(rows).inputs)[0], train.y[rows]
+        order = F.cross_entropy(logits, y, reduction="none").argsort(descending=True, stable=True)
+        worst = order[: round(self.most * len(train))]
+        flagged[rows[worst[logits[worst].argmax(1) != y[worst]]]] = True
+        return flagged
 
 
 class Against(TrainHook):
