@@ -143,7 +143,7 @@ def test_any_detector_of_training_rows_may_find_the_poison() -> None:
         RobustTraining().purify(Evidence(held.victim), Context())
 
 
-def test_the_second_look_keeps_what_a_model_trained_without_it_contradicts() -> None:
+def test_the_second_look_keeps_what_the_robust_model_contradicts() -> None:
     train, ctx = toys.splits("graph").train, toys.context("graph")
     wrong = (train.y == 1).nonzero().flatten()[:6]
     mislabelled = train.relabel(wrong, torch.zeros(6, dtype=torch.int64))
@@ -151,14 +151,16 @@ def test_the_second_look_keeps_what_a_model_trained_without_it_contradicts() -> 
     scores = torch.zeros(len(train))
     scores[torch.cat([wrong, right])] = 1.0
     scores[(train.y == 1).nonzero().flatten()[-2:]] = 2.0  # of a class that nobody suspects
-    findings = Findings(scores, scores > 0, (0,))
-    look = 14 / len(train)
-    flagged = RobustTraining(look=look, most=1.0).contradicted(mislabelled, findings, ctx)
-    assert int(flagged[wrong].sum()) >= 5 and int(flagged[right].sum()) <= 1
+    first, none = torch.zeros(len(train), dtype=torch.bool), torch.zeros(len(train), dtype=torch.bool)
+    first[wrong[:3]] = True
+    findings, look = Findings(scores, first, (0,)), 14 / len(train)
+    flagged = RobustTraining(look=look, most=1.0).contradicted(mislabelled, findings, first, ctx)
+    assert int(flagged[wrong].sum()) >= 5 and int(flagged[right].sum()) <= 1, "three more are found, no right one"
     assert not bool(flagged[scores == 2.0].any())
-    few = RobustTraining(look=look, most=3 / len(train)).contradicted(mislabelled, findings, ctx)
+    few = RobustTraining(look=look, most=3 / len(train)).contradicted(mislabelled, findings, first, ctx)
     assert int(few.sum()) == 3 and not bool((few & ~flagged).any())
-    assert not bool(RobustTraining(look=look).contradicted(mislabelled, Findings(scores, None, (2,)), ctx).any())
+    nobody = Findings(scores, none, (2,))
+    assert not bool(RobustTraining(look=look).contradicted(mislabelled, nobody, none, ctx).any())
 
 
 def test_the_preset_auto_asks_the_given_model_and_looks_twice() -> None:
