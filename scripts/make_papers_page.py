@@ -55,8 +55,8 @@ def section(found: Sequence[Group]) -> list[str]:
         for line in beside(group.records[0], rows(group)):
             if line.ours:
                 lines.append(f"| {group.name} | {line.what} | {line.theirs} | {line.ours} | {line.difference} |")
-    lines += unnamed(found)
-    return [*lines, *(line for figure in sweeps(found) for line in ("", *saved(figure)))]
+    lines = [f"Seeds {', '.join(map(str, seeds))}.", *(["", *head, *lines] if lines else []), *unnamed(found)]
+    return [*lines, *(line for figure in sweeps(found) for line in ("", *saved(figure, stem(found[0].records[0].title))))]
 
 
 def stem(title: str) -> str:

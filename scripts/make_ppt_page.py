@@ -1,6 +1,8 @@
 """Write docs/positive-triggers.md, with its figures, from the records of ppt, ppt-trigger-types, ppt-transfer and ppt-defences.
 
 python scripts/make_ppt_page.py STORE...
+
+Sections of plans that no STORE holds stay as they are; detectors' histograms need the stores themselves, not files of records.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from make_grid_page import newest
-from make_image_page import detected, interval
+from make_image_page import detected, interval, kept
 
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
@@ -36,13 +38,15 @@ def main(stores: Sequence[str]) -> None:
         "rate: what an independent clean model makes of the same triggered images. ASR less natural, the *lift*, is what the "
         "poison adds.",
     ]
+    told = kept(PAGE.read_text(encoding="utf-8"))
     for store in stores:
         records = read_records(store)
-        book = Store(store, create=False)
-        for title in sorted({r.title for r in records}, key=lambda t: (t.startswith("Defences"), t)):
-            own = newest([r for r in records if r.title == title])
-            lines += ["", f"## {title}", "", *section(groups(own), book)]
-        book.close()
+        with Store(store, create=False) as book:
+            for title in dict.fromkeys(r.title for r in records):
+                own = newest([r for r in records if r.title == title])
+                told[title] = "\n".join(section(groups(own), book))
+    for title in sorted(told, key=lambda t: (t.startswith("Defences"), t)):
+        lines += ["", f"## {title}", "", told[title]]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
@@ -82,7 +86,7 @@ def setting(record: Record, found: Sequence[Group]) -> str:
     said = [record.plan["attack"]["name"]]
     for kind in ("attack", "victim"):
         own = record.plan[kind]
-        names = ("labels", "sign", "mode", "surrogate") if kind == "attack" else ("name",)
+        names = ("labels", "sign", "rate", "mode", "surrogate") if kind == "attack" else ("name",)
         differing = [k for k in names if k in own and len({str(p[kind].get(k)) for p in plans if k in p[kind]}) > 1]
         said += [f"{kind if k == 'name' else k} {short(own[k])}" for k in differing]
     return ", ".join(said)
