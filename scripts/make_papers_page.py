@@ -45,17 +45,13 @@ def ordered(title: str) -> list[tuple[int, str]]:
 
 def section(found: Sequence[Group]) -> list[str]:
     seeds = sorted({r.plan["seed"] for g in found for r in g.records})
-    lines = [
-        f"Seeds {', '.join(map(str, seeds))}.",
-        "",
-        "| cell | what | paper | ours | difference |",
-        "|---|---|---:|---:|---:|",
-    ]
+    head = ["", "| cell | what | paper | ours | difference |", "|---|---|---:|---:|---:|"]
+    lines = list[str]()
     for group in found:
         for line in beside(group.records[0], rows(group)):
             if line.ours:
                 lines.append(f"| {group.name} | {line.what} | {line.theirs} | {line.ours} | {line.difference} |")
-    lines = [f"Seeds {', '.join(map(str, seeds))}.", *(["", *head, *lines] if lines else []), *unnamed(found)]
+    lines = [f"Seeds {', '.join(map(str, seeds))}.", *([*head, *lines] if lines else []), *unnamed(found)]
     return [*lines, *(line for figure in sweeps(found) for line in ("", *saved(figure, stem(found[0].records[0].title))))]
 
 
