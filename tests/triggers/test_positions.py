@@ -101,3 +101,28 @@ def test_a_graph_of_extreme_scores_does_not_blur_the_others() -> None:
     graphs = toys.splits("graph").test.inputs.take(torch.tensor([0, 1]))
     found = Extreme().choose(graphs, 3, torch.arange(2), 7)
     assert torch.equal(found, graphs.node_ptr[1:, None] - 1 - torch.arange(3))
+
+
+class Level(Ranked, name="level-of-a-test"):
+    """Every node scores its first feature."""
+
+    asks = True
+
+    def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
+        return graphs.x[:, 0]
+
+
+def test_where_no_node_stands_out_the_attack_says_that_chance_decides() -> None:
+    splits, ctx = toys.splits("graph"), toys.context("graph")
+    graphs, ids = splits.train.inputs, splits.train.ids
+    alike = graphs.with_(x=torch.ones_like(graphs.x))
+    assert bool(Level().undecided(alike, 3, ids, 0)[graphs.n_nodes > 3].all())
+    apart = graphs.with_(x=torch.arange(len(graphs.x))[:, None].expand_as(graphs.x).float())
+    assert not bool(Level().undecided(apart, 1, ids, 0).any())
+
+    made = build("attack", {"name": "exp-ba", "rate": 0.1, "size": 3}).poison(splits, ctx)
+    assert not any("positions are random" in d for d in made.doubts)
+    blind = made.trigger.replace(state={k: torch.zeros_like(v) for k, v in made.trigger.state.items()})
+    said = blind.doubts(splits.train.take(made.index).inputs, made.index, seed=0)
+    n = len(made.index)
+    assert len(said) == 1 and said[0].startswith(f"in {n} of {n} graphs to poison") and "positions are random" in said[0]

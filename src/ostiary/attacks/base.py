@@ -140,9 +140,10 @@ class RateAttack(Attack):
         last = at_test or trigger
         marked = modality.stamp(done, "test", rows, last, seed=ctx.key("stamp-test"), target=goal)
         triggered = replace(marked.test.take(rows), y=goal)
-        doubts = []
+        poisoned = train.take(index)
+        doubts = [*trigger.doubts(poisoned.inputs, poisoned.ids, seed=ctx.key("stamp-train"))] if len(index) else []
         for name, before, after in (
-            ("training", train.take(index), done.train.take(index)),
+            ("training", poisoned, done.train.take(index)),
             ("test", test.take(rows), triggered),
         ):
             same = int((modality.difference(before.inputs, after.inputs)["changed"] == 0).sum()) if len(before) else 0

@@ -32,6 +32,10 @@ class Trigger(Component):
         trigger ignores; None where one trigger fits every input. Arguments as of `apply`."""
         return None
 
+    def doubts(self, inputs: Inputs, ids: Tensor, *, seed: int) -> tuple[str, ...]:
+        """What about these inputs' stamps is not as the trigger's options say, in words for a record."""
+        return ()
+
     def pack(self) -> tuple[dict[str, Json], dict[str, Tensor]]:
         """(spec, tensors) for a record."""
         return self.spec(), dict(self.state)

@@ -10,7 +10,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.modality.graphs import Graphs
 from ostiary.triggers.mount import mount
 from ostiary.triggers.own_model import ModelTrigger, carried
-from ostiary.triggers.positions.base import Position
+from ostiary.triggers.positions.base import Position, Ranked
 from ostiary.triggers.positions.structure import RandomNodes
 
 
@@ -38,6 +38,13 @@ class Subgraph(ModelTrigger, name="subgraph"):
         chosen = self.position.choose(inputs, self.size, ids, seed, model)
         stamped = mount(inputs, chosen, self.adjacency().to(inputs.x.device))
         return with_degrees(stamped) if self.degree_features else stamped
+
+    def doubts(self, inputs: Graphs, ids: Tensor, *, seed: int) -> tuple[str, ...]:
+        if not (self.position.asks and isinstance(self.position, Ranked) and len(ids)):
+            return ()
+        chance = int(self.position.undecided(inputs, self.size, ids, seed, self.model(inputs.x.device)).sum())
+        said = f"in {chance} of {len(ids)} graphs to poison the attacker's model finds no node more important than others"
+        return (f"{said}: their positions are random",) if chance else ()
 
 
 def mounted(trigger: Subgraph, train: Dataset, attacker: Context) -> Subgraph:

@@ -29,11 +29,19 @@ class Ranked(Position):
     """The nodes of highest score; ties are broken at random, keyed by the graph's id."""
 
     def choose(self, graphs: Graphs, size: int, ids: Tensor, seed: int, model: Victim | None = None) -> Tensor:
+        return top_nodes(graphs, self.level(graphs, ids, seed, model) + 0.5 * random_score(graphs, ids, seed), size)
+
+    def level(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
+        """The score from -1e5 (the lowest of the graph) to 0, in whole numbers, so that rounding errors do not move it."""
         score = self.score(graphs, ids, seed, model).double()
         high = per_graph(score, graphs, "amax")
         spread = (high - per_graph(score, graphs, "amin")).clamp(min=1e-9)
-        level = ((score - high[graphs.batch]) / spread[graphs.batch] * 1e5).round()  # rounding errors do not move it
-        return top_nodes(graphs, level + 0.5 * random_score(graphs, ids, seed), size)
+        return ((score - high[graphs.batch]) / spread[graphs.batch] * 1e5).round()
+
+    def undecided(self, graphs: Graphs, size: int, ids: Tensor, seed: int, model: Victim | None = None) -> Tensor:
+        """The graphs in which more nodes share the highest score than are mounted on, so that chance decides: bool [G]."""
+        best = (self.level(graphs, ids, seed, model) == 0).long()
+        return torch.zeros(len(graphs), dtype=torch.int64, device=best.device).index_add(0, graphs.batch, best) > size
 
     @abstractmethod
     def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
