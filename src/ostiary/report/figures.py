@@ -26,6 +26,7 @@ Array = np.ndarray[Any, Any]
 POINTS = {"clean": 200, "triggered": 120}  # per embedding: more only makes the page heavy
 PICTURED = 4  # purified models of a run whose confusion and features are drawn: all would make the page too heavy
 CELLS, NODES, PIXELS = 1500, 60, 112  # most cells of a heat map, nodes of a drawn graph, pixels along an image
+_ELSEWHERE = "what they are drawn from stayed in the store that computed it; merge that store, or run the plan in a fresh one"
 _LIGHT = ("#eedd88", "#dddddd", "#44bb99", "#99ddff", "#bbcc33", "#aaaa00", "#77aadd", "#ffaabb", "#ee8866")
 
 
@@ -43,8 +44,14 @@ def figures(group: Group, store: Store) -> tuple[list[Figure], list[str]]:
             try:
                 made += maker(record, store)
             except StoreError as error:
-                missing.append(f"{maker.__name__.strip('_')}: {error}")
+                missing.append(f"{maker.__name__.strip('_')}: {_ELSEWHERE if _told(record, store) else error}")
     return made, missing
+
+
+def _told(record: Record, store: Store) -> bool:
+    """Whether only figures of the record's judge came here from another store."""
+    row = store.told(record.stages.get("judge", ""))
+    return row is not None and row.elsewhere and store.stage(row.key) is None
 
 
 def first(group: Group) -> Record | None:
