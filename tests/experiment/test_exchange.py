@@ -67,7 +67,7 @@ def test_a_report_of_records_alone_has_its_tables_and_says_what_is_missing(
 ) -> None:
     merge([write_records(first[1], tmp_path / "records.jsonl")], tmp_path / "s")
     page = write_report(read_records(tmp_path / "s"), tmp_path / "s", tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "fine-tune(epochs=2)" in page and "merge that store" in page and "is missing" not in page
+    assert "fine-tune(epochs=2)" in page and "merge that store" in page and "run its plan again" not in page
     merge([first[0]], tmp_path / "s")
     page = write_report(read_records(tmp_path / "s"), tmp_path / "s", tmp_path / "page.html").read_text(encoding="utf-8")
     assert "merge that store" not in page
