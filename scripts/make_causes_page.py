@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from ostiary.attacks.base import Poisoned
-from ostiary.component import build
 from ostiary.context import Context
 from ostiary.detectors.class_triggers import margin
 from ostiary.evidence import Evidence
@@ -23,7 +22,6 @@ from ostiary.experiment.plan import Cell, Plan
 from ostiary.experiment.record import Record
 from ostiary.experiment.stages import Bench, Stage
 from ostiary.experiment.store import Store
-from ostiary.metrics.detection import detection
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.abl import ABL
@@ -53,7 +51,7 @@ def main(folder: str) -> None:
     bench, found, curves = Bench(book), {}, []
     for record in attacked(book.records()):
         name = label(record)
-        if name not in found and record.metrics["purifiers"]:
+        if name not in found and "xgbd" in record.metrics["detectors"]:
             found[name], points = causes(record, bench)
             curves += [{**p, "run": name} for p in points]
             sys.stderr.write(f"{name}: {found[name]}\n")
@@ -75,7 +73,7 @@ def causes(record: Record, bench: Bench) -> tuple[dict[str, str], list[dict[str,
     said = {
         **parts(victim, poisoned),
         **isolation(poisoned, ctx.within("purifier abl")),
-        **flags(victim, poisoned, ctx),
+        **flags(record),
         **cut(victim, poisoned, ctx.within("purifier prune")),
         **margins(victim, poisoned),
     }
@@ -101,14 +99,13 @@ def isolation(poisoned: Poisoned, ctx: Context) -> dict[str, str]:
     return {"abl": pc(float(hit.double().mean())), "abl base": pc(len(poisoned.index) / len(train))}
 
 
-def flags(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, str]:
+def flags(record: Record) -> dict[str, str]:
     """What the filters before retraining flag."""
-    held, said = Evidence(victim, poisoned.splits.train), {}
+    said = {}
     for name in ("spectral", "xgbd"):
-        found = build("detector", name).inspect(held, ctx.within("purifier retrain-without").within(f"detector {name}"))
-        figures = detection(found.scores, found.flagged, truth(poisoned))
+        figures = record.metrics["detectors"][name]
         rates = f"{pc(figures['tpr']['value'])} / {pc(figures['fpr']['value'])}"
-        said[name] = rates if name == "spectral" else f"{value(figures['auroc']):.2f}, {rates}"
+        said[name] = rates if name == "spectral" else f"{figures['auroc']:.2f}, {rates}"
     return said
 
 
@@ -156,10 +153,6 @@ def truth(poisoned: Poisoned) -> Tensor:
     found = torch.zeros(len(poisoned.splits.train), dtype=torch.bool)
     found[poisoned.index] = True
     return found
-
-
-def value(figure: Any) -> float:
-    return float(figure["value"] if isinstance(figure, dict) else figure)
 
 
 def pc(share: float) -> str:

@@ -285,7 +285,7 @@ ROWS: tuple[Row, ...] = (
         GRAPHS,
         {"found_target": (1, 1)},
         GIN,
-        {"nodes": 4, "threshold": 0.3},
+        {"nodes": 4, "threshold": 0.0},
         attack=CLIQUE,
         small={"steps": 3, "epochs": 2},
     ),
