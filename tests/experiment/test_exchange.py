@@ -13,7 +13,7 @@ from ostiary import cli
 from ostiary.errors import StoreError
 from ostiary.experiment import exchange
 from ostiary.experiment.exchange import merge, read_records, write_records
-from ostiary.experiment.record import Record
+from ostiary.experiment.record import Record, StageRow
 from ostiary.experiment.runner import run
 from ostiary.experiment.store import Store
 from ostiary.report.html import write_report
@@ -109,6 +109,29 @@ def test_stages_with_their_models_replace_figures_alone_and_finished_records_fai
     assert merge([file], tmp_path / "b").records == 1
     merge([write_records([failed], tmp_path / "f.jsonl")], tmp_path / "b")
     assert read_records(tmp_path / "b")[0].status == "done"
+
+
+def test_a_failed_stage_gives_way_and_a_damaged_or_unwritable_one_is_not_taken_for_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = run(toy(), store=tmp_path / "a")
+    verdict = done[0].stages["verdict fine-tune(epochs=2)"]
+    with Store(tmp_path / "b") as book:
+        book.save_stage(StageRow(verdict, "verdict", "verdict", {}, [], "failed", 0.0, 0.0, error="it failed here"))
+    merge([write_records(done, tmp_path / "r.jsonl")], tmp_path / "b")
+    watch(tmp_path / "b")
+    assert told(run(toy(), store=tmp_path / "b")) == told(done) and not kinds(tmp_path / "b")
+
+    with Store(tmp_path / "a") as book:
+        book.object(done[0].artefacts["victim"]["weights"]).write_bytes(b"damaged")
+    assert merge([tmp_path / "a"], tmp_path / "c").stages == 6, "all but the victim"
+
+    def full(self: Store, data: bytes) -> str:
+        raise StoreError("the disk is full")
+
+    monkeypatch.setattr(Store, "put_object", full)
+    with pytest.raises(StoreError, match="the disk is full"):
+        merge([tmp_path / "a"], tmp_path / "d")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from ostiary.errors import StoreError
 from ostiary.experiment.record import LEFT_OUT, Record, StageRow, decode_record, encode
-from ostiary.experiment.store import Store
+from ostiary.experiment.store import Damaged, Store
 
 LONGEST = 2**27  # bytes of one record: a file of a stranger's must not fill the memory
 
@@ -73,7 +73,8 @@ def merge(sources: Sequence[str | Path], store: str | Path) -> Merged:
                     held[record.key] = record
                     found.records += 1
                 for row in stages_told(record):
-                    if book.told(row.key) is None:
+                    known_here = book.told(row.key)
+                    if known_here is None or known_here.status != "done":
                         book.save_stage(row)
                         found.told += 1
     return found
@@ -106,12 +107,12 @@ def _said(record: Record, kind: str, label: str) -> tuple[dict[str, Any], list[s
     metrics = record.metrics
     if kind == "judge":
         parts = tuple(f"{name.partition(' ')[2]}: " for name in record.stages if " " in name)
-        return metrics["victim"], [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT))]
+        return metrics.get("victim", {}), [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT))]
     if kind in ("detector", "verdict"):
-        own = metrics["detectors" if kind == "detector" else "purifiers"].get(label, {})
+        own = metrics.get("detectors" if kind == "detector" else "purifiers", {}).get(label, {})
         return own, [d.removeprefix(f"{label}: ") for d in record.doubts if d.startswith(f"{label}: ")]
     if kind == "relearning":
-        return {k: v for k, v in metrics["victim"].items() if k == kind}, []
+        return {k: v for k, v in metrics.get("victim", {}).items() if k == kind}, []
     return metrics.get({"data": "data", "victim": "attack"}.get(kind, ""), {}), []
 
 
@@ -122,11 +123,14 @@ def _copied(other: Store, book: Store) -> int:
         row = other.stage(key)
         if row is None or row.status != "done" or book.stage(key) is not None:
             continue
-        with contextlib.suppress(StoreError):  # damaged there: it is computed again here
-            for digest in row.artefacts.values():
-                book.put_object(other.get_object(digest))
-            book.save_stage(row)
-            n += 1
+        try:
+            made = [other.get_object(digest) for digest in row.artefacts.values()]
+        except Damaged:  # it is computed again here
+            continue
+        for data in made:
+            book.put_object(data)
+        book.save_stage(row)
+        n += 1
     return n
 
 
