@@ -28,6 +28,7 @@ PAGE, FIGURE = ROOT / "docs" / "graph-grid.md", ROOT / "docs" / "figures" / "gra
 BANDS = {"found < 50 %": (0.0, 0.5), "50 to 90 %": (0.5, 0.9), "90 % and more": (0.9, 1.01)}
 RETRAINED = {  # detector -> the defence that retrains by it
     "spectral": "retrain-without",
+    "fct": "retrain-without(detector=fct)",
     "xgbd": "retrain-without(detector=xgbd)",
     "ed(on=train)": "retrain-without(detector=ed(on=train))",
     "rigbd(own_model=True)": "rigbd",
