@@ -80,6 +80,8 @@ def test_where_the_attack_failed_elsewhere_nothing_is_computed_either(tmp_path: 
     watch(tmp_path / "b")
     assert told(run(plan, store=tmp_path / "b")) == told(before)
     assert not kinds(tmp_path / "b")
+    page = write_report(before, tmp_path / "a", tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "were left out" in page and "stages failed" not in page
     everything = run({**plan, "least_lift": 0.0}, store=tmp_path / "b")
     assert everything[0].metrics["purifiers"]
 

@@ -14,7 +14,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from ostiary.errors import InvalidInput, StoreError
-from ostiary.experiment.record import Record
+from ostiary.experiment.record import LEFT_OUT, Record
 from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
@@ -199,7 +199,9 @@ def _merged(records: Sequence[Record], said: Callable[[Record], list[str]]) -> l
 
 
 def _failures(record: Record) -> list[str]:
-    left = [stage for stage in record.stages if _took(record, stage) == "not run"]
+    """Stages that failed, and those not run for it; what a plan leaves out where its attack fails is a doubt."""
+    spared = any(doubt.startswith(LEFT_OUT) for doubt in record.doubts)
+    left = [] if spared else [stage for stage in record.stages if _took(record, stage) == "not run"]
     return [f"{s}: {reason}" for s, reason in record.errors.items()] + ([f"not run: {', '.join(left)}"] if left else [])
 
 
