@@ -91,3 +91,14 @@ def test_plans_can_be_read(plan: Path, request: pytest.FixtureRequest) -> None:
 
     settings, _ = read_plan(plan)
     assert settings.cells()
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results").glob("*.jsonl.xz")), ids=lambda p: p.name)
+def test_kept_results_can_be_read_and_belong_to_a_plan(file: Path) -> None:
+    from ostiary.experiment.exchange import read_records
+    from ostiary.experiment.plan_file import read_file
+
+    titles = {read_file(plan).get("title") for plan in (ROOT / "plans").rglob("*.yaml")}
+    records = read_records(file)
+    assert records and {r.title for r in records} <= titles
+    assert len({r.key for r in records}) == len(records)
