@@ -46,6 +46,35 @@ def test_a_trigger_that_survives_is_found_and_clean_inputs_are_left() -> None:
     assert found.info["overlays"] == 30
 
 
+class Sure(nn.Module):
+    """Sure of every image, the darker one pixel the more, of a tenth much less so, of what is white in a corner most of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(2, 2, bias=False)
+        self.head.weight.data = torch.eye(2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        dim = (
+            6.0
+            - 5.0 * (images[:, 0, 0, 0] > 0.5).float()
+            - 4.0 * images[:, 0, 1, 1]
+            + 20.0 * (images[:, 0, -1, -1] > 0.95).float()
+        )
+        return self.head(dim[:, None] * torch.tensor([1.0, 0.0]))  # type: ignore[no-any-return]
+
+
+def test_where_the_normal_fit_lies_below_zero_the_sample_itself_gives_the_threshold() -> None:
+    pixels = 0.2 * torch.rand(60, 1, 6, 6, generator=generator(0, "pixels"))
+    pixels[:4, :, 0, 0] = 1.0  # few of large entropy: mean less 2.3 deviations is negative
+    pixels[50:, :, -1, -1] = 1.0
+    data = images(pixels, torch.arange(60) % 2)
+    held = Evidence(Victim(Sure(), "image"), clean=data.take(torch.arange(40)), incoming=data.take(torch.arange(40, 60)))
+    found = Strip().inspect(held, toys.context("image"))
+    assert found.info["threshold"] > 0
+    assert found.flagged is not None and bool(found.flagged[10:].all()) and int(found.flagged[:10].sum()) <= 3
+
+
 def test_entropies_are_in_nats_one_per_pair() -> None:
     held = evidence(5)
     assert held.victim is not None and held.clean is not None

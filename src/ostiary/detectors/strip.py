@@ -25,7 +25,8 @@ class Strip(InputDetector, name="strip"):
     is superposed with the same `overlays` (paper: 100, or all there are) clean samples by the modality's rule: images are
     added and cut at white (the authors' code), graphs stand side by side in one graph (ours). Score: less the mean
     entropy, in nats, of what the model then says. Flagged is what lies under the `frr` quantile (paper: 1 %) of a normal
-    distribution fitted to the clean samples' own entropies, each without itself among the overlays.
+    distribution fitted to the clean samples' own entropies, each without itself among the overlays; where that lies below 0,
+    where no entropy does (models that are sure of most superpositions), under the same quantile of these entropies (ours).
 
     Fails by design where a trigger does not survive the overlay, or differs from input to input.
     """
@@ -53,6 +54,8 @@ class Strip(InputDetector, name="strip"):
         known = (own * others).sum(1) / others.sum(1).clamp(min=1)
         normal = torch.distributions.Normal(known.mean(), known.std().clamp(min=1e-9))
         threshold = float(normal.icdf(torch.tensor(min(max(self.frr, 1e-9), 1 - 1e-9), dtype=known.dtype)))
+        if threshold <= 0:
+            threshold = float(known.quantile(min(max(self.frr, 0.0), 1.0)))
         info = {"entropy of clean samples": float(known.mean()), "threshold": threshold, "overlays": len(chosen)}
         return Findings(-entropies, entropies < threshold, info=info)
 
