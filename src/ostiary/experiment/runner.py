@@ -148,7 +148,7 @@ class _Job:
             row = self.store.told(key)
             if row is not None and row.status == "done":
                 idle = all(reader in found or reader in spared for reader in readers[key])
-                if (row.elsewhere and idle) or self.store.stage(key) is not None:
+                if not row.elsewhere or idle or self.store.stage(key) is not None:
                     found.add(key)
         return found
 
