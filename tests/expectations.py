@@ -288,7 +288,7 @@ ROWS: tuple[Row, ...] = (
         GRAPHS,
         {"found_target": (1, 1)},
         GIN,
-        {"nodes": 4, "threshold": 0.0},
+        {"nodes": 4, "threshold": 0.15},
         attack=CLIQUE,
         small={"steps": 3, "epochs": 2},
     ),

@@ -30,13 +30,13 @@ class InversionScan(Detector, name="inversion-scan"):
     scratch, for `epochs`, what the victim answers on `lessons` graphs made of clean ones by taking edges away, changing nodes
     and pairing graphs: they share its shortcuts, as far as those follow from the task, but not its backdoor. Tried are
     cliques, paths, stars, cycles and no edge on 3 or 4 nodes, as they are and, with one-hot features, 3 of one kind. Lead of a
-    trigger to a class: the margin (its logit less the largest other) that all but a share `quantile` of the graphs of other
-    classes exceed with it in the victim, less what half of them exceed in the reference led furthest, where positive; in units
-    of what one clean graph in ten exceeds. Score of a class: the largest lead; with numbers, the recovered one's too.
-    Chosen on 23 victims of seeds 10 to 20: 0.5 accuses none of 9 clean ones and finds 10 of 14 backdoored ones (AUROC 0.87).
-    On 78 others it accused 3 of 34 and found 30 of 44 (0.91), 3 of 10 on Bitcoin and Fingerprint; that other forms of the rule
-    were looked at on these, too, makes the figures a little kind: on 52 victims of a shorter training it accused 5 of 20 and
-    found 19 of 32 (0.78). Scores compare within one set of data better than across.
+    trigger to a class, -1 to 1: the margin (its logit less the largest other) that all but a share `quantile` of the graphs of
+    other classes exceed with it, in units of what one clean graph in ten exceeds, squashed by tanh; the victim's, less the mean
+    of the references', each counted where positive. Score of a class: the largest lead; with numbers, the recovered one's too.
+    Chosen on 121 victims of seeds 10 to 15 over nine sets of data and networks: AUROC 0.92 (0.89 for the lead before, of the
+    worst reference and without tanh); above 0.5 stand 56 of 79 backdoored ones and 4 of 42 clean ones, above 0.35 69 and 7.
+    Where victims are weak (Bitcoin, DHFR) it is worse, 0.69 and 0.82: clean ones, too, give rare kinds and dense subgraphs a
+    class that their references do not.
     For the report, triggers of 1, 2, 3 and `nodes` nodes (0: 20 % of the mean graph, at least 3) are recovered by `steps` of
     Adam on `copies` draws of positions. `index` margin flags scores above `threshold`; mad, from four classes on, scores
     more than `outlier` (Neural Cleanse: 2) deviations above the median of the classes. `info`: by class the score, the trigger
@@ -52,7 +52,7 @@ class InversionScan(Detector, name="inversion-scan"):
     copies: Positive = 2
     steps: Positive = 40
     lr: PositiveFloat = 0.01
-    quantile: Rate = 0.25
+    quantile: Rate = 0.35
     references: Positive = 2
     lessons: Positive = 640
     epochs: Positive = 10

@@ -21,10 +21,11 @@ class Panel:
         self.units = [unit(net, clean) for net in self.nets]
 
     def leads(self, stamped: Graphs, y: Tensor) -> list[float]:
-        """Per class, how far graphs (of classes y, int64 [n]) that carry a trigger are led there by the victim alone.
+        """Per class, how far graphs (of classes y, int64 [n]) that carry a trigger are led there by the victim alone, -1 to 1.
 
-        In units of the margin that one clean graph in ten exceeds: the margin that all but a share `quantile` of the graphs
-        of other classes exceed, less what half of them exceed in the reference led furthest, where that is positive."""
+        Led: the margin, in units of the one that one clean graph in ten exceeds, that all but a share `quantile` of the graphs
+        of other classes exceed, squashed by tanh, since beyond a unit it says how large a graph has become. The victim's, less
+        the mean over references, of which none counts below 0: on what they are not led by they tell nothing."""
         logits = [net.predict(stamped)[0] / u for net, u in zip(self.nets, self.units, strict=True)]
         found: list[float] = []
         for goal in range(logits[0].shape[1]):
@@ -32,9 +33,8 @@ class Panel:
             if not bool(others.any()):
                 found.append(-math.inf)
                 continue
-            own, *theirs = (margin(said, goal)[others] for said in logits)
-            shared = max(0.0, *(float(m.quantile(0.5)) for m in theirs))
-            found.append(float(own.quantile(self.quantile)) - shared)
+            own, *theirs = (math.tanh(float(margin(said, goal)[others].quantile(self.quantile))) for said in logits)
+            found.append(own - sum(max(0.0, led) for led in theirs) / max(1, len(theirs)))
         return found
 
 
