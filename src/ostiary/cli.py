@@ -140,14 +140,15 @@ def options(room: str, name: str | None = None, /, *, common: Common = PLAIN) ->
 
 
 @app.command
-def show(*keys: str, store: Path = STORE, common: Common = PLAIN) -> None:
+def show(*keys: str, plan: Path | None = None, store: Path = STORE, common: Common = PLAIN) -> None:
     """Show the records of a store as a table, or one record in detail.
 
     Args:
         keys: First characters of the keys of the wanted records; all records if left out.
+        plan: Only records of this plan, under its title and beside the figures that it publishes.
         store: Folder that keeps stages and records.
     """
-    records = _records(store, keys)
+    records = _records(store, keys, plan)
     if common.json:
         _print_json(records)
         return
@@ -166,6 +167,7 @@ def show(*keys: str, store: Path = STORE, common: Common = PLAIN) -> None:
 @app.command
 def report(
     *keys: str,
+    plan: Path | None = None,
     store: Path = STORE,
     output: Path = Path("report.html"),
     figures: Path | None = None,
@@ -175,11 +177,12 @@ def report(
 
     Args:
         keys: First characters of the keys of the wanted records; all records if left out.
+        plan: Only records of this plan, under its title and beside the figures that it publishes.
         store: Folder that keeps stages and records.
         output: The page to write.
         figures: Also save every figure as a file in this folder.
     """
-    records = _records(store, keys)
+    records = _records(store, keys, plan)
     if not records:
         raise StoreError(f"the store {store} holds no record yet; run a plan first or give another --store")
     from ostiary.report.html import save_figures, write_report
@@ -197,17 +200,18 @@ def report(
 
 
 @app.command
-def export(file: Path, *keys: str, store: Path = STORE, common: Common = PLAIN) -> None:
+def export(file: Path, *keys: str, plan: Path | None = None, store: Path = STORE, common: Common = PLAIN) -> None:
     """Write the records of a store into one file, a JSON line each: to keep, to publish, or to merge on another machine.
 
     Args:
         file: The file to write; with a name that ends in .xz it is compressed.
         keys: First characters of the keys of the wanted records; all records if left out.
+        plan: Only records of this plan, under its title and beside the figures that it publishes.
         store: Folder that keeps stages and records.
     """
     from ostiary.experiment.exchange import write_records
 
-    records = _records(store, keys)
+    records = _records(store, keys, plan)
     write_records(records, file)
     _answered({"path": str(file), "records": len(records)}, f"{len(records)} records in {file}", common)
 
@@ -360,13 +364,19 @@ def _print_traces(records: Sequence[Record], store: Path) -> None:
             sys.stderr.write(f"stage {row.label}, {row.key[:12]}\n{row.trace}\n")
 
 
-def _records(store: Path, prefixes: Sequence[str]) -> list[Record]:
-    """The records of a store, oldest first, or those whose keys start with one of the prefixes."""
+def _records(store: Path, prefixes: Sequence[str], plan: Path | None) -> list[Record]:
+    """The records of a store, oldest first, or those of a plan, or whose keys start with one of the prefixes."""
     from ostiary.experiment.store import Store
 
     book = Store(store, create=False)
     with contextlib.closing(book):
         records = book.records()
+    if plan is not None:
+        from ostiary.experiment.selection import of_plan
+
+        records = of_plan(records, plan)
+        if not records:
+            raise UnknownName(f"no record in {store} is of the plan {plan}; run it, or leave --plan out to see what is there")
     for prefix in prefixes:
         if not any(r.key.startswith(prefix) for r in records):
             where = shlex.quote(str(store))

@@ -6,6 +6,7 @@ import lzma
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from toy_runs import TOY, TUNED, check_whole, facts, kinds, toy, watch
 
@@ -15,6 +16,7 @@ from ostiary.experiment import exchange
 from ostiary.experiment.exchange import merge, read_records, write_records
 from ostiary.experiment.record import Record, StageRow
 from ostiary.experiment.runner import run
+from ostiary.experiment.selection import of_plan
 from ostiary.experiment.store import Store
 from ostiary.report.html import write_report
 
@@ -172,3 +174,30 @@ def test_the_command_exports_and_merges(
     assert cli.main(["merge", "--store", str(store)]) == 2
     assert "which results?" in capsys.readouterr().err
     assert cli.main(["export", str(file), "zzz", "--store", str(store)]) == 2
+
+
+def test_a_plan_chooses_its_records_and_gives_them_its_own_title_and_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, file = tmp_path / "s", tmp_path / "of-plan.jsonl"
+    figure = {**PLAN, "title": "Injection ratio", "seeds": [0, 1], "published": {"none": {"asr": 91.0}}}
+    run(figure, store=store)
+    run({**PLAN, "title": "Holding rate"}, store=store)  # shares seed 0 with the other
+    assert sorted(r.title for r in read_records(store)) == ["Holding rate", "Injection ratio"]
+    found = of_plan(read_records(store), figure)
+    assert [(r.plan["seed"], r.title, r.published) for r in found] == [
+        (s, "Injection ratio", figure["published"]) for s in (0, 1)
+    ]
+
+    source = tmp_path / "figure.yaml"
+    source.write_bytes(msgspec.yaml.encode(figure))
+    assert cli.main(["export", str(file), "--plan", str(source), "--store", str(store)]) == 0
+    assert read_records(file) == found
+    assert cli.main(["report", "--plan", str(source), "--store", str(store), "--output", str(tmp_path / "r.html")]) == 0
+    assert "Holding rate" not in (tmp_path / "r.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert cli.main(["show", "--plan", str(source), "--store", str(store)]) == 0
+    assert "Injection ratio" in capsys.readouterr().out
+    source.write_bytes(msgspec.yaml.encode({**figure, "seeds": [7]}))
+    assert cli.main(["export", str(file), "--plan", str(source), "--store", str(store)]) == 2
+    assert "is of the plan" in capsys.readouterr().err

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import heapq
 import os
 import pickle
@@ -29,8 +28,8 @@ from ostiary.console import listening, log
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError
 from ostiary.experiment.plan import Cell, Plan, read_plan
 from ostiary.experiment.pool import ONE_PROCESS, Pool
-from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record, StageRow, canonical, encode, git_revision, host, versions
-from ostiary.experiment.stages import Bench, Result, Stage, compute, stages_of
+from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
+from ostiary.experiment.stages import Bench, Result, Stage, compute, record_key, stages_of
 from ostiary.experiment.store import Damaged, Store, now
 
 
@@ -382,9 +381,8 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         label = stage.part.label() if stage.part else ""
         doubts += [f"{label}: {d}" if label else d for d in row.doubts]
         _place(metrics, stage.kind, label, row.metrics)
-    keys = {s.name: s.key() for s in stages}
     return Record(
-        key=hashlib.blake2b(canonical(sorted(keys.values())), digest_size=20).hexdigest(),
+        key=record_key(cell),
         plan=cell.spec(),
         metrics=metrics,
         seconds=seconds,
@@ -392,7 +390,7 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         status="failed" if errors else "done",
         passed=passed,
         errors=errors,
-        stages=keys,
+        stages={s.name: s.key() for s in stages},
         artefacts=artefacts,
         versions=versions(),
         git=git_revision(),

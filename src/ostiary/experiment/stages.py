@@ -113,6 +113,11 @@ def stages_of(cell: Cell) -> list[Stage]:
     return found
 
 
+def record_key(cell: Cell) -> str:
+    """The key of the record that tells of a cell: what its stages are makes it, not the plan that asked for them."""
+    return hashlib.blake2b(canonical(sorted(s.key() for s in stages_of(cell))), digest_size=20).hexdigest()
+
+
 @dataclass
 class Result:
     """borrowed: seconds that another stage took for what this one built on without making it again."""
