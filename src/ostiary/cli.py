@@ -145,7 +145,7 @@ def show(*keys: str, plan: Path | None = None, store: Path = STORE, common: Comm
 
     Args:
         keys: First characters of the keys of the wanted records; all records if left out.
-        plan: Only records of this plan, under its title and beside the figures that it publishes.
+        plan: Only records of this plan as its file stands, under its title and beside the figures that it publishes.
         store: Folder that keeps stages and records.
     """
     records = _records(store, keys, plan)
@@ -177,7 +177,7 @@ def report(
 
     Args:
         keys: First characters of the keys of the wanted records; all records if left out.
-        plan: Only records of this plan, under its title and beside the figures that it publishes.
+        plan: Only records of this plan as its file stands, under its title and beside the figures that it publishes.
         store: Folder that keeps stages and records.
         output: The page to write.
         figures: Also save every figure as a file in this folder.
@@ -206,7 +206,7 @@ def export(file: Path, *keys: str, plan: Path | None = None, store: Path = STORE
     Args:
         file: The file to write; with a name that ends in .xz it is compressed.
         keys: First characters of the keys of the wanted records; all records if left out.
-        plan: Only records of this plan, under its title and beside the figures that it publishes.
+        plan: Only records of this plan as its file stands, under its title and beside the figures that it publishes.
         store: Folder that keeps stages and records.
     """
     from ostiary.experiment.exchange import write_records

@@ -162,7 +162,7 @@ def test_a_panel_credits_only_what_the_references_do_not_share(scene: Any) -> No
     y = torch.ones(len(triggered), dtype=torch.int64)  # graphs of class 1, led to class 0
     alone = Panel(victim, [control], clean, 0.1).leads(triggered.inputs, y)
     shared = Panel(victim, [control, victim], clean, 0.1).leads(triggered.inputs, y)
-    assert 0 < shared[0] < 0.6 * alone[0]  # one of two references is led as far
+    assert 0 < shared[0] < 0.6 * alone[0] <= 0.6  # one of two references is led as far; no lead is beyond 1
     assert alone[1] == float("-inf")  # no graph of another class to lead there
 
 
