@@ -18,7 +18,7 @@ from make_ppt_page import saved
 from ostiary.experiment.exchange import read_records
 from ostiary.report.published import beside
 from ostiary.report.sweeps import sweeps
-from ostiary.report.tables import Group, groups, rows
+from ostiary.report.tables import Group, detector_rows, groups, rows, text
 
 PAGE = Path(__file__).parent.parent / "docs" / "papers.md"
 
@@ -51,7 +51,7 @@ def section(found: Sequence[Group]) -> list[str]:
         for line in beside(group.records[0], rows(group)):
             if line.ours:
                 lines.append(f"| {group.name} | {line.what} | {line.theirs} | {line.ours} | {line.difference} |")
-    lines = [f"Seeds {', '.join(map(str, seeds))}.", *([*head, *lines] if lines else []), *unnamed(found)]
+    lines = [f"Seeds {', '.join(map(str, seeds))}.", *([*head, *lines] if lines else []), *unnamed(found), *detected(found)]
     return [*lines, *(line for figure in sweeps(found) for line in ("", *saved(figure, stem(found[0].records[0].title))))]
 
 
@@ -78,6 +78,18 @@ def unnamed(found: Sequence[Group]) -> list[str]:
                 shown = (f"{100 * float(row.figures[k]['value']):.1f}" for k in ("asr", "natural", "acc"))
                 lines.append(f"| {group.name} | {row.defence} | {' | '.join(shown)} |")
     return lines
+
+
+def detected(found: Sequence[Group]) -> list[str]:
+    """What detectors find, of plans that are about these alone."""
+    if any(r.plan["purifiers"] for g in found for r in g.records):
+        return []
+    lines = [
+        f"| {row.group} | {row.defence} | {' | '.join(text(k, row.figures.get(k)) for k in ('auroc', 'tpr', 'fpr'))} |"
+        for group in found
+        for row in detector_rows(group)
+    ]
+    return ["", "| cell | detector | AUROC | TPR % | FPR % |", "|---|---|---:|---:|---:|", *lines] if lines else []
 
 
 if __name__ == "__main__":
