@@ -264,3 +264,10 @@ def test_plans_name_a_preset_beside_options() -> None:
     assert build("purifier", paper.spec()) == paper
     assert paper.label() == "gcleaner(preset=paper)"
     assert build("purifier", {"name": "gcleaner", "preset": "paper", "nodes": 5}).label() == "gcleaner(preset=paper, nodes=5)"
+
+
+def test_an_option_that_came_later_leaves_the_spec_as_it_was_at_its_default() -> None:
+    usual, other = build("purifier", "sau"), build("purifier", {"name": "sau", "schedule": "cosine"})
+    assert "schedule" not in usual.spec() and other.spec()["schedule"] == "cosine" and usual.label() == "sau"
+    assert build("purifier", usual.spec()) == usual and build("purifier", other.spec()) == other
+    assert {k: v for k, v in other.spec().items() if k != "schedule"} == usual.spec()

@@ -72,6 +72,7 @@ class Component(ABC):
     kind: ClassVar[str]
     name: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # named settings, such as a paper's: `preset: paper` in a plan
+    added: ClassVar[frozenset[str]] = frozenset()  # options newer than results that were kept; their default changes nothing
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,8 +91,15 @@ class Component(ABC):
             object.__setattr__(self, field, value)
 
     def spec(self) -> dict[str, Json]:
-        """The name and every field, defaults included, as plain JSON values; `build` takes it back exactly."""
-        return {"name": self.name, **{f: plain(getattr(self, f)) for f in hints(type(self))}}
+        """The name and every field, defaults included, as plain JSON values; `build` takes it back exactly.
+
+        Only options in `added` are left out at their default, so that what was computed before they came keeps its key.
+        """
+        own = {f: getattr(self, f) for f in hints(type(self))}
+        return {
+            "name": self.name,
+            **{f: plain(v) for f, v in own.items() if f not in self.added or v != getattr(type(self), f)},
+        }
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]

@@ -54,7 +54,7 @@ def test_one_perturbation_for_all_inputs_lowers_the_inner_loss(modality: str) ->
     net, clean = toys.victim(modality), toys.splits(modality).clean
     how = IBAU(ascent_steps=10, ascent_lr=1.0)
     hook = Minimax(how, clean, torch.Generator().manual_seed(0))
-    hook.on_epoch(how.trainer(clean).start(net, clean, 0))
+    hook.on_epoch(how.trainer(toys.context(modality), clean).start(net, clean, 0))
     assert hook.by.shape == (1, *(clean.inputs.x if modality == "graph" else clean.inputs).shape[1:])
     with torch.no_grad():
         start, found = (float(hook.inner(net, clean.inputs, by)) for by in (torch.zeros_like(hook.by), hook.by))

@@ -71,8 +71,11 @@ def test_statistics_stay_only_where_they_are_frozen(frozen: bool) -> None:
 
 def test_the_authors_settings_freeze_statistics_on_images_and_ours_follow_them() -> None:
     clean = toys.splits("image").clean
-    assert SAU.preset("paper").trainer(clean).freeze_norms and not SAU().trainer(clean).freeze_norms
-    assert SAU().trainer(toys.splits("graph").clean).freeze_norms
+    assert (
+        SAU.preset("paper").trainer(toys.context("image"), clean).freeze_norms
+        and not SAU().trainer(toys.context("image"), clean).freeze_norms
+    )
+    assert SAU().trainer(toys.context("graph"), toys.splits("graph").clean).freeze_norms
 
 
 @pytest.mark.parametrize("worse", [True, False])
@@ -98,8 +101,8 @@ def test_a_model_without_statistics_needs_no_trial(monkeypatch: pytest.MonkeyPat
 
 def test_the_budget_is_of_updates_and_the_authors_is_of_epochs() -> None:
     clean = toys.splits("image").clean
-    assert len(clean) <= 64 and SAU().trainer(clean).epochs == 200
-    assert SAU.preset("paper").trainer(clean).epochs == 100
+    assert len(clean) <= 64 and SAU().trainer(toys.context("image"), clean).epochs == 200
+    assert SAU.preset("paper").trainer(toys.context("image"), clean).epochs == 100
 
 
 class Threshold(nn.Module):

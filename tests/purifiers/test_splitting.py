@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from planted import images, victim
 
 from expectations import CORNER, IMAGES, RESNET
@@ -22,7 +21,7 @@ from ostiary.models.victim import Victim
 from ostiary.purifiers.d_br import DBR
 from ostiary.purifiers.d_st import DST
 from ostiary.purifiers.holdout import accuracy
-from ostiary.purifiers.splitting import Splitting, surprise
+from ostiary.purifiers.splitting import Splitting, losses, trusting
 from ostiary.seeds import uniform
 from ostiary.testing import toys
 from ostiary.training.ascent import Alternate, lack
@@ -56,10 +55,6 @@ def told(made: Poisoned) -> dict[str, Any]:
     return {"detector": Told(rows=rows), "poisoned": len(rows) / len(made.splits.train)}
 
 
-def losses(model: Victim, data: Dataset) -> torch.Tensor:
-    return F.cross_entropy(model.predict(data.inputs)[0], data.y, reduction="none")
-
-
 # the split
 
 
@@ -78,7 +73,7 @@ def test_a_model_trained_without_the_poison_is_surprised_by_it() -> None:
     made, ctx = toys.poisoned("image"), toys.context("image")
     train, index = made.splits.train, made.index
     clean = torch.tensor(sorted(set(range(len(train))) - set(index.tolist())))
-    scores = surprise(train, clean[::2], ctx)
+    scores = losses(trusting(train, clean[::2], ctx), train)
     assert torch.isin(scores.topk(len(index)).indices, index).double().mean() >= 0.8
 
 
@@ -90,6 +85,27 @@ def test_further_looks_find_poison_that_the_detector_missed() -> None:
     known = {**told(made), "detector": Told(rows=tuple(index[:half]), wary=tuple(index[half:]))}  # none is taken for clean
     caught = [len(set(DBR(**known, clean=0.3, looks=n).divide(held, ctx).poisoned.tolist()) & set(index)) for n in (0, 1)]
     assert caught[0] == half and caught[1] >= 0.8 * len(index)
+
+
+@pytest.mark.parametrize("given", [True, False])
+def test_what_the_given_model_finds_hard_too_is_not_taken_for_poison(given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two samples that no model gets right and two that only the backdoored one gets right."""
+    ctx, held = toys.context("image"), toys.evidence("image")
+    assert held.train is not None and held.victim is not None
+    new = toys.victim("image").clone()
+    hard, poison = torch.tensor([0, 1]), torch.tensor([2, 3])
+
+    def losses(victim: Victim, data: Dataset) -> torch.Tensor:
+        found = uniform(SEED, data.ids, 0)
+        found[hard] += 6
+        found[poison] += 5 if victim is new else 0
+        return found
+
+    monkeypatch.setattr("ostiary.purifiers.splitting.losses", losses)
+    monkeypatch.setattr("ostiary.purifiers.splitting.trusting", lambda *_: new)
+    how = DBR(detector=Told(rows=(0, 1, 2, 3)), poisoned=2 / len(held.train), looks=1)
+    parts = how.divide(Evidence(victim=held.victim if given else None, train=held.train), ctx)
+    assert parts.poisoned.tolist() == (poison if given else hard).tolist()
 
 
 def test_a_detector_about_something_else_or_too_small_a_clean_share_is_refused() -> None:

@@ -45,7 +45,8 @@ def _taught(victim: Victim, clean: Dataset, few: Dataset, ctx: Context) -> Victi
         y=torch.cat([clean.y, few.y]),
         ids=torch.arange(len(clean) + len(few)),
     )
-    trainer = FineTuning().trainer(modality.name, EPOCHS)
+    trainer = FineTuning().trainer(ctx, modality.name, EPOCHS)
+    trainer = trainer.replace(augment="none")  # a crop would cut off triggers at the edge
     return trainer.fit(victim.clone(), both, ctx.key("reactivation"), what="re-activation")
 
 

@@ -15,7 +15,7 @@ from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.edit import times
 from ostiary.models.victim import Victim, evaluating
-from ostiary.purifiers.base import Budget
+from ostiary.purifiers.base import Budget, as_images
 from ostiary.purifiers.holdout import accuracy, hold_out
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
@@ -29,22 +29,27 @@ class Unlearner(Budget):
     on graphs and follow on images, as in fine-tuning."""
 
     kind = "purifier"
+    added = frozenset({"schedule"})
     lr: PositiveFloat = 0.001
     freeze_norms: bool | None = None
+    schedule: Literal["constant", "cosine"] = "constant"
 
-    def trainer(self, clean: Dataset) -> Trainer:
-        frozen = clean.modality.name == "graph" if self.freeze_norms is None else self.freeze_norms
-        return Trainer(lr=self.lr, epochs=self.passes(len(clean)), batch_size=self.batch_size, freeze_norms=frozen)
+    def trainer(self, ctx: Context, clean: Dataset) -> Trainer:
+        graph = clean.modality.name == "graph"
+        frozen = graph if self.freeze_norms is None else self.freeze_norms
+        own = Trainer(lr=self.lr, epochs=self.passes(len(clean)), batch_size=self.batch_size, freeze_norms=frozen)
+        own = own.replace(schedule=self.schedule)
+        return own if graph else as_images(own, ctx)
 
     def settled(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context) -> Victim:
         """A copy trained with `hook`. Where statistics follow by default, a trial on a part of the sample tells whether that
         costs more than TOLERANCE of the accuracy on the rest; then they are frozen."""
 
         def trained(data: Dataset, frozen: bool) -> Victim:
-            own = self.trainer(data).replace(freeze_norms=frozen)
+            own = self.trainer(ctx, data).replace(freeze_norms=frozen)
             return own.fit(victim.clone(), data, ctx.key("order"), [hook], what=self.name)
 
-        usual, follows = self.trainer(clean).freeze_norms, any("running_mean" in name for name in victim.state_dict())
+        usual, follows = self.trainer(ctx, clean).freeze_norms, any("running_mean" in name for name in victim.state_dict())
         if self.freeze_norms is not None or usual or not follows:  # nothing to find out
             return trained(clean, usual)
         tune, check = hold_out(clean, ctx.key("hold out"))

@@ -16,8 +16,9 @@ from ostiary.training.trainer import Trainer
 
 class FineTuning(Component):
     """How weights are fine-tuned on clean samples. Where not set: on graphs Adam at 5e-3 with BatchNorm statistics frozen
-    (the strongest plain setting in our own runs), on nodes the same, on images SGD at 0.01 with statistics that follow
-    (BackdoorBench; the former destroys small image networks). Nodes of one graph are always trained on all at once."""
+    (the strongest plain setting in our own runs), on nodes the same, on images SGD at 0.01 that falls along a cosine, with
+    statistics that follow (BackdoorBench; the former destroys small image networks). Images are augmented as by the model's
+    own trainer, as there, and computed in bf16 where it does so. Nodes of one graph are always trained on all at once."""
 
     kind = "purifier"
     batch_size: Positive = 64
@@ -25,13 +26,20 @@ class FineTuning(Component):
     lr: PositiveFloat | None = None
     freeze_norms: bool | None = None
 
-    def trainer(self, modality: str, epochs: int) -> Trainer:
+    def trainer(self, ctx: Context, modality: str, epochs: int) -> Trainer:
+        """For so many epochs. What leaves an image in its class (digits must not be flipped), the trainer of `ctx` knows."""
         graph = modality in ("graph", "node")
         optimizer = self.optimizer or ("adam" if graph else "sgd")
         lr = self.lr or (0.005 if optimizer == "adam" else 0.01)
         frozen = graph if self.freeze_norms is None else self.freeze_norms
         size = 2**20 if modality == "node" else self.batch_size
-        return Trainer(optimizer=optimizer, lr=lr, epochs=epochs, batch_size=size, freeze_norms=frozen)
+        own = Trainer(optimizer=optimizer, lr=lr, epochs=epochs, batch_size=size, freeze_norms=frozen)
+        return as_images(own.replace(schedule="cosine"), ctx) if modality == "image" else own
+
+
+def as_images(trainer: Trainer, ctx: Context) -> Trainer:
+    """Images are augmented as by the trainer of the model itself, and computed in bf16 where it does so."""
+    return trainer.replace(augment=ctx.trainer.augment, bf16=ctx.trainer.bf16)
 
 
 class Budget(Component):

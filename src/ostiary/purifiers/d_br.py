@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 from ostiary.component import NonNegative, Positive, PositiveFloat
 from ostiary.context import Context
@@ -28,17 +28,19 @@ class DBR(Splitting, name="d-br"):
     ends, sample by sample, at `ceiling` times the loss of a guess, ln K; BatchNorm statistics are frozen, for an epoch of the
     poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set. It is as good as the split: on
     AIDS (seed 10), where 9 % of the poisoned part were poison, it lost accuracy and the backdoor stayed.
-    Preset auto (ours, from digits of seeds 10 to 12): two more looks at the set, and 100 updates. It left nothing of a patch's
-    success there, for 7, 2 and 2 points of accuracy.
+    Preset auto (ours, from digits of seeds 10 and 11 and CIFAR-10 of seed 10): two more looks at the set, and 200 updates at a
+    rate that falls along a cosine, which cost less accuracy than at a constant one; with 100 a trigger once stayed.
     """
 
     needs = frozenset({"victim", "train"})
-    presets = {"paper": {"lr": 1e-4}, "auto": {"looks": 2, "steps": 100}}
+    added = frozenset({"schedule"})
+    presets = {"paper": {"lr": 1e-4}, "auto": {"looks": 2, "schedule": "cosine", "steps": 200}}
     epochs: Positive = 20
     steps: NonNegative = 400
     lr: PositiveFloat | None = None
     batch_size: Positive = 128
     ceiling: PositiveFloat = 2.0
+    schedule: Literal["constant", "cosine"] = "constant"
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.train is not None
@@ -49,7 +51,7 @@ class DBR(Splitting, name="d-br"):
         if train.modality.name == "image":
             own = {"optimizer": "sgd", "momentum": 0.9, "weight_decay": 5e-4, "lr": self.lr or 1e-3}
         trainer = ctx.trainer.replace(
-            batch_size=self.batch_size, schedule="constant", freeze_norms=True, **own, epochs=2 * rounds
+            batch_size=self.batch_size, schedule=self.schedule, freeze_norms=True, **own, epochs=2 * rounds
         )
         hooks = [Alternate(poisoned, clean, self.ceiling * math.log(train.n_classes))]
         if not len(poisoned):  # nothing to unlearn

@@ -70,7 +70,7 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
         return ""
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        teaching, learning = (self.trainer("graph", n) for n in (self.teacher_epochs, self.epochs))
+        teaching, learning = (self.trainer(ctx, "graph", n) for n in (self.teacher_epochs, self.epochs))
         apart = partial(self.apart, rng=ctx.rng("directions"))
         return distilled(evidence, ctx, teaching, learning, apart, self.ce)
 

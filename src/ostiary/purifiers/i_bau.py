@@ -54,7 +54,7 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
         assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim.clone(), evidence.clean
         hooks = [Minimax(self, clean, ctx.rng("perturbation"))]
-        return self.trainer(clean).fit(victim, clean, ctx.key("order"), hooks, what="i-bau")
+        return self.trainer(ctx, clean).fit(victim, clean, ctx.key("order"), hooks, what="i-bau")
 
 
 class Minimax(TrainHook):

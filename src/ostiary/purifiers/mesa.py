@@ -82,7 +82,7 @@ class MESA(FineTuning, Purifier, name="mesa"):
             found = search.of(victim, clean, goals, torch.tensor(self.levels), ctx.within("staircase"))
             victim.notes["success"] = dict(zip(map(str, self.levels), found.success.tolist(), strict=True))
             hook = Sampling(found, self.size, self.stamped, ctx.rng("sampled"))
-            trainer = self.trainer(clean.modality.name, self.epochs)
+            trainer = self.trainer(ctx, clean.modality.name, self.epochs).replace(augment="none")  # patches stay where they are
             trainer.fit(victim, clean, ctx.key("order"), [hook], what="mesa: fine-tuning")
         victim.notes["target"] = None if target is None else clean.classes[target]
         return victim
