@@ -50,3 +50,10 @@ def stride(slope: Tensor, share: float, size: float) -> Tensor:
     kept = torch.where(slope.abs() >= least, slope, 0.0)
     scale: Tensor = size * len(flat) ** 0.5 / kept.norm().clamp(min=1e-12)
     return kept * scale
+
+
+def apart(a: Tensor, b: Tensor) -> Tensor:
+    """Jensen-Shannon divergence of the answers of two models, row by row."""
+    p, q = a.softmax(1).clamp(min=1e-8), b.softmax(1).clamp(min=1e-8)
+    mean = (p + q) / 2
+    return ((p * (p / mean).log()).sum(1) + (q * (q / mean).log()).sum(1)) / 2

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim, evaluating
-from ostiary.purifiers.adversary import Ball, apart, owners
+from ostiary.perturbation import apart
+from ostiary.purifiers.adversary import Ball, owners
 from ostiary.purifiers.sau import SAU, Unlearn
 from ostiary.testing import toys
 

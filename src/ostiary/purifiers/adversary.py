@@ -36,9 +36,8 @@ class Unlearner(Budget):
 
     def trainer(self, ctx: Context, clean: Dataset) -> Trainer:
         graph = clean.modality.name == "graph"
-        frozen = graph if self.freeze_norms is None else self.freeze_norms
-        own = Trainer(lr=self.lr, epochs=self.passes(len(clean)), batch_size=self.batch_size, freeze_norms=frozen)
-        own = own.replace(schedule=self.schedule)
+        own = Trainer(lr=self.lr, epochs=self.passes(len(clean)), batch_size=self.batch_size, schedule=self.schedule)
+        own = own.replace(freeze_norms=graph if self.freeze_norms is None else self.freeze_norms)
         return own if graph else as_images(own, ctx)
 
     def settled(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context) -> Victim:
@@ -57,7 +56,7 @@ class Unlearner(Budget):
         frozen = after < before - TOLERANCE - 1e-9
         found = trained(clean, frozen)
         found.notes |= {"checked on": len(check), "accuracy there before": before, "accuracy there after a trial": after}
-        found.notes |= {"statistics frozen": frozen}
+        found.notes["statistics frozen"] = frozen
         return found
 
 
@@ -95,10 +94,3 @@ class Ball:
 def owners(batch: Inputs, by: Tensor, n: int) -> Tensor:
     """Which of the batch's n inputs each row of a perturbation belongs to: int64 [rows]."""
     return torch.arange(n, device=by.device) if len(by) == n else batch.batch  # type: ignore[no-any-return]
-
-
-def apart(a: Tensor, b: Tensor) -> Tensor:
-    """Jensen-Shannon divergence of the answers of two models, row by row."""
-    p, q = a.softmax(1).clamp(min=1e-8), b.softmax(1).clamp(min=1e-8)
-    mean = (p + q) / 2
-    return ((p * (p / mean).log()).sum(1) + (q * (q / mean).log()).sum(1)) / 2

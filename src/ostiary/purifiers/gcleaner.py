@@ -35,9 +35,7 @@ class GCleaner(Purifier, name="gcleaner"):
     triggers are recovered again from the student in each of `rounds`, on random positions as well; for cost: a class that
     then is not reached is done with, the last one ends the rounds, and recovery ends `patience` steps after a trigger that
     works has stopped to get better. The preset `fast` (ours, one form tried on seed 10 of four sets) unlearns every class,
-    flagged or not. On 60 graphs of AIDS: 7 s of one core, `paper` 1.6 (benchmark). The hinge's sign is not Eq. 7-8's. The
-    paper's SGD names no momentum: 0.9 here, with which 2 of 16 runs on AIDS (seeds 10 and 11, four attacks, `positions` least
-    and random) diverged or died; without it 10 kept an ASR of more than half.
+    flagged or not. The hinge's sign is not Eq. 7-8's; SGD has momentum 0.9 (paper: silent; AIDS: docs/results.md, Table 4).
     """
 
     modalities = frozenset({"graph"})

@@ -11,8 +11,8 @@ from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim, evaluating, without_gradients
-from ostiary.perturbation import descend
-from ostiary.purifiers.adversary import Ball, Norm, Unlearner, apart, owners, unmoved
+from ostiary.perturbation import apart, descend
+from ostiary.purifiers.adversary import Ball, Norm, Unlearner, owners, unmoved
 from ostiary.purifiers.base import Purifier
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState

@@ -37,9 +37,8 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
     Where `neurons` is not set (the authors try 0.01 to 0.9 and do not say how to choose): the smallest share up to 0.5
     that costs half of the clean accuracy, halved, at most twice, while the accuracy after (3) on a part of the sample held
     out is more than `tolerance` lower than before. Differs from the code: Nesterov momentum; batches in random order;
-    accuracy is measured between epochs; the climb sees images as they are, which chooses better than augmented ones (CIFAR-10,
-    seeds 10 and 11); in (3) the rate falls along a cosine where `steps` is set; on graphs Adam and frozen BatchNorm statistics
-    in (3), as fine-tune.
+    accuracy is measured between epochs; the climb sees images unaugmented (it chose better on CIFAR-10, seeds 10 and 11); with
+    `steps`, (3) has a rate that falls along a cosine; on graphs Adam with frozen BatchNorm statistics in (3), as fine-tune.
     """
 
     modalities = frozenset({"graph", "image"})
@@ -66,13 +65,10 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
         assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim, evidence.clean
         tune, check = (clean, clean) if self.neurons is not None else hold_out(clean, ctx.key("hold out"))
-        filters = Neurons.filters(victim, self.skip)
-        trainer = self.trainer(ctx, clean.modality.name, self.passes(len(tune)))
+        filters, trainer = Neurons.filters(victim, self.skip), self.trainer(ctx, clean.modality.name, self.passes(len(tune)))
         trainer = trainer if self.steps else trainer.replace(schedule="constant")  # the authors' budget, and their rate
-        climbing = trainer.replace(
-            optimizer="sgd", lr=self.ascent_lr, epochs=self.ascent_epochs, augment="none", schedule="constant"
-        )
-        climbed, steps = unlearnt(victim, tune, climbing, ctx.key("ascent"))
+        up = trainer.replace(optimizer="sgd", lr=self.ascent_lr, epochs=self.ascent_epochs, augment="none", schedule="constant")
+        climbed, steps = unlearnt(victim, tune, up, ctx.key("ascent"))
         moved = changes(filters, climbed)
 
         def without(share: float) -> Victim:
