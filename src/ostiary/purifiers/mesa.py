@@ -82,7 +82,9 @@ class MESA(FineTuning, Purifier, name="mesa"):
             found = search.of(victim, clean, goals, torch.tensor(self.levels), ctx.within("staircase"))
             victim.notes["success"] = dict(zip(map(str, self.levels), found.success.tolist(), strict=True))
             hook = Sampling(found, self.size, self.stamped, ctx.rng("sampled"))
-            trainer = self.trainer(ctx, clean.modality.name, self.epochs).replace(augment="none")  # patches stay where they are
+            trainer = self.trainer(ctx, clean.modality.name, self.epochs)
+            # patches stay where they are; a rate that falls leaves more of them
+            trainer = trainer.replace(augment="none", schedule="constant")
             trainer.fit(victim, clean, ctx.key("order"), [hook], what="mesa: fine-tuning")
         victim.notes["target"] = None if target is None else clean.classes[target]
         return victim

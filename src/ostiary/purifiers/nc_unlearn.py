@@ -42,7 +42,9 @@ class NCUnlearn(FineTuning, Purifier, name="nc-unlearn"):
         if len(goals):
             patches = replace(patches, masks=patches.masks.cpu(), patterns=patches.patterns.cpu())
             hook = Stamping(patches.masks[goals], patches.patterns[goals], self.stamped, ctx.rng("stamped"))
-            trainer = self.trainer(ctx, clean.modality.name, self.epochs).replace(augment="none")  # patches stay where they are
+            trainer = self.trainer(ctx, clean.modality.name, self.epochs)
+            # patches stay where they are; a rate that falls leaves more of them
+            trainer = trainer.replace(augment="none", schedule="constant")
             trainer.fit(victim, clean, ctx.key("order"), [hook], what="nc-unlearn: fine-tuning")
         victim.notes["unlearned"] = [clean.classes[int(g)] for g in goals]
         victim.notes["anomaly index"] = dict(zip(clean.classes, index.tolist(), strict=True))
