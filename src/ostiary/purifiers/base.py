@@ -18,7 +18,8 @@ class FineTuning(Component):
     """How weights are fine-tuned on clean samples. Where not set: on graphs Adam at 5e-3 with BatchNorm statistics frozen
     (the strongest plain setting in our own runs), on nodes the same, on images SGD at 0.01 that falls along a cosine, with
     statistics that follow (BackdoorBench; the former destroys small image networks). Images are augmented as by the model's
-    own trainer, as there, and computed in bf16 where it does so. Nodes of one graph are always trained on all at once."""
+    own trainer, as there, and computed in bf16 where it does so; methods that put patches on augment nothing, at a constant
+    rate. Nodes of one graph are always trained on all at once."""
 
     kind = "purifier"
     batch_size: Positive = 64
