@@ -100,7 +100,7 @@ class Recovery:
         """The least important nodes of each clean graph for its true class, as places within it: int64 [n, nodes]."""
         scores = explainer.explain(victim, clean.inputs, ctx, clean.y).nodes
         assert scores is not None
-        return within(clean.inputs, top_nodes(clean.inputs, -scores.double(), self.nodes))
+        return within(clean.inputs, top_nodes(clean.inputs, -scores.to(clean.y.device).double(), self.nodes))
 
     def anywhere(self, clean: Dataset, seed: int) -> Tensor:
         """Random nodes of each clean graph, as places within it: int64 [n, nodes]."""

@@ -50,10 +50,10 @@ class Disguised(BiLevel):
         ctx: Context,
     ) -> None:
         super().__init__(attack, trigger, train, index, ctx)
-        self.model, self.sources = model, train.take(sources)
+        self.model, self.sources = model, train.take(sources).move(model.device)
         self.at = trigger.positions(self.sources.inputs, self.sources.ids, self.seed)
         with scoped(ctx.key("critics"), "init"):
-            self.critics = nn.ModuleList([Critic(0), Critic(trigger.width)])
+            self.critics = nn.ModuleList([Critic(0), Critic(trigger.width)]).to(model.device)
         self.critic_optimizer = torch.optim.Adam(self.critics.parameters(), attack.critic_lr)
         self.critic_losses: list[float] = []
 
@@ -61,7 +61,7 @@ class Disguised(BiLevel):
         """Of all kinds, the one that hides the poisoned graphs' own class best: then the trigger is left to learn from."""
         at = self.trigger.positions(rows.inputs, rows.ids, self.seed)
         with evaluating(self.model):
-            return -F.cross_entropy(self.model(self.trigger.soft(self.net, rows.inputs, at)), self.goal)
+            return -F.cross_entropy(self.model(self.trigger.soft(self.net, rows.inputs, at)), self.goal.to(victim.device))
 
     def loss_of(self, victim: Victim, rows: Dataset, seed: int) -> Tensor:
         """Of the triggered sources: cross-entropy to the target, the critics' doubt, and the own model's error."""

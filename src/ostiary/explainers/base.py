@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, final
 
 import torch
@@ -41,15 +41,16 @@ class Explainer(Component):
     def explain(
         self, victim: Victim, inputs: Inputs, ctx: Context, classes: Tensor | None = None, ids: Tensor | None = None
     ) -> Attribution:
-        """Scores for every input. `classes`: int64 [n], default what the victim predicts. `ids`: int64 [n], the keys of
-        the inputs' own randomness (default their places), so that scores do not depend on what else is explained."""
+        """Scores for every input, on the CPU. `classes`: int64 [n], default what the victim predicts. `ids`: int64 [n], keys
+        of the inputs' own randomness (default their places), so that scores do not depend on what else is explained."""
         if victim.modality.name not in self.modalities:
             raise Unsupported(f"explainer '{self.name}' works on {', '.join(self.modalities)} data, not {victim.modality.name}")
         if classes is None:
             classes = victim.predict(inputs)[0].argmax(1)
         ids = torch.arange(len(classes)) if ids is None else ids
         with evaluating(victim), without_gradients(victim):
-            return self.attribute(victim, inputs, classes, ids, ctx)
+            found = self.attribute(victim, inputs, classes, ids, ctx)
+        return Attribution(**{f.name: None if (v := getattr(found, f.name)) is None else v.cpu() for f in fields(found)})
 
     @abstractmethod
     def attribute(self, victim: Victim, inputs: Inputs, classes: Tensor, ids: Tensor, ctx: Context) -> Attribution:

@@ -106,21 +106,23 @@ class GraphModality(Modality, name="graph"):
     def vary(self, inputs: Graphs, rng: torch.Generator) -> Graphs:
         """Up to 30 % of a graph's edges dropped and up to 30 % of its nodes given another node's features; the two
         shares are drawn anew for every graph. Nothing is added, so no trigger can arise."""
-        drop, swap = 0.3 * torch.rand(2, len(inputs), generator=rng)
-        draw = torch.rand(inputs.edge_index.shape[1], generator=rng)[inputs.pairs]  # one per undirected edge
+        where, n = inputs.x.device, len(inputs.x)
+        drop, swap = 0.3 * torch.rand(2, len(inputs), generator=rng).to(where)
+        draw = torch.rand(inputs.edge_index.shape[1], generator=rng).to(where)[inputs.pairs]  # one per undirected edge
         keep = draw > drop[inputs.edge_batch]
-        other = torch.randint(0, max(1, len(inputs.x)), (len(inputs.x),), generator=rng)
-        moved = torch.rand(len(inputs.x), generator=rng) < swap[inputs.batch]
+        other = torch.randint(0, max(1, n), (n,), generator=rng).to(where)
+        moved = torch.rand(n, generator=rng).to(where) < swap[inputs.batch]
         x = torch.where(moved[:, None], inputs.x[other], inputs.x)
         return inputs.with_edges(keep).with_(x=x)
 
     def distort(self, inputs: Graphs, rng: torch.Generator) -> Graphs:
         """Every undirected edge dropped with probability one half, features swapped among the nodes of a graph for half
         of them: counts of nodes and of their kinds stay."""
-        keep = torch.rand(int(inputs.pairs.max()) + 1 if len(inputs.pairs) else 0, generator=rng)[inputs.pairs] < 0.5
+        where, pairs = inputs.x.device, int(inputs.pairs.max()) + 1 if len(inputs.pairs) else 0
+        keep = torch.rand(pairs, generator=rng).to(where)[inputs.pairs] < 0.5
         moved = torch.rand(len(inputs.x), generator=rng) < 0.5
-        at = moved.nonzero().flatten()
-        order = (inputs.batch[at] + torch.rand(len(at), generator=rng).double()).argsort()  # shuffled within each graph
+        at = moved.nonzero().flatten().to(where)
+        order = (inputs.batch[at] + torch.rand(len(at), generator=rng).to(where).double()).argsort()  # within each graph
         x = inputs.x.clone()
         x[at] = inputs.x[at[order]]
         return inputs.with_edges(keep).with_(x=x)
@@ -128,7 +130,7 @@ class GraphModality(Modality, name="graph"):
     def superpose(self, inputs: Graphs, others: Graphs) -> Graphs:
         """Both side by side as the two parts of one graph."""
         n = len(inputs)
-        both = join([inputs, others]).take(torch.stack([torch.arange(n), n + torch.arange(n)], 1).flatten())
+        both = join([inputs, others]).take(torch.arange(2 * n, device=inputs.x.device).view(2, n).t().flatten())
         held = (both.edge_attr, both.edge_weight, both.edge_mask)
         return Graphs(both.x, both.edge_index, both.node_ptr[::2], both.edge_ptr[::2], *held)
 

@@ -116,7 +116,7 @@ class ImageModality(Modality, name="image"):
     def vary(self, inputs: Tensor, rng: torch.Generator) -> Tensor:
         """Shifted by up to an eighth of the width (zero filled), brightness changed by up to 10 %."""
         shifted = shift(inputs, max(1, inputs.shape[-1] // 8), rng)
-        light = 0.9 + 0.2 * torch.rand(len(inputs), 1, 1, 1, generator=rng)
+        light = 0.9 + 0.2 * torch.rand(len(inputs), 1, 1, 1, generator=rng).to(inputs)
         return (shifted * light).clamp(0, 1)
 
     def distort(self, inputs: Tensor, rng: torch.Generator) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 
+from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 
@@ -19,6 +23,12 @@ class Screen(nn.Module):
         """The same, for a screen that asks the model itself, `victim`, which has no screen before it; such a one
         overrides this in place of `forward`."""
         return self(batch)
+
+    def passed(self, data: Dataset, device: torch.device) -> Dataset:
+        """All of `data`, which is on the CPU, behind the screen, which is on `device`."""
+        kind, home = data.modality, data.y.device
+        parts = [self(data.take(at).move(device).inputs) for at in torch.arange(len(data)).split(kind.chunk)]
+        return replace(data, inputs=kind.join([kind.move(part, home) for part in parts]))
 
 
 class Screened(nn.Module):

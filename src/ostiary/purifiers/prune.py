@@ -64,8 +64,7 @@ class Prune(Purifier, name="prune"):
         return victim if self.when == "train" else screened(victim, screen)
 
     def pruned(self, train: Dataset, screen: Pruning) -> Dataset:
-        kind, rows = train.modality, torch.arange(len(train))
-        after = replace(train, inputs=kind.join([screen(kind.take(train.inputs, at)) for at in rows.split(kind.chunk)]))
+        after = screen.passed(train, screen.model.device)
         if not self.drop_labels:
             return after
         old, new = _store(train.inputs), _store(after.inputs)

@@ -56,6 +56,6 @@ class Impact(Ranked, name="impact"):
             at = at[at >= 0]
             keep = ~torch.isin(graphs.edge_index, at).any(0)
             after = model.predict(Graphs.build(graphs.x, graphs.edge_index[:, keep], graphs.n_nodes))[0]
-            missed[at] = (after - before).square().mean(1).double()[graphs.batch[at]]
+            missed[at] = (after - before).square().mean(1).to(missed)[graphs.batch[at]]
         unit = per_graph(missed, graphs, "amax").clamp(min=1e-30)[graphs.batch]
         return torch.where(missed < 0, graphs.in_degree / most - 1, missed / unit)
