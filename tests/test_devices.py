@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from accelerator import FAR, WrongDevice, pretended
+from accelerator import FAR, pretended
 from expectations import ROWS
 from ostiary.component import build, catalogue
 from ostiary.context import Context
@@ -19,6 +19,7 @@ from ostiary.testing import toys
 from ostiary.testing.promises import carry_out
 from ostiary.training.trainer import Trainer
 
+REFUSED = (RuntimeError, TypeError)  # what torch itself raises; the stand-in's WrongDevice is one of them
 METHODS = [(kind, e.name) for kind in ("attack", "detector", "purifier", "explainer") for e in catalogue(kind)]
 
 
@@ -94,8 +95,8 @@ def test_what_an_accelerator_refuses_is_refused() -> None:
             lambda: there.uniform_(generator=rng),
             lambda: torch.nn.Linear(3, 1)(there),
         ):
-            with pytest.raises(WrongDevice):
+            with pytest.raises(REFUSED):
                 wrong()
         assert float((there[torch.tensor([0, 2])] * torch.tensor(2.0)).sum()) == 4.0
-        with pytest.raises(WrongDevice):
+        with pytest.raises(REFUSED):
             there[torch.tensor([0, 2])] = torch.zeros(2)
