@@ -11,7 +11,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.base import Detector
 from ostiary.detectors.fct import FCT
-from ostiary.detectors.shares import Split, overlap, split
+from ostiary.detectors.shares import Split, excess, overlap, split
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
@@ -28,22 +28,29 @@ class Splitting(Purifier):
     """`detector` ranks the training set; the shares `clean` of lowest and `poisoned` of highest scores are set apart, the
     former of each label where `by_class` is set. `looks` times (ours), a model trained on the part taken for clean alone, which
     has hardly seen the trigger, ranks the set anew by its losses, less those of the given model, where there is one: what only
-    a backdoored model is sure of is poisoned rather than hard. Its rank counts TRUST times what the detector's does."""
+    a backdoored model is sure of is poisoned rather than hard. Its rank counts TRUST times what the detector's does.
+    `by_excess` (ours): poisoned are not the highest scores but those that more of their label reach than of other labels
+    (`shares.excess`), as where one target draws all poison; hard samples are of every label. `trusted` (ours): the share taken
+    for clean after the first look, where it is not `clean`: by then the ranking is better than the detector's."""
 
     modalities = frozenset({"graph", "image"})
     needs = frozenset({"train"})
+    added = frozenset({"by_excess", "trusted"})
     detector: Detector = FCT()
     clean: Rate = 0.2
     poisoned: Rate = 0.05
     by_class: bool = True
     looks: NonNegative = 0
+    by_excess: bool = False
+    trusted: Rate | None = None
 
     def needed(self) -> frozenset[str]:
         return self.detector.needed() | self.needs
 
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.train is not None
-        n, reason = len(evidence.train), self.detector.cannot_filter(evidence) or overlap(self.clean, self.poisoned)
+        n, most = len(evidence.train), max(self.clean, self.trusted or 0)
+        reason = self.detector.cannot_filter(evidence) or overlap(most, self.poisoned)
         few = f"of {n} training samples fewer than 2 would count as clean; give more or raise clean"
         return reason or ("" if round(self.clean * n) >= 2 else few)
 
@@ -51,17 +58,19 @@ class Splitting(Purifier):
         """The split, by the detector's scores and further looks; the detector's own shares and flags do not matter."""
         assert evidence.train is not None
         train = evidence.train
-        first = self.detector.findings(evidence, ctx).scores
-        parts = self.parted(first, train)
+        first = scores = self.detector.findings(evidence, ctx).scores
         own = torch.zeros(len(train)) if evidence.victim is None or not self.looks else losses(evidence.victim, train)
+        later = self.clean if self.trusted is None else self.trusted
         for look in range(self.looks):
-            found = losses(trusting(train, parts.clean, ctx.within(f"look {look}")), train) - own
-            parts = self.parted(ranks(first) + TRUST * ranks(found), train)
-        return parts
+            part = self.parted(scores, train, later if look else self.clean).clean
+            found = losses(trusting(train, part, ctx.within(f"look {look}")), train) - own
+            scores = ranks(first) + TRUST * ranks(found)
+        return self.parted(scores, train, later if self.looks else self.clean)
 
-    def parted(self, scores: Tensor, train: Dataset) -> Split:
+    def parted(self, scores: Tensor, train: Dataset, clean: float) -> Split:
         """Raises Unsupported where the clean part is of one class."""
-        parts = split(scores, self.clean, self.poisoned, train.y if self.by_class else None)
+        suspicion = excess(scores, train.y) if self.by_excess else None
+        parts = split(scores, clean, self.poisoned, train.y if self.by_class else None, suspicion)
         if len(train.y[parts.clean].unique()) < 2:  # type: ignore[no-untyped-call]
             raise Unsupported(
                 f"purifier '{self.name}' not applicable: all that '{self.detector.name}' takes for clean is of one class; "
