@@ -92,6 +92,15 @@ def test_statistics_freeze_only_where_following_costs_accuracy_in_a_trial(worse:
     assert all(torch.equal(now[k], v) for k, v in same.state_dict().items())  # the trial leaves no trace
 
 
+def test_a_rate_at_which_the_model_collapses_is_lowered() -> None:
+    held = toys.evidence("image")
+    assert held.victim is not None and held.clean is not None
+    steady, wild = (SAU(steps=12, inner=1, lr=lr).purify(held, toys.context("image")) for lr in (1e-3, 3.0))
+    assert steady.notes["lr"] == 1e-3 and wild.notes["lr"] < 3.0
+    told = SAU(steps=12, inner=1, lr=3.0, freeze_norms=True).purify(held, toys.context("image"))
+    assert "lr" not in told.notes  # the authors' form is left as it is
+
+
 def test_a_model_without_statistics_needs_no_trial(monkeypatch: pytest.MonkeyPatch) -> None:
     clean = toys.splits("image").clean
     net = nn.Sequential(nn.Flatten(), nn.Linear(clean.inputs[0].numel(), 8), nn.ReLU(), nn.Linear(8, clean.n_classes))
