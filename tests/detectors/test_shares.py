@@ -14,7 +14,7 @@ def _hard_everywhere_and_poison_in(target: int, share: float) -> tuple[torch.Ten
     """(scores, which are poison): a tenth of every label is hard and scores with the poison."""
     rng = torch.Generator().manual_seed(0)
     scores = torch.rand(1000, generator=rng)
-    poison = (Y == target) & (torch.rand(1000, generator=rng) < share)
+    poison = (target == Y) & (torch.rand(1000, generator=rng) < share)
     hard = torch.rand(1000, generator=rng) < 0.1
     return torch.where(poison | hard, 0.9 + 0.1 * torch.rand(1000, generator=rng), 0.9 * scores), poison
 
