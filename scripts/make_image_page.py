@@ -1,4 +1,4 @@
-"""Write docs/image-defences.md from the records of the plans images-digits, images-badnets, images-cifar and
+"""Write docs/image-defences.md from the records of the plans images-digits, images-cifar, images-resnet18 and
 image-defences-on-graphs.
 
 python scripts/make_image_page.py RESULTS...
@@ -31,8 +31,8 @@ def main(sources: Sequence[str]) -> None:
     lines = [
         "# Defences of image classifiers, and of graphs by the same methods",
         "",
-        "Written by `scripts/make_image_page.py` from `ostiary run plans/images-digits.yaml`, `plans/images-badnets.yaml`, "
-        "`plans/images-cifar.yaml` and `plans/image-defences-on-graphs.yaml`, as far as they have run; settings are in the "
+        "Written by `scripts/make_image_page.py` from `ostiary run plans/images-digits.yaml`, `plans/images-cifar.yaml`, "
+        "`plans/images-resnet18.yaml` and `plans/image-defences-on-graphs.yaml`, as far as they have run; settings are in the "
         "plans. Means over seeds. *natural*: what an independent clean model does with the same triggered inputs (the "
         "transfer rate). An attack counts in the ranking where it has a lift of 30 points; *solved*: a lift and an accuracy "
         "drop of at most 5 points. Tables by "
