@@ -81,8 +81,7 @@ class _Mode(TorchFunctionMode):
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
         here = any(isinstance(x, Far) for x in given)
         wanted, args, kwargs = _destination(name, args, kwargs)
-        if name in ("cpu",):
-            wanted = "cpu"
+        wanted = "cpu" if name == "cpu" else wanted
         if name == "cuda":
             return far(args[0])
         if here and name in HOST:

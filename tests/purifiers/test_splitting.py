@@ -108,10 +108,32 @@ def test_what_the_given_model_finds_hard_too_is_not_taken_for_poison(given: bool
     assert parts.poisoned.tolist() == (poison if given else hard).tolist()
 
 
+def test_after_a_look_the_trusted_share_counts_as_clean_and_suspects_go_by_excess() -> None:
+    made, ctx = toys.poisoned("image"), toys.context("image")
+    train, held = made.splits.train, Evidence(train=made.splits.train)
+    for looks, share in ((0, 0.25), (1, 0.5)):
+        parts = DBR(**told(made), clean=0.25, trusted=0.5, looks=looks).divide(held, ctx)
+        least = torch.bincount(train.y) * share - torch.bincount(train.y[made.index], minlength=train.n_classes)
+        counts = torch.bincount(train.y[parts.clean], minlength=train.n_classes)
+        assert bool((counts >= least - 1).all()) and bool((counts <= torch.bincount(train.y) * share + 1).all())
+    hard = tuple(torch.cat([(train.y == c).nonzero().flatten()[:5] for c in range(train.n_classes)]).tolist())
+    confused = Told(rows=(*made.index.tolist(), *hard))  # as many hard samples of every label among the highest scores
+    n = len(made.index) / len(train)
+    caught = [
+        torch.isin(DBR(detector=confused, poisoned=n, by_excess=how).divide(held, ctx).poisoned, made.index).double().mean()
+        for how in (False, True)
+    ]
+    assert caught[1] > caught[0]
+
+
 def test_a_detector_about_something_else_or_too_small_a_clean_share_is_refused() -> None:
     held, ctx = toys.evidence("image"), toys.context("image")
     with pytest.raises(Unsupported, match="fewer than 2 would count as clean"):
         DBR(detector=Told(), clean=0.0).purify(held, ctx)
+    with pytest.raises(Unsupported, match="fewer than 2 would count as clean"):
+        DBR(detector=Told(), looks=1, trusted=0.001).purify(held, ctx)
+    with pytest.raises(Unsupported, match="exceed the whole"):
+        DBR(detector=Told(), looks=1, trusted=0.9, poisoned=0.2).purify(held, ctx)
     with pytest.raises(Unsupported, match="exceed the whole"):
         DST(detector=Told(), clean=0.9, poisoned=0.2).purify(held, ctx)
     with pytest.raises(Unsupported, match="judges the model"):

@@ -19,9 +19,7 @@ from ostiary.purifiers.base import Purifier
 from ostiary.training.budget import at_least
 
 LEAST = 200  # updates of a model for a further look
-TRUST = (
-    4  # a look's rank against the detector's; chosen on digits of seeds 10 and 11, alone it finds less on CIFAR-10 (seed 10)
-)
+TRUST = 4  # a look's rank against the detector's, from digits of seeds 10 and 11; alone it finds less on CIFAR-10 (seed 10)
 
 
 class Splitting(Purifier):
@@ -49,10 +47,15 @@ class Splitting(Purifier):
 
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.train is not None
-        n, most = len(evidence.train), max(self.clean, self.trusted or 0)
-        reason = self.detector.cannot_filter(evidence) or overlap(most, self.poisoned)
-        few = f"of {n} training samples fewer than 2 would count as clean; give more or raise clean"
-        return reason or ("" if round(self.clean * n) >= 2 else few)
+        n, shares = len(evidence.train), (self.clean, self.later)
+        reason = self.detector.cannot_filter(evidence) or overlap(max(shares), self.poisoned)
+        few = f"of {n} training samples fewer than 2 would count as clean; give more or raise clean and trusted"
+        return reason or ("" if round(min(shares) * n) >= 2 else few)
+
+    @property
+    def later(self) -> float:
+        """The share taken for clean once there has been a look."""
+        return self.clean if self.trusted is None or not self.looks else self.trusted
 
     def divide(self, evidence: Evidence, ctx: Context) -> Split:
         """The split, by the detector's scores and further looks; the detector's own shares and flags do not matter."""
@@ -60,12 +63,11 @@ class Splitting(Purifier):
         train = evidence.train
         first = scores = self.detector.findings(evidence, ctx).scores
         own = torch.zeros(len(train)) if evidence.victim is None or not self.looks else losses(evidence.victim, train)
-        later = self.clean if self.trusted is None else self.trusted
         for look in range(self.looks):
-            part = self.parted(scores, train, later if look else self.clean).clean
+            part = self.parted(scores, train, self.later if look else self.clean).clean
             found = losses(trusting(train, part, ctx.within(f"look {look}")), train) - own
             scores = ranks(first) + TRUST * ranks(found)
-        return self.parted(scores, train, later if self.looks else self.clean)
+        return self.parted(scores, train, self.later)
 
     def parted(self, scores: Tensor, train: Dataset, clean: float) -> Split:
         """Raises Unsupported where the clean part is of one class."""
