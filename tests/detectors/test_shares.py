@@ -1,11 +1,11 @@
-"""Excess: what stands out is a label that reaches high scores oftener than the others do."""
+"""Excess and surplus: what stands out is a label that reaches high scores oftener than the others do."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from ostiary.detectors.shares import excess, split
+from ostiary.detectors.shares import excess, split, surplus
 
 Y = torch.arange(1000) % 10
 
@@ -44,3 +44,27 @@ def test_of_two_labels_each_is_set_against_the_other(labels: list[int]) -> None:
 def test_of_one_label_the_scores_decide() -> None:
     scores = torch.rand(50, generator=torch.Generator().manual_seed(1))
     assert torch.equal(excess(scores, torch.zeros(50, dtype=torch.int64)).argsort(), scores.argsort())
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5])
+def test_the_surplus_is_how_much_of_a_label_was_mixed_in(share: float) -> None:
+    scores, poison = _hard_everywhere_and_poison_in(3, share)
+    found = surplus(scores, Y)
+    assert (found[Y == 3] == found[3]).all()
+    # of a tenth that is hard anyway nothing is told, and a tenth of 100 samples varies by 3
+    assert float(found[3]) == pytest.approx(0.9 * float(poison[Y == 3].double().mean()), abs=0.08)
+    assert float(found[Y != 3].max()) < 0.15
+
+
+def test_labels_alike_have_no_surplus_and_a_single_one_neither() -> None:
+    assert not surplus(torch.arange(1000).double() // 10, Y).any()
+    assert not surplus(torch.rand(50), torch.zeros(50, dtype=torch.int64)).any()
+
+
+def test_of_a_label_with_a_surplus_less_counts_as_clean() -> None:
+    scores, poison = _hard_everywhere_and_poison_in(3, 0.5)
+    plain, less = (split(scores, 0.7, 0.02, Y, excess(scores, Y), extra) for extra in (None, surplus(scores, Y)))
+    assert poison[plain.clean].sum() >= 10 and not poison[less.clean].any()
+    for label in range(10):
+        before, after = (int((Y[parts.clean] == label).sum()) for parts in (plain, less))
+        assert after < 0.7 * before if label == 3 else after >= 0.85 * before

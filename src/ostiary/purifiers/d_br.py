@@ -31,9 +31,9 @@ class DBR(Splitting, name="d-br"):
     poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set. It is as good as the split: on
     AIDS (seed 10), where 9 % of the poisoned part were poison, it lost accuracy and the backdoor stayed.
     Preset auto (ours, from digits of seeds 10 and 11 and CIFAR-10 of seed 10): two more looks at the set, suspects by excess
-    (BadNets, CIFAR-10: 98 % of them are poison, 61 % by the scores alone), half of the set relearnt (it cost 4 points of
-    accuracy there, a fifth 7), and 200 updates at a rate that falls along a cosine, which cost less than at a constant one;
-    with 100 a trigger once stayed.
+    (BadNets, CIFAR-10: 98 % of them are poison, 61 % by the scores alone), half of the set relearnt, less of the label that
+    stands out (there 2 points of accuracy lost, 5 with half of every label), and 200 updates at a rate that falls along a
+    cosine, which cost less than at a constant one; with 100 a trigger once stayed.
     """
 
     needs = frozenset({"victim", "train"})

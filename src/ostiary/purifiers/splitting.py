@@ -11,7 +11,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.base import Detector
 from ostiary.detectors.fct import FCT
-from ostiary.detectors.shares import Split, excess, overlap, split
+from ostiary.detectors.shares import Split, excess, overlap, ranks, split, surplus
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
@@ -28,8 +28,9 @@ class Splitting(Purifier):
     has hardly seen the trigger, ranks the set anew by its losses, less those of the given model, where there is one: what only
     a backdoored model is sure of is poisoned rather than hard. Its rank counts TRUST times what the detector's does.
     `by_excess` (ours): poisoned are not the highest scores but those that more of their label reach than of other labels
-    (`shares.excess`), as where one target draws all poison; hard samples are of every label. `trusted` (ours): the share taken
-    for clean after the first look, where it is not `clean`: by then the ranking is better than the detector's."""
+    (`shares.excess`), as where one target draws all poison; hard samples are of every label. Clean is what neither the look
+    nor the detector ranks high, and less of a label of which more is ranked high than of others (`shares.surplus`). `trusted`
+    (ours): the share taken for clean after the first look, where it is not `clean`: by then the ranking is better."""
 
     modalities = frozenset({"graph", "image"})
     needs = frozenset({"train"})
@@ -61,18 +62,21 @@ class Splitting(Purifier):
         """The split, by the detector's scores and further looks; the detector's own shares and flags do not matter."""
         assert evidence.train is not None
         train = evidence.train
-        first = scores = self.detector.findings(evidence, ctx).scores
+        first = ranks(self.detector.findings(evidence, ctx).scores)
         own = torch.zeros(len(train)) if evidence.victim is None or not self.looks else losses(evidence.victim, train)
+        found, seen = self.parted(first, first, train, self.clean), first
         for look in range(self.looks):
-            part = self.parted(scores, train, self.later if look else self.clean).clean
-            found = losses(trusting(train, part, ctx.within(f"look {look}")), train) - own
-            scores = ranks(first) + TRUST * ranks(found)
-        return self.parted(scores, train, self.later)
+            seen = ranks(losses(trusting(train, found.clean, ctx.within(f"look {look}")), train) - own)
+            found = self.parted(first, seen, train, self.later)
+        return found
 
-    def parted(self, scores: Tensor, train: Dataset, clean: float) -> Split:
-        """Raises Unsupported where the clean part is of one class."""
-        suspicion = excess(scores, train.y) if self.by_excess else None
-        parts = split(scores, clean, self.poisoned, train.y if self.by_class else None, suspicion)
+    def parted(self, first: Tensor, seen: Tensor, train: Dataset, clean: float) -> Split:
+        """first, seen: ranks by the detector and by the last look. Raises Unsupported where the clean part is of one class."""
+        doubt, suspicion, extra = first + TRUST * seen, None, None
+        if self.by_excess:
+            suspicion, doubt = excess(doubt, train.y), torch.maximum(first, seen)
+            extra = surplus(doubt, train.y)
+        parts = split(doubt, clean, self.poisoned, train.y if self.by_class else None, suspicion, extra)
         if len(train.y[parts.clean].unique()) < 2:  # type: ignore[no-untyped-call]
             raise Unsupported(
                 f"purifier '{self.name}' not applicable: all that '{self.detector.name}' takes for clean is of one class; "
@@ -91,8 +95,3 @@ def trusting(train: Dataset, trusted: Tensor, ctx: Context) -> Victim:
 def losses(victim: Victim, data: Dataset) -> Tensor:
     """Cross-entropy of each sample: float [n]."""
     return F.cross_entropy(victim.predict(data.inputs)[0], data.y, reduction="none")
-
-
-def ranks(scores: Tensor) -> Tensor:
-    """0 for the lowest score to n - 1 for the highest: int64 [n]."""
-    return scores.argsort(stable=True).argsort()
