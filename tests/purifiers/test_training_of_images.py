@@ -44,6 +44,7 @@ def fits(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Trainer]]:
         ({"name": "nad", "epochs": 1, "teacher_epochs": 1}, "crop"),
         ({"name": "tsbd", "steps": 1, "ascent_epochs": 1}, "crop"),
         ({"name": "sau", "preset": "auto", "steps": 1, "inner": 1}, "crop"),
+        ({"name": "npd", "preset": "auto", "steps": 1}, "crop"),
         ({"name": "i-bau", "epochs": 1, "ascent_steps": 1, "schedule": "cosine"}, "crop"),
         ({"name": "nc-unlearn", "epochs": 1, "scan": {"name": "neural-cleanse", "steps": 5, "outlier": 1e-6}}, "none"),
         ({"name": "mesa", "epochs": 1, "target": 0, "steps": 1}, "none"),

@@ -14,7 +14,7 @@ from ostiary.evidence import Evidence
 from ostiary.models.polarized import place, polarized, polarizer, watched
 from ostiary.models.victim import Victim, without_gradients
 from ostiary.purifiers.adversary import unmoved
-from ostiary.purifiers.base import Budget, Purifier
+from ostiary.purifiers.base import Budget, Purifier, as_images
 from ostiary.purifiers.holdout import accuracy, hold_out
 from ostiary.purifiers.polarizing import Aim, Towards
 from ostiary.purifiers.together import Together
@@ -34,8 +34,8 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     `space`: perturb the inputs (paper) or what enters the layer, in standard deviations of each channel (ours; on AIDS, seeds
     10 to 12, perturbed node features removed far more). Differs from the code: the layer starts as the identity with the
     statistics of the clean samples (there five epochs of warm-up); 20 epochs in batches of 64; Nesterov momentum; gradients
-    up to `max_norm` on graphs (1), whose features have any scale; a third, a tenth or a thirtieth of `lr` where accuracy on a
-    part of the sample held out falls by more than `tolerance` (ours); the result is the whole module.
+    up to `max_norm` on graphs (1); images augmented as by the model's own trainer; a third, a tenth or a thirtieth of `lr`
+    where accuracy on a part of the sample held out falls by more than `tolerance` (ours); the result is the whole module.
 
     Preset auto (ours, from digits of seeds 10 to 14; `together`): `shared`, one perturbation for all inputs, towards the class
     that one is first to reach. It presumes one target; on toy images, of which 8 tune, another class was nearer than it.
@@ -91,9 +91,10 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         with watched(lens) as seen:
             victim.predict(clean.inputs)
         lens.settle(torch.cat(seen))
-        most = float(clean.modality.name == "graph") if self.max_norm is None else self.max_norm
+        graph = clean.modality.name == "graph"
         own = Trainer(optimizer="sgd", lr=lr, weight_decay=5e-4, epochs=self.passes(len(clean)), batch_size=self.batch_size)
+        own = own.replace(max_norm=float(graph) if self.max_norm is None else self.max_norm, schedule=self.schedule)
         with without_gradients(victim):
             lens.requires_grad_(True)
-            own.replace(max_norm=most, schedule=self.schedule).fit(victim, clean, ctx.key("order"), [hook], what="npd")
+            (own if graph else as_images(own, ctx)).fit(victim, clean, ctx.key("order"), [hook], what="npd")
         return victim
