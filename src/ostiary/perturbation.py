@@ -7,9 +7,16 @@ the modality's (`Modality.unperturbed`, `Modality.perturb`); the loss closes ove
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from ostiary.modality.base import Inputs
+from ostiary.models.edit import times
+
+Norm = Literal["linf", "l2"]
 
 
 def room(radius: float, low: Tensor | float = -torch.inf, high: Tensor | float = torch.inf) -> Callable[[Tensor], Tensor]:
@@ -21,6 +28,31 @@ def room(radius: float, low: Tensor | float = -torch.inf, high: Tensor | float =
         return by.clamp(*edges)
 
     return within
+
+
+@dataclass(frozen=True, eq=False)
+class Ball:
+    """Perturbations of at most `eps`: in every entry (linf), or in the L2 norm over all rows of one input (l2).
+
+    owner: int64 [rows], the input that each row belongs to.
+    """
+
+    eps: float
+    norm: Norm
+    owner: Tensor
+
+    def __call__(self, by: Tensor) -> Tensor:
+        """The nearest one (l2: along the same direction)."""
+        if self.norm == "linf":
+            return by.clamp(-self.eps, self.eps)
+        squares = by.flatten(1).square().sum(1)
+        norms = squares.new_zeros(int(self.owner.max()) + 1).index_add(0, self.owner, squares).sqrt()
+        return times(by, (self.eps / norms.clamp(min=1e-12)).clamp(max=1.0)[self.owner])
+
+
+def owners(batch: Inputs, by: Tensor, n: int) -> Tensor:
+    """Which of the batch's n inputs each row of a perturbation belongs to: int64 [rows]."""
+    return torch.arange(n, device=by.device) if len(by) == n else batch.batch  # type: ignore[no-any-return]
 
 
 def descend(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim, evaluating
-from ostiary.perturbation import apart
-from ostiary.purifiers.adversary import Ball, owners
+from ostiary.perturbation import owners
+from ostiary.purifiers.distillation import softened
+from ostiary.purifiers.holdout import accuracy
 from ostiary.purifiers.sau import SAU, Unlearn
 from ostiary.testing import toys
 
@@ -40,23 +41,20 @@ def lengths(by: Tensor, owner: Tensor) -> Tensor:
     return torch.stack([by[owner == i].norm() for i in range(int(owner.max()) + 1)])
 
 
-def test_a_ball_keeps_what_is_inside_and_shortens_the_rest_input_by_input() -> None:
-    by = torch.tensor([[3.0, 0.0], [0.0, 4.0], [0.3, 0.4]])
-    found = Ball(1.0, "l2", torch.tensor([0, 0, 1]))(by)
-    assert torch.allclose(found, torch.tensor([[0.6, 0.0], [0.0, 0.8], [0.3, 0.4]]))
-    assert torch.equal(Ball(1.0, "linf", torch.tensor([0, 0, 1]))(-by), by.clamp(max=1.0).neg())
-
-
-def test_divergence_is_zero_for_equal_answers_symmetric_and_bounded() -> None:
-    a, b = torch.tensor([[20.0, -20.0], [1.0, 0.0]]), torch.tensor([[-20.0, 20.0], [1.0, 0.0]])
-    assert torch.allclose(apart(a, b), torch.tensor([math.log(2), 0.0]), atol=1e-5)
-    assert torch.allclose(apart(a, b), apart(b, a))
-
-
 @pytest.mark.parametrize("modality", ["image", "graph"])
 def test_the_backdoor_falls_and_accuracy_stays(modality: str) -> None:
     before, after, drop, _ = rates(SAU(), modality)
     assert before >= 0.7 and after <= before - 0.5 and drop <= 0.1
+
+
+@pytest.mark.parametrize(("share", "kept"), [(0.0, False), (1.0, True)])
+def test_the_old_models_answers_hold_accuracy_where_labels_are_wrong(share: float, kept: bool) -> None:
+    held, ctx = toys.evidence("image"), toys.context("image")
+    assert held.victim is not None and held.clean is not None
+    wrong = replace(held.clean, y=(held.clean.y + 1) % held.clean.n_classes)
+    how = SAU(lr=1e-3, shared=0.0, inner=0, answers=share, freeze_norms=True)
+    found = how.purify(Evidence(victim=held.victim, clean=wrong), ctx)
+    assert (accuracy(found, held.clean) > 0.9 * accuracy(held.victim, held.clean)) == kept
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -131,3 +129,11 @@ def test_a_model_that_passes_no_gradient_to_its_inputs_is_refused() -> None:
     net = Threshold(clean.inputs[0].numel(), clean.n_classes)
     with pytest.raises(Unsupported, match="no gradient of the model's answers reaches its inputs"):
         SAU().purify(Evidence(victim=Victim(net, "image"), clean=clean), toys.context("image"))
+
+
+def test_targets_lie_between_labels_and_answers() -> None:
+    y, told = torch.tensor([1, 0]), torch.tensor([[0.0, 0.0, 0.0], [5.0, 0.0, 0.0]])
+    assert softened(y, told, 0.0) is y
+    assert torch.allclose(softened(y, told, 1.0), told.softmax(1))
+    half = softened(y, told, 0.5)
+    assert torch.allclose(half.sum(1), torch.ones(2)) and torch.allclose(half[0], torch.tensor([1 / 6, 2 / 3, 1 / 6]))

@@ -1,19 +1,15 @@
-"""Perturbations that purifiers train against: how far they may go, and whose they are."""
+"""How all weights are trained against perturbations, and whether any can be found."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 
 from ostiary.component import PositiveFloat
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
-from ostiary.modality.base import Inputs
-from ostiary.models.edit import times
 from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import Budget, as_images
 from ostiary.purifiers.holdout import accuracy, hold_out
@@ -21,7 +17,6 @@ from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
 
 TOLERANCE = 0.05  # ours, that of NPD; on CIFAR-10 following cost 33 points, on most digits nothing
-Norm = Literal["linf", "l2"]
 
 
 class Unlearner(Budget):
@@ -33,6 +28,9 @@ class Unlearner(Budget):
     lr: PositiveFloat = 0.001
     freeze_norms: bool | None = None
     schedule: Literal["constant", "cosine"] = "constant"
+
+    def refuse(self, evidence: Evidence) -> str:
+        return unmoved(evidence)
 
     def trainer(self, ctx: Context, clean: Dataset) -> Trainer:
         graph = clean.modality.name == "graph"
@@ -73,28 +71,3 @@ def unmoved(evidence: Evidence) -> str:
     with evaluating(victim):
         (slope,) = torch.autograd.grad(victim(clean.modality.perturb(batch, by)).sum(), by, allow_unused=True)
     return "no gradient of the model's answers reaches its inputs" if slope is None else ""
-
-
-@dataclass(frozen=True, eq=False)
-class Ball:
-    """Perturbations of at most `eps`: in every entry (linf), or in the L2 norm over all rows of one input (l2).
-
-    owner: int64 [rows], the input that each row belongs to.
-    """
-
-    eps: float
-    norm: Norm
-    owner: Tensor
-
-    def __call__(self, by: Tensor) -> Tensor:
-        """The nearest one (l2: along the same direction)."""
-        if self.norm == "linf":
-            return by.clamp(-self.eps, self.eps)
-        squares = by.flatten(1).square().sum(1)
-        norms = squares.new_zeros(int(self.owner.max()) + 1).index_add(0, self.owner, squares).sqrt()
-        return times(by, (self.eps / norms.clamp(min=1e-12)).clamp(max=1.0)[self.owner])
-
-
-def owners(batch: Inputs, by: Tensor, n: int) -> Tensor:
-    """Which of the batch's n inputs each row of a perturbation belongs to: int64 [rows]."""
-    return torch.arange(n, device=by.device) if len(by) == n else batch.batch  # type: ignore[no-any-return]

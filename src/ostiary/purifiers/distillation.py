@@ -1,4 +1,4 @@
-"""Attention of layers, and the distillation of a fine-tuned teacher into a student that NAD and GraphNAD share."""
+"""A teacher's answers as targets, and its attention: the distillation of a fine-tuned teacher, of NAD and GraphNAD."""
 
 from __future__ import annotations
 
@@ -32,6 +32,15 @@ class Distillation(TrainHook):
             _, teacher = self.teacher.layers(batch)
         loss = self.apart(student, teacher, batch)
         return loss + F.cross_entropy(logits, y) if self.ce else loss
+
+
+def softened(y: Tensor, told: Tensor, share: float) -> Tensor:
+    """What cross-entropy is to aim at: labels (`share` 0), a teacher's answers (1; Hinton, Vinyals & Dean, 2015,
+    arXiv:1503.02531, at temperature 1), or between. told: the teacher's logits [n, classes]."""
+    if not share:
+        return y
+    told = told.float().softmax(1)
+    return (1 - share) * F.one_hot(y, told.shape[1]) + share * told
 
 
 def distilled(evidence: Evidence, ctx: Context, teaching: Trainer, learning: Trainer, apart: Apart, ce: bool = True) -> Victim:

@@ -15,7 +15,8 @@ from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.edit import times
 from ostiary.models.victim import Victim, evaluating, without_gradients
-from ostiary.purifiers.adversary import Unlearner, owners, unmoved
+from ostiary.perturbation import owners
+from ostiary.purifiers.adversary import Unlearner
 from ostiary.purifiers.base import Purifier
 from ostiary.purifiers.gradients import hypergradient
 from ostiary.training.draws import draws
@@ -46,9 +47,6 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
     penalty: PositiveFloat = 0.001
     fixed_point: NonNegative = 5
     map_step: PositiveFloat = 0.1
-
-    def refuse(self, evidence: Evidence) -> str:
-        return unmoved(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None

@@ -11,8 +11,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
 from ostiary.models.polarized import Polarizer, polarizer, watched
 from ostiary.models.victim import Victim
-from ostiary.perturbation import descend
-from ostiary.purifiers.adversary import Ball, Norm, owners
+from ostiary.perturbation import Ball, Norm, descend, owners
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
