@@ -61,8 +61,9 @@ def test_one_perturbation_for_all_inputs_lowers_the_inner_loss(modality: str) ->
     assert found < start - 0.1
 
 
-def test_on_images_the_backdoor_falls_and_accuracy_stays() -> None:
-    before, after, drop, _ = rates(IBAU(), "image")
+@pytest.mark.parametrize("preset", ["", "auto"])
+def test_on_images_the_backdoor_falls_and_accuracy_stays(preset: str) -> None:
+    before, after, drop, _ = rates(IBAU.preset(preset) if preset else IBAU(), "image")
     assert before >= 0.7 and after <= before - 0.5 and drop <= 0.1
 
 
