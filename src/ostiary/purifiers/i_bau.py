@@ -32,13 +32,13 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
     Source: Zeng et al., Adversarial unlearning of backdoors via implicit hypergradient, ICLR 2022, arXiv:2110.03735. The
     defender holds the model and a few clean samples. Each round (epoch): from none, a perturbation d takes `ascent_steps` SGD
     steps (0: one pass) at `ascent_lr` down -CE(f(x + d), f's label of x) + `penalty` |d|^2; then each batch makes one Adam step
-    on its CE, d added to the share `share` of it (at least one), by the implicit hypergradient: `fixed_point` iterations of the
-    map d - `map_step` (slope of the former loss on the round's first batch). 10, 0.001, 5, 0.1 and lr 1e-3: authors' code. Its
-    5 rounds, batches of 100, one pass and share 0.01 (preset) do little with tens of samples; 10, 64, 20 steps and 0.5 are
-    ours, from toy images; preset auto (ours): 0.1 and frozen statistics (CIFAR-10, seed 10: 2.9 % of a patch's success left for
-    5.5 points of accuracy; with 0.5 0.4 for 56, by the authors' 16.5 for 1.5). Differs from the code: d is in units of the
-    inputs (there: normalised), inputs are kept in range; BatchNorm statistics follow in the outer step on images (theirs are
-    frozen, as in the preset). On graphs all nodes get the same; it did nothing against a clique on toy graphs.
+    on its CE, d added to the share `share` of it, by the implicit hypergradient: `fixed_point` iterations of the map d -
+    `map_step` (slope of the former loss on the round's first batch). 10, 0.001, 5, 0.1 and lr 1e-3: authors' code. Its 5
+    rounds, batches of 100, one pass and share 0.01 (preset) do little with tens of samples; 10, 64, 20 steps and 0.5 are ours,
+    from toy images; preset auto (ours): 0.1 and frozen statistics (CIFAR-10, seed 10: 2.9 % of a patch's success left for 5.5
+    points of accuracy; with 0.5 0.4 for 56, by the authors' 16.5 for 1.5; on digits it leaves more). Differs from the code: d
+    is in units of the inputs (there: normalised), inputs are kept in range; BatchNorm statistics follow in the outer step on
+    images (theirs are frozen, as in the preset). On graphs all nodes get the same (nothing against a clique).
     """
 
     modalities = frozenset({"graph", "image"})
