@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -97,13 +99,16 @@ def test_the_share_is_the_smallest_that_costs_half_of_the_accuracy_and_halved_wh
             found.module.get_submodule("4").weight.data.neg_()
         return found
 
+    def trial(without: Callable[[float], Victim], tuned: Callable[[float], Victim]) -> Any:
+        return SimpleNamespace(victim=victim(), data=data, without=without, tuned=tuned)
+
     def choice(back: Callable[[float], bool]) -> tuple[float, dict[str, object]]:
-        return TSBD().choose(victim(), lambda s: model(s < 0.2), lambda s: model(back(s)), data, data)
+        return TSBD().choose(trial(lambda s: model(s < 0.2), lambda s: model(back(s))), data)
 
     assert choice(lambda s: True)[0] == 0.2
     assert choice(lambda s: s < 0.15)[0] == 0.1
     assert choice(lambda s: False)[0] == 0.2  # nothing helps: the first
-    assert TSBD().choose(victim(), lambda s: model(True), lambda s: model(True), data, data)[0] == LEVELS[-1] == 0.5
+    assert TSBD().choose(trial(lambda s: model(True), lambda s: model(True)), data)[0] == LEVELS[-1] == 0.5
 
 
 @pytest.mark.parametrize("modality", ["image", "graph"])
@@ -111,6 +116,14 @@ def test_the_backdoor_falls_and_accuracy_stays(modality: str) -> None:
     before, after, drop, found = rates(TSBD(), modality)
     assert before >= 0.7 and after <= before - 0.5 and drop <= 0.15
     assert found.notes["neurons"] <= 0.5 and found.notes["checked on"] > 0
+
+
+def test_once_the_share_is_chosen_all_of_the_sample_is_trained_on() -> None:
+    few, held, ctx = TSBD(steps=4, ascent_epochs=2), evidence(), toys.context("image")
+    found = few.purify(held, ctx)
+    assert found.notes["checked on"] < len(held.clean or ())
+    again = few.replace(neurons=found.notes["neurons"]).purify(held, ctx)
+    assert all(torch.equal(a, b) for a, b in zip(found.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_the_oracle_chooses_by_the_test_set() -> None:
