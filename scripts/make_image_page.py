@@ -3,7 +3,8 @@ image-defences-on-graphs.
 
 python scripts/make_image_page.py RESULTS...
 
-RESULTS: stores or files of records. Sections of plans that none of them holds stay as they are.
+RESULTS: stores or files of records. Sections of plans that none of them holds stay as they are, and so do notes that stand
+after the first sentence of a section.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from ostiary.report.tables import DETECTION, Group, detector_rows, groups, rows,
 
 PAGE = Path(__file__).parent.parent / "docs" / "image-defences.md"
 JUDGED = {"asr": "ASR %", "acc": "ACC %", "ra": "RA %", "der": "DER"}
+COUNTED = "of which the attack works."
 VICTIM = {"acc": "ACC %", "asr": "ASR %", "natural": "natural %", "cross": "cross-trigger ACC %"}
 
 
@@ -43,7 +45,8 @@ def main(sources: Sequence[str]) -> None:
     for source in sources:
         records = newest(read_records(source))
         for title in dict.fromkeys(r.title for r in records):
-            told[title] = "\n".join(section([r for r in records if r.title == title]))
+            notes = told.get(title, "").partition("\n")[0].partition(COUNTED)[2]
+            told[title] = "\n".join(section([r for r in records if r.title == title], notes))
     lines += [line for title, text in told.items() for line in ("", f"## {title}", "", text)]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -53,10 +56,10 @@ def kept(page: str) -> dict[str, str]:
     return {title.strip(): text.strip() for title, _, text in (s.partition("\n") for s in page.split("\n## ")[1:])}
 
 
-def section(records: Sequence[Record]) -> list[str]:
+def section(records: Sequence[Record], notes: str = "") -> list[str]:
     found = groups(records)
     seeds = sorted({r.plan["seed"] for r in records})
-    said = f"Seeds {', '.join(map(str, seeds))}; {len(records)} runs, in {len(attacked(records))} of which the attack works."
+    said = f"Seeds {', '.join(map(str, seeds))}; {len(records)} runs, in {len(attacked(records))} {COUNTED}{notes}"
     ranks = ranking(records)
     ranked = [*table(ranks), ""] if ranks else []
     return [said, "", *victims(found), "", *ranked, *purified(found), "", *detected(found)]
