@@ -67,6 +67,16 @@ def test_the_authors_rate_does_not_fall(method: str, fits: list[tuple[str, Train
     assert fits and {t.schedule for _, t in fits} == {"constant"}
 
 
+def test_abl_isolates_by_images_as_they_are(fits: list[tuple[str, Trainer]]) -> None:
+    own = {"isolation_epochs": 1, "epochs": 1, "ascent_epochs": 1}
+    build("purifier", {"name": "abl", **own}).purify(toys.evidence("image"), augmenting("image"))
+    assert [(what, t.augment) for what, t in fits] == [
+        ("abl: isolation", "none"),
+        ("abl: training on the rest", "crop"),
+        ("abl: unlearning", "crop"),
+    ]
+
+
 def test_graphs_are_trained_on_as_before() -> None:
     own = FineTuning().trainer(augmenting("graph"), "graph", 3)
     assert (own.schedule, own.augment, own.bf16, own.optimizer, own.freeze_norms) == ("constant", "none", False, "adam", True)

@@ -21,19 +21,19 @@ from ostiary.training.flooding import Flooding, Trap
 class ABL(Purifier, name="abl"):
     """Trains a model of its own that isolates the samples learnt too easily, then unlearns them.
 
-    Source: Li et al., Anti-backdoor learning, NeurIPS 2021, arXiv:2110.11571. The defender holds the poisoned training
-    set and trains on it. (1) `isolation_epochs` with losses kept near `gamma`: the mean of each batch by |L - gamma| + gamma
-    (`trap` flooding), or every sample's by sign(l - gamma) l (ascent); the share `isolate` of lowest loss, in evaluation mode,
-    is set apart. (2) `epochs` (0: as many as the plan's trainer) on the rest. (3) `ascent_epochs` at `ascent_lr` on mean(l of
-    the kept) - mean(l of the isolated), the latter up to `ceiling`; the kept are the share `keep` of highest loss in (1).
-    `gamma` 0.5, `isolate` 0.01, 20 epochs of (1) and of (3), lr 5e-4: paper; `ceiling` 5, `keep` 0.75: ours. Flooding is what
-    the authors' code computes under both names; by sample, as the paper prints it, poison learnt first is held at gamma itself:
-    on digits (seeds 10, 11) none of 14 isolated was poison, by flooding all. Differs from the paper: ceiling; frozen BatchNorm
-    statistics in (3), where a batch of isolated samples is of one kind; the plan's optimiser. The authors' code keeps nothing
-    in (3), which on small sets cost half of the accuracy; all of the rest brings the poison left in it (digits, seeds 10 to 12:
-    ASR 75 to 88 %). It relies on poison being learnt first; on graphs it often is not, and others catch up: on
-    10,000 CIFAR-10 images auto left 95 % (seed 10) with 20 epochs of (1) and (3), more than the model had; with 5, 2 to 4 % on
-    four of five seeds and 95 % on one.
+    Source: Li et al., Anti-backdoor learning, NeurIPS 2021, arXiv:2110.11571. The defender holds the poisoned training set
+    and trains on it. (1) `isolation_epochs` with losses kept near `gamma`: the mean of each batch by |L - gamma| + gamma
+    (`trap` flooding), or every sample's by sign(l - gamma) l (ascent); the share `isolate` of lowest loss, in evaluation
+    mode, is set apart. (2) `epochs` (0: as many as the plan's trainer) on the rest. (3) `ascent_epochs` at `ascent_lr` on
+    mean(l of the kept) - mean(l of the isolated), the latter up to `ceiling`; the kept are the share `keep` of highest loss
+    in (1). `gamma` 0.5, `isolate` 0.01, 20 epochs of (1) and of (3), lr 5e-4: paper; `ceiling` 5, `keep` 0.75: ours.
+    Flooding is what the authors' code computes under both names; by sample, as the paper prints it, poison learnt first is
+    held at gamma itself: on digits (seeds 10, 11) none of 14 isolated was poison, by flooding all. Differs from the paper:
+    ceiling; frozen BatchNorm statistics in (3), where a batch of isolated samples is of one kind; the plan's optimiser. The
+    authors' code keeps nothing in (3), which on small sets cost half of the accuracy; all of the rest brings the poison
+    left in it (digits, seeds 10 to 12: ASR 75 to 88 %). (1) sees images as they are, as in that code: with crops and flips
+    none of 500 isolated CIFAR-10 images was poison, without 499 (BadNets, seeds 10 and 11). It relies on poison being
+    learnt first; on graphs it often is not, and others catch up.
     Preset auto (ours, from the same): more is isolated, for what is lowest is poison there (ASR 0.8, 0.4, 5.8 % for at
     most 1.1 points of accuracy; without it 0.8, 28.9, 15.7). On graphs, where less of it is poison, it cost 11 points.
     """
@@ -64,7 +64,7 @@ class ABL(Purifier, name="abl"):
     def ranked(self, train: Dataset, ctx: Context) -> tuple[Victim, Tensor]:
         """(the model of the isolation, the rows of the training set by rising loss under it)."""
         trap = Trap(self.gamma) if self.trap == "ascent" else Flooding(self.gamma)
-        first = ctx.trainer.replace(epochs=self.isolation_epochs)
+        first = ctx.trainer.replace(epochs=self.isolation_epochs, augment="none")
         victim = first.fit(ctx.fresh(train), train, ctx.key("isolation"), [trap], what="abl: isolation")
         losses = F.cross_entropy(victim.predict(train.inputs)[0], train.y, reduction="none")
         return victim, losses.argsort(stable=True)
