@@ -185,6 +185,15 @@ def test_epochs_alternate_and_end_with_descent() -> None:
     assert sizes == [(4, False), (6, True)] * 2
 
 
+def test_what_is_unlearnt_is_not_cropped() -> None:
+    up, down, model = images(4), images(6), victim()
+    state = Trainer().start(model, down, 0)
+    found = Alternate(up, down, 2.0).loss(state, torch.zeros_like(up.inputs), up.y[[2, 0]], torch.tensor([2, 0]))
+    wanted = lack(model, up.inputs[[2, 0]], up.y[[2, 0]], 2.0)
+    assert found is not None and torch.allclose(found, wanted)
+    assert not torch.allclose(found, lack(model, torch.zeros_like(up.inputs[:2]), up.y[[2, 0]], 2.0))
+
+
 @pytest.mark.parametrize("modality", ["graph", "image"])
 def test_with_a_split_that_is_right_removal_takes_the_backdoor_and_keeps_the_rest(modality: str) -> None:
     made, ctx, before = toys.poisoned(modality), toys.context(modality), toys.victim(modality)

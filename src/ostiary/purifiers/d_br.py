@@ -27,9 +27,11 @@ class DBR(Splitting, name="d-br"):
     Adam, in batches of 128. The last epoch is kept. `lr`, where not set: 1e-4 (paper), on images 1e-3: at 1e-4 nothing was
     unlearnt on digits of seed 10, where 1e-3 left 24 % of a patch's success and 100 % of a blended picture's.
     Differs from the paper: `by_class` takes the clean share of each label (of all together, classes may be missing); ascent
-    ends, sample by sample, at `ceiling` times the loss of a guess, ln K; BatchNorm statistics are frozen, for an epoch of the
-    poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set. It is as good as the split: on
-    AIDS (seed 10), where 9 % of the poisoned part were poison, it lost accuracy and the backdoor stayed.
+    ends, sample by sample, at `ceiling` times the loss of a guess, ln K, and sees images unaugmented, for crops take
+    triggers away (CIFAR-10, seed 10: 5.2 % of a patch's success left, with crops 8.4); BatchNorm statistics are frozen, for
+    an epoch of the poisoned part is of one kind. The authors' code keeps the epoch that is best on the test set. It is as
+    good as the split: on AIDS (seed 10), where 9 % of the poisoned part were poison, it lost accuracy and the backdoor
+    stayed.
     Preset auto (ours, from digits of seeds 10 and 11 and CIFAR-10 of seed 10): two more looks at the set, suspects by excess
     (BadNets, CIFAR-10: 98 % of them are poison, 61 % by the scores alone), half of the set relearnt, less of the label that
     stands out (there 2 points of accuracy lost, 5 with half of every label), and 200 updates at a rate that falls along a

@@ -33,7 +33,8 @@ class Unlearn(TrainHook):
 
 
 class Alternate(TrainHook):
-    """Epochs of bounded ascent on `up` and of descent on `down` by turns, ascent first."""
+    """Epochs of bounded ascent on `up` and of descent on `down` by turns, ascent first; on `up` as it is, for a crop may take
+    away what is to be unlearnt."""
 
     def __init__(self, up: Dataset, down: Dataset, ceiling: float) -> None:
         self.up, self.down, self.ceiling = up, down, ceiling
@@ -42,4 +43,7 @@ class Alternate(TrainHook):
         state.data = self.down if state.epoch % 2 else self.up
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor | None:
-        return None if state.epoch % 2 else lack(state.victim, batch, y, self.ceiling)
+        if state.epoch % 2:
+            return None
+        kind = self.up.modality
+        return lack(state.victim, kind.move(kind.take(self.up.inputs, rows), state.victim.device), y, self.ceiling)
