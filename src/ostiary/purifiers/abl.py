@@ -32,7 +32,7 @@ class ABL(Purifier, name="abl"):
     ceiling; frozen BatchNorm statistics in (3), where a batch of isolated samples is of one kind; the plan's optimiser. The
     authors' code keeps nothing in (3), which on small sets cost half of the accuracy; all of the rest brings the poison
     left in it (digits, seeds 10 to 12: ASR 75 to 88 %). (1) sees images as they are, as in that code: with crops and flips
-    none of 500 isolated CIFAR-10 images was poison, without 499 (BadNets, seeds 10 and 11). It relies on poison being
+    none of 500 isolated CIFAR-10 images was poison, without 499 (BadNets, seed 10). It relies on poison being
     learnt first; on graphs it often is not, and others catch up.
     Preset auto (ours, from the same): more is isolated, for what is lowest is poison there (ASR 0.8, 0.4, 5.8 % for at
     most 1.1 points of accuracy; without it 0.8, 28.9, 15.7). On graphs, where less of it is poison, it cost 11 points.
