@@ -91,5 +91,5 @@ def test_attention_of_a_node_is_over_its_neighbourhood() -> None:
 
 
 def test_nodes_are_fine_tuned_all_at_once_whatever_the_batch() -> None:
-    assert FineTune(batch_size=8).trainer(toys.context("node"), "node", 1).batch_size > 10**5
-    assert FineTune(batch_size=8).trainer(toys.context("graph"), "graph", 1).batch_size == 8
+    assert FineTune(batch_size=8).trainer(toys.context("node"), toys.splits("node").clean, 1).batch_size > 10**5
+    assert FineTune(batch_size=8).trainer(toys.context("graph"), toys.splits("graph").clean, 1).batch_size == 8

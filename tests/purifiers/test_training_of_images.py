@@ -78,7 +78,7 @@ def test_abl_isolates_by_images_as_they_are(fits: list[tuple[str, Trainer]]) -> 
 
 
 def test_graphs_are_trained_on_as_before() -> None:
-    own = FineTuning().trainer(augmenting("graph"), "graph", 3)
+    own = FineTuning().trainer(augmenting("graph"), toys.splits("graph").clean, 3)
     assert (own.schedule, own.augment, own.bf16, own.optimizer, own.freeze_norms) == ("constant", "none", False, "adam", True)
 
 
@@ -94,3 +94,19 @@ def test_a_cropped_image_is_what_the_purifier_sees(monkeypatch: pytest.MonkeyPat
     method = build("purifier", {"name": "fine-tune", "epochs": 1})
     blind, plain = (method.purify(held, c) for c in (augmenting("image"), toys.context("image")))
     assert not torch.equal(blind.predict(held.clean.inputs)[0], plain.predict(held.clean.inputs)[0])
+
+
+@pytest.mark.parametrize(("n", "size"), [(40, 16), (90, 16), (240, 40), (600, 64)])
+def test_a_small_sample_of_images_makes_six_batches_of_sixteen_or_more(n: int, size: int) -> None:
+    clean = toys.splits("image").clean
+    many = clean.take(torch.arange(n) % len(clean))
+    assert FineTuning().trainer(augmenting("image"), many, 1).batch_size == size
+    assert FineTuning(batches=0).trainer(augmenting("image"), many, 1).batch_size == 64
+    assert build("purifier", {"name": "tsbd", "preset": "paper"}).trainer(augmenting("image"), many, 1).batch_size == 256
+    tsbd = build("purifier", "tsbd")
+    assert tsbd.passes(many) == -(-200 // (n // size + (n % size > 1)))  # so many updates, whatever the batches
+
+
+def test_graphs_are_not_divided_into_smaller_batches() -> None:
+    clean = toys.splits("graph").clean
+    assert FineTuning().trainer(augmenting("graph"), clean, 1).batch_size == 64

@@ -45,7 +45,7 @@ def _taught(victim: Victim, clean: Dataset, few: Dataset, ctx: Context) -> Victi
         y=torch.cat([clean.y, few.y]),
         ids=torch.arange(len(clean) + len(few)),
     )
-    trainer = FineTuning().trainer(ctx, modality.name, EPOCHS)
+    trainer = FineTuning(batches=0).trainer(ctx, both, EPOCHS)
     trainer = trainer.replace(augment="none")  # a crop would cut off triggers at the edge
     return trainer.fit(victim.clone(), both, ctx.key("reactivation"), what="re-activation")
 

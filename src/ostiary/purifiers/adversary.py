@@ -34,7 +34,7 @@ class Unlearner(Budget):
 
     def trainer(self, ctx: Context, clean: Dataset) -> Trainer:
         graph = clean.modality.name == "graph"
-        own = Trainer(lr=self.lr, epochs=self.passes(len(clean)), batch_size=self.batch_size, schedule=self.schedule)
+        own = Trainer(lr=self.lr, epochs=self.passes(clean), batch_size=self.per_batch(clean), schedule=self.schedule)
         own = own.replace(freeze_norms=graph if self.freeze_norms is None else self.freeze_norms)
         return own if graph else as_images(own, ctx)
 

@@ -71,7 +71,7 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
         if self.share is not None:
             levels, tolerance = [0, round(self.share * n)], 1.0  # that one, whatever it costs
         count, notes = deepest(levels, pruned, check, tolerance, evidence.oracle)
-        trainer = self.trainer(ctx, clean.modality.name, self.epochs)
+        trainer = self.trainer(ctx, clean, self.epochs)
         trainer.fit(victim, clean, ctx.key("order"), [Pruned(order[:count])], what="fine-pruning: fine-tuning")
         victim.notes |= {"pruned": count, "of": n, **notes}
         return victim

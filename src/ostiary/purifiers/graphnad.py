@@ -70,7 +70,9 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
         return ""
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        teaching, learning = (self.trainer(ctx, "graph", n) for n in (self.teacher_epochs, self.epochs))
+        assert evidence.clean is not None
+        clean = evidence.clean
+        teaching, learning = (self.trainer(ctx, clean, n) for n in (self.teacher_epochs, self.epochs))
         apart = partial(self.apart, rng=ctx.rng("directions"))
         return distilled(evidence, ctx, teaching, learning, apart, self.ce)
 

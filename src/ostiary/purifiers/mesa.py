@@ -82,7 +82,7 @@ class MESA(FineTuning, Purifier, name="mesa"):
             found = search.of(victim, clean, goals, torch.tensor(self.levels), ctx.within("staircase"))
             victim.notes["success"] = dict(zip(map(str, self.levels), found.success.tolist(), strict=True))
             hook = Sampling(found, self.size, self.stamped, ctx.rng("sampled"))
-            trainer = self.trainer(ctx, clean.modality.name, self.epochs)
+            trainer = self.trainer(ctx, clean, self.epochs)
             # patches stay where they are; a rate that falls leaves more of them
             trainer = trainer.replace(augment="none", schedule="constant")
             trainer.fit(victim, clean, ctx.key("order"), [hook], what="mesa: fine-tuning")

@@ -35,7 +35,9 @@ class NAD(FineTuning, Purifier, name="nad"):
     epochs: Positive = 20
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        teaching, learning = (self.trainer(ctx, evidence.modality_name, n) for n in (self.teacher_epochs, self.epochs))
+        assert evidence.clean is not None
+        clean = evidence.clean
+        teaching, learning = (self.trainer(ctx, clean, n) for n in (self.teacher_epochs, self.epochs))
         return distilled(evidence, ctx, teaching, learning, self.apart)
 
     def apart(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Inputs) -> Tensor:

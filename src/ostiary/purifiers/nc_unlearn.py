@@ -42,7 +42,7 @@ class NCUnlearn(FineTuning, Purifier, name="nc-unlearn"):
         if len(goals):
             patches = replace(patches, masks=patches.masks.cpu(), patterns=patches.patterns.cpu())
             hook = Stamping(patches.masks[goals], patches.patterns[goals], self.stamped, ctx.rng("stamped"))
-            trainer = self.trainer(ctx, clean.modality.name, self.epochs)
+            trainer = self.trainer(ctx, clean, self.epochs)
             # patches stay where they are; a rate that falls leaves more of them
             trainer = trainer.replace(augment="none", schedule="constant")
             trainer.fit(victim, clean, ctx.key("order"), [hook], what="nc-unlearn: fine-tuning")

@@ -92,7 +92,7 @@ class NPD(Aim, Budget, Purifier, name="npd"):
             victim.predict(clean.inputs)
         lens.settle(torch.cat(seen))
         graph = clean.modality.name == "graph"
-        own = Trainer(optimizer="sgd", lr=lr, weight_decay=5e-4, epochs=self.passes(len(clean)), batch_size=self.batch_size)
+        own = Trainer(optimizer="sgd", lr=lr, weight_decay=5e-4, epochs=self.passes(clean), batch_size=self.per_batch(clean))
         own = own.replace(max_norm=float(graph) if self.max_norm is None else self.max_norm, schedule=self.schedule)
         with without_gradients(victim):
             lens.requires_grad_(True)

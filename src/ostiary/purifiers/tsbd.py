@@ -30,18 +30,18 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
     their loss (SGD at `ascent_lr`, at most `ascent_epochs`) until it gets no more than max(1 / classes, 10 %) right. (2) Of
     the share `neurons` of filters that moved most (on graphs: rows of linear layers before the head), the share `weights`
     of the weights that moved most become zero. (3) Fine-tuning by (1 - `mix`) g(w) + `mix` g(w + `reach` g / |g|), tensor
-    by tensor. `weights` 0.7, `reach` 0.05, `mix` 0.7, 200 `steps` (20 epochs of the paper's sample): authors' code. 20
-    epochs of a small sample cost twice as much (digits, seeds 10 to 14). `ascent_lr` 1e-3 (theirs 1e-4) needs a tenth of
-    the steps. Layers with one of `skip` in their name (shortcuts) are left alone, as there. Where `neurons` is not set: the
-    smallest share up to 0.5 that halves the clean accuracy, halved, at most twice, while the accuracy after (3) on a part
-    of the sample held out is more than `tolerance` lower than before; then all steps anew on the whole sample (CIFAR-10,
-    seeds 10 to 13: 4.5 points of accuracy lost, 6.5 without; of 90 digits more of the backdoor stays). Differs from the
-    code: Nesterov momentum; batches in random order; accuracy is measured between epochs; the climb sees plain images; with
-    `steps`, the rate of (3) falls along a cosine; on graphs Adam in (3).
+    by tensor. `weights` 0.7, `reach` 0.05, `mix` 0.7, 200 `steps` (20 epochs of the paper's sample): authors' code; its
+    `ascent_lr` 1e-4 takes ten times the steps. Layers with one of `skip` in their name are left alone, as there. Where
+    `neurons` is not set: the smallest share up to 0.5 that halves the clean accuracy, halved, at most twice, while the
+    accuracy after (3) on a part of the sample held out is more than `tolerance` lower than before; then all anew on the whole
+    sample (CIFAR-10, seeds 10 to 13: 4.5 points of accuracy lost, 6.5 without). Differs from the code: Nesterov momentum;
+    random order; accuracy measured after epochs; climbs on plain images; with `steps`, (3) slows by a cosine; Adam on graphs.
     """
 
     modalities = frozenset({"graph", "image"})
-    presets = {"paper": {"ascent_lr": 1e-4, "ascent_epochs": 1000, "batch_size": 256, "optimizer": "sgd", "steps": 0}}
+    presets = {
+        "paper": {"ascent_lr": 1e-4, "ascent_epochs": 1000, "batch_size": 256, "batches": 0, "optimizer": "sgd", "steps": 0}
+    }
     neurons: Rate | None = None
     steps: NonNegative = 200
     weights: Rate = 0.7
@@ -87,7 +87,7 @@ class Attempt:
     def __init__(self, how: TSBD, victim: Victim, data: Dataset, ctx: Context) -> None:
         self.how, self.victim, self.data, self.ctx = how, victim, data, ctx
         self.filters = Neurons.filters(victim, how.skip)
-        trainer = how.trainer(ctx, data.modality.name, how.passes(len(data)))
+        trainer = how.trainer(ctx, data, how.passes(data))
         self.trainer = trainer if how.steps else trainer.replace(schedule="constant")  # the authors' budget, and their rate
         up = trainer.replace(optimizer="sgd", lr=how.ascent_lr, epochs=how.ascent_epochs, augment="none", schedule="constant")
         climbed, self.steps = unlearnt(victim, data, up, ctx.key("ascent"))
