@@ -7,6 +7,7 @@ import torch
 from planted import rates
 from torch import Tensor, nn
 
+from ostiary.component import build
 from ostiary.purifiers.gradients import hypergradient, with_gradient
 from ostiary.purifiers.i_bau import IBAU, Minimax
 from ostiary.testing import toys
@@ -47,6 +48,13 @@ def test_a_loss_is_given_a_gradient_and_keeps_its_value() -> None:
     loss = with_gradient(p.sum(), [p], [torch.tensor([5.0, -1.0])])
     loss.backward()
     assert float(loss.detach()) == 3.0 and p.grad is not None and p.grad.tolist() == [5.0, -1.0]
+
+
+@pytest.mark.parametrize("own", [{}, {"preset": "auto"}, {"preset": "paper"}], ids=str)
+def test_a_rate_at_which_the_model_collapses_is_lowered(own: dict[str, str]) -> None:
+    held, ctx = toys.evidence("image"), toys.context("image")
+    steady, wild = (build("purifier", {"name": "i-bau", **own, "epochs": 6, "lr": lr}).purify(held, ctx) for lr in (1e-4, 3.0))
+    assert steady.notes["lr"] == 1e-4 and wild.notes["lr"] < 3.0
 
 
 @pytest.mark.parametrize("modality", ["image", "graph"])

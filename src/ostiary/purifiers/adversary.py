@@ -40,26 +40,31 @@ class Unlearner(Budget):
 
     def settled(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context) -> Victim:
         """A copy trained with `hook`. Where statistics follow by default, a trial on a part of the sample tells whether that
-        costs more than TOLERANCE of the accuracy on the rest; then they are frozen. A rate at which more than half of the
-        accuracy on the sample goes is too high for the network, and divided by three, up to three times."""
-
-        def trained(data: Dataset, frozen: bool, share: float = 1.0) -> Victim:
-            own = self.trainer(ctx, data).replace(freeze_norms=frozen, lr=share * self.lr)
-            return own.fit(victim.clone(), data, ctx.key("order"), [hook], what=self.name)
-
+        costs more than TOLERANCE of the accuracy on the rest; then they are frozen."""
         usual, follows = self.trainer(ctx, clean).freeze_norms, any("running_mean" in name for name in victim.state_dict())
         if self.freeze_norms is not None or usual or not follows:  # nothing to find out
-            return trained(clean, usual)
+            return self.trained(victim, clean, hook, ctx, usual)
         tune, check = hold_out(clean, ctx.key("hold out"))
-        before, after = accuracy(victim, check), accuracy(trained(tune, False), check)
+        trial = self.fitted(victim, tune, hook, ctx, False)
+        before, after = accuracy(victim, check), accuracy(trial, check)
         frozen = after < before - TOLERANCE - 1e-9
-        found, share, least = trained(clean, frozen), 1.0, accuracy(victim, clean) / 2
-        while accuracy(found, clean) < least and share > 0.1:
-            share /= 3
-            found = trained(clean, frozen, share)
+        found = self.trained(victim, clean, hook, ctx, frozen)
         found.notes |= {"checked on": len(check), "accuracy there before": before, "accuracy there after a trial": after}
+        return found
+
+    def trained(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context, frozen: bool) -> Victim:
+        """A copy trained with `hook`. On images a rate at which more than half of the accuracy on the sample goes is too high
+        for the network, and divided by three, up to three times."""
+        found, share, least = self.fitted(victim, clean, hook, ctx, frozen), 1.0, accuracy(victim, clean) / 2
+        while clean.modality.name == "image" and accuracy(found, clean) < least and share > 0.1:
+            share /= 3
+            found = self.fitted(victim, clean, hook, ctx, frozen, share)
         found.notes |= {"statistics frozen": frozen, "lr": share * self.lr}
         return found
+
+    def fitted(self, victim: Victim, data: Dataset, hook: TrainHook, ctx: Context, frozen: bool, share: float = 1.0) -> Victim:
+        own = self.trainer(ctx, data).replace(freeze_norms=frozen, lr=share * self.lr)
+        return own.fit(victim.clone(), data, ctx.key("order"), [hook], what=self.name)
 
 
 def unmoved(evidence: Evidence) -> str:

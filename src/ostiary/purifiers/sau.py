@@ -33,7 +33,7 @@ class SAU(Unlearner, Purifier, name="sau"):
     and a rate that falls along a cosine from 3e-3 (CIFAR-10, seeds 10 and 11: 5.0 and 4.9 % of a patch's success left for 1.8
     and 3.8 points of accuracy; by labels 3.7 and 4.1 for 6.1 and 8.8). Differs from the code: images augmented as by the
     model's own trainer; perturbed inputs in range; on images BatchNorm statistics (frozen in the preset) and rate by a trial
-    (`settled`; at 3e-3 a ResNet18 collapsed). On graphs statistics are frozen, and node features perturbed.
+    (at 3e-3 a ResNet18 collapsed). On graphs statistics are frozen, and node features perturbed.
     """
 
     modalities = frozenset({"graph", "image"})
