@@ -52,6 +52,19 @@ def test_unlearning_adds_what_the_isolated_lack_of_the_ceiling() -> None:
     assert loss(5.0) == pytest.approx(plain + 5.0 - own, abs=1e-4)
 
 
+def test_what_the_model_is_certain_of_is_unlearnt_by_its_odds(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[float] = []
+    real = Unlearn.__init__
+
+    def spy(self: Unlearn, *args: Any, **options: Any) -> None:
+        real(self, *args, **options)
+        told.append(self.certain)
+
+    monkeypatch.setattr(Unlearn, "__init__", spy)
+    SHORT.purify(toys.evidence("image").only({"train"}, "abl"), toys.context("image"))
+    assert told == [1e-3]
+
+
 @pytest.mark.parametrize("modality", toys.MODALITIES)
 def test_the_samples_of_lowest_loss_are_set_apart_and_not_trained_on(modality: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Dataset, int]] = []

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from planted import images, victim
+from torch import nn
 
 from expectations import CORNER, IMAGES, RESNET
 from ostiary.attacks.base import Poisoned
@@ -156,6 +157,25 @@ def test_ascent_lacks_what_is_below_the_ceiling_and_no_more() -> None:
     assert float(each.max()) > 1 > float(each.min())
     found = float(lack(model, data.inputs, data.y, 1.0).detach())
     assert found == pytest.approx(sum(max(0.0, 1.0 - x) for x in each.tolist()) / 6, abs=1e-5)
+
+
+def test_ascent_starts_even_where_the_model_is_certain() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    model, data, y = Victim(net, "image"), torch.ones(2, 1, 2, 2), torch.tensor([0, 0])
+    with torch.no_grad():
+        net[1].weight.zero_()
+        net[1].bias.copy_(torch.tensor([16.0, 0.0, 0.0]))
+
+    def slope(certain: float) -> float:
+        value = lack(model, data, y, 5.0, certain)
+        assert float(value.detach()) == pytest.approx(5.0, abs=1e-4)
+        return float(torch.autograd.grad(value, net[1].bias)[0][0])
+
+    assert abs(slope(0.0)) < 1e-5 and slope(1e-3) == pytest.approx(1.0, abs=1e-5)
+    with torch.no_grad():
+        net[1].bias.copy_(torch.tensor([1.0, 0.0, 0.0]))
+    each = [torch.autograd.grad(lack(model, data, y, 5.0, c), net[1].bias)[0] for c in (0.0, 1e-3)]
+    assert torch.equal(*each)  # no other than plain ascent elsewhere
 
 
 def test_ascent_stops_at_the_ceiling_however_long_it_goes_on() -> None:

@@ -14,21 +14,31 @@ from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
 
-def lack(victim: Victim, batch: Inputs, y: Tensor, ceiling: float) -> Tensor:
-    """What the losses of a batch lack of the ceiling, on average; to minimise it is to ascend."""
-    losses = F.cross_entropy(victim(batch).float(), y, reduction="none")
-    return F.relu(ceiling - losses).mean()
+def lack(victim: Victim, batch: Inputs, y: Tensor, ceiling: float, certain: float = 0.0) -> Tensor:
+    """What the losses of a batch lack of the ceiling, on average; to minimise it is to ascend. Samples with a loss below
+    `certain` are driven by their log-odds, whose slope does not vanish as that of the loss does."""
+    said = victim(batch).float()
+    losses = F.cross_entropy(said, y, reduction="none")
+    missing = F.relu(ceiling - losses)
+    if not certain:
+        return missing.mean()
+    own = said.gather(1, y[:, None]).squeeze(1)
+    odds = own - said.scatter(1, y[:, None], -torch.inf).logsumexp(1)
+    return torch.where(losses < certain, missing.detach() + odds - odds.detach(), missing).mean()
 
 
 class Unlearn(TrainHook):
     """Adds `weight` times what the losses of isolated samples, at most `size` a step, lack of a ceiling."""
 
-    def __init__(self, isolated: Dataset, ceiling: float, size: int, rng: torch.Generator, weight: float = 1.0) -> None:
+    def __init__(
+        self, isolated: Dataset, ceiling: float, size: int, rng: torch.Generator, weight: float = 1.0, certain: float = 0.0
+    ) -> None:
         self.isolated, self.ceiling, self.size, self.rng, self.weight = isolated, ceiling, size, rng, weight
+        self.certain = certain
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         ((marked, wrong),) = draws(self.isolated, self.size, 1, y.device, self.rng)
-        lacking = lack(state.victim, marked, wrong, self.ceiling)
+        lacking = lack(state.victim, marked, wrong, self.ceiling, self.certain)
         return F.cross_entropy(state.victim(batch).float(), y) + self.weight * lacking
 
 
