@@ -142,9 +142,10 @@ def test_the_oracle_chooses_by_the_test_set() -> None:
 
 
 def test_steps_make_as_many_epochs_as_hold_them() -> None:
-    assert TSBD(steps=10, batch_size=8).passes(20) == 4  # three steps an epoch
-    assert TSBD(epochs=7, steps=0).passes(20) == 7
-    assert TSBD().passes(72) == 100 and TSBD.preset("paper").passes(72) == 20
+    assert TSBD(steps=10, batch_size=8).passes(images(20)) == 4  # three steps an epoch
+    assert TSBD(epochs=7, steps=0).passes(images(20)) == 7
+    many = images(72)
+    assert TSBD().passes(many) == 40 and TSBD(batches=0).passes(many) == 100 and TSBD.preset("paper").passes(many) == 20
 
 
 def test_a_model_of_one_layer_is_refused() -> None:
