@@ -182,12 +182,22 @@ def detected(taken: Sequence[Record]) -> list[str]:
 
 def scanned(records: Sequence[Record]) -> list[str]:
     """How scans of models tell backdoored victims from clean ones, over all records."""
-    found = scan_rows(records)
-    if not found:
+    found = {"all": scan_rows(records)}
+    if not found["all"]:
         return []
-    lines = ["Scans of models, over victims with a working attack and those of which nothing was poisoned:", ""]
-    lines += [f"| scan | {' | '.join(SCANS.values())} |", f"|---|{'---:|' * len(SCANS)}"]
-    return [*lines, *(f"| {row.defence} | {' | '.join(text(n, row.figures.get(n)) for n in SCANS)} |" for row in found)]
+    for where in dict.fromkeys(place(r) for r in records):
+        found[where] = scan_rows(r for r in records if place(r) == where)
+    return [
+        "Scans of models, over victims with a working attack and those with nothing poisoned; then by data set and network:",
+        "",
+        f"| scan | of | {' | '.join(SCANS.values())} |",
+        f"|---|---|{'---:|' * len(SCANS)}",
+        *(
+            f"| {row.defence} | {where} | {' | '.join(text(n, row.figures.get(n)) for n in SCANS)} |"
+            for where, rows in found.items()
+            for row in rows
+        ),
+    ]
 
 
 def cells(taken: Sequence[Record]) -> list[str]:
@@ -201,9 +211,13 @@ def cells(taken: Sequence[Record]) -> list[str]:
 
 
 def name(record: Record) -> str:
-    data, attack = record.plan["dataset"], record.plan["attack"]
-    where = data.get("set") or data["name"]
-    return f"{where} {short(record.plan['victim'])}, {attack['name']} to {attack.get('target')}, seed {record.plan['seed']}"
+    attack = record.plan["attack"]
+    return f"{place(record)}, {attack['name']} to {attack.get('target')}, seed {record.plan['seed']}"
+
+
+def place(record: Record) -> str:
+    data = record.plan["dataset"]
+    return f"{data.get('set') or data['name']} {short(record.plan['victim'])}"
 
 
 def left(record: Record, label: str) -> str:
