@@ -25,7 +25,7 @@ def test_perturbations_raise_the_shared_error_and_stay_within_their_ball(modalit
     old, clean = toys.victim(modality), toys.splits(modality).clean
     new = toys.context(modality).trainer.replace(epochs=2).fit(old.clone(), clean, 1)
     how = SAU(norm=norm, eps={"linf": 0.5, "l2": 8.0}[norm], inner=10)
-    by = Unlearn(how, old).find(new, clean.inputs, clean.y)
+    by = Unlearn(how, old).find(new, clean.inputs, clean.y, old(clean.inputs))
     size = by.abs().max() if norm == "linf" else lengths(by, owners(clean.inputs, by, len(clean))).max()
     assert 0.5 * how.eps < float(size) <= how.eps + 1e-4
 

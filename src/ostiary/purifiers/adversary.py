@@ -55,10 +55,12 @@ class Unlearner(Budget):
     def trained(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context, frozen: bool) -> Victim:
         """A copy trained with `hook`. On images a rate at which more than half of the accuracy on the sample goes is too high
         for the network, and divided by three, up to three times."""
-        found, share, least = self.fitted(victim, clean, hook, ctx, frozen), 1.0, accuracy(victim, clean) / 2
-        while clean.modality.name == "image" and accuracy(found, clean) < least and share > 0.1:
-            share /= 3
-            found = self.fitted(victim, clean, hook, ctx, frozen, share)
+        found, share = self.fitted(victim, clean, hook, ctx, frozen), 1.0
+        if clean.modality.name == "image":
+            least = accuracy(victim, clean) / 2
+            while accuracy(found, clean) < least and share > 0.1:
+                share /= 3
+                found = self.fitted(victim, clean, hook, ctx, frozen, share)
         found.notes |= {"statistics frozen": frozen, "lr": share * self.lr}
         return found
 

@@ -65,12 +65,11 @@ class Unlearn(TrainHook):
     def __init__(self, how: SAU, old: Victim) -> None:
         self.how, self.old = how, old
 
-    def find(self, victim: Victim, batch: Inputs, y: Tensor) -> Tensor:
-        """Perturbations on which both models err, as far as possible to the same class."""
+    def find(self, victim: Victim, batch: Inputs, y: Tensor, before: Tensor) -> Tensor:
+        """Perturbations on which both models err, as far as possible to the same class. before: the old model's logits."""
         both, kind, n = (victim, self.old), victim.modality, len(y)
         with evaluating(victim), without_gradients(victim):
-            with torch.no_grad():
-                plain = [m(batch).argmax(1) for m in both]
+            plain = [victim(batch).argmax(1), before.argmax(1)]
             start, how = kind.unperturbed(batch), self.how
             ball = Ball(how.eps, how.norm, owners(batch, start, n))
 
@@ -88,9 +87,11 @@ class Unlearn(TrainHook):
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         how, victim = self.how, state.victim
-        marked = victim.modality.perturb(batch, self.find(victim, batch, y))
         with torch.no_grad():
-            err, before = self.old(marked).argmax(1), self.old(batch)
+            before = self.old(batch)
+        marked = victim.modality.perturb(batch, self.find(victim, batch, y, before))
+        with torch.no_grad():
+            err = self.old(marked).argmax(1)
         loss: Tensor = how.clean * F.cross_entropy(victim(batch).float(), softened(y, before, how.answers))
         said: Tensor = victim(marked).float()
         p = said.softmax(1).gather(1, err[:, None]).squeeze(1).clamp(min=0.001)
