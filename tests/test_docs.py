@@ -55,6 +55,7 @@ def test_readme_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     run(next(b for b in blocks("README.md") if "clean_graphs" in b), scope)
     assert (tmp_path / "cleaned.safetensors").exists()
     assert set(scope["cleaned"].notes["recovered rate"]) == {"0", "1"}
+    assert scope["findings"].scores.shape == (2,)
 
 
 def test_readme_own_attack_is_complete(tmp_path: Path) -> None:
