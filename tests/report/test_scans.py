@@ -36,7 +36,7 @@ def test_rate_0_is_a_clean_model_judged_by_the_trigger(made: Any) -> None:
     assert clean.metrics["attack"]["poisoned"] == 0
     assert clean.metrics["attack"]["triggered"] == clean.metrics["victim"]["asr"]["n"] > 0
     assert clean.metrics["victim"]["asr"] == clean.metrics["victim"]["natural"]  # the same model as the control
-    assert "rate 0: nothing is poisoned, the victim is a clean model" in clean.doubts
+    assert "rate 0: nothing is poisoned, the victim learns no backdoor" in clean.doubts
     assert not any("hardly works" in d or "learnt only" in d for d in clean.doubts)
     found = set(clean.metrics["detectors"]["spectral"])
     assert found == {"about", "measure", "info", "classes", "fpr"}  # nothing to tell apart

@@ -102,7 +102,7 @@ class RateAttack(Attack):
             )
         eligible = self.labels.eligible(train.y, self.target)
         if self.rate == 0:
-            return eligible.new_zeros(0, dtype=torch.int64), ("rate 0: nothing is poisoned, the victim is a clean model",)
+            return eligible.new_zeros(0, dtype=torch.int64), ("rate 0: nothing is poisoned, the victim learns no backdoor",)
         asked = self.asked(splits)
         n = min(asked, int(eligible.sum()))
         if n == 0:
