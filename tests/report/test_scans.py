@@ -12,7 +12,7 @@ import ostiary
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.report import figures, html
-from ostiary.report.scans import scan_rows
+from ostiary.report.scans import accused, scan_rows
 from ostiary.report.tables import detector_rows, groups, text
 
 SCAN = {"name": "inversion-scan", "nodes": 2, "steps": 2, "copies": 1, "threshold": -100.0}
@@ -65,6 +65,18 @@ def test_the_recovered_triggers_are_drawn(made: Any, tmp_path: Path) -> None:
     assert "alarm %" in page
     alone = html.write_report([scans_only(r) for r in records], store, tmp_path / "alone.html").read_text(encoding="utf-8")
     assert "alarm %" in alone and "AUPRC</th>" not in alone  # only columns that hold something
+
+
+def test_the_flagged_classes_are_named(made: Any) -> None:
+    _, (backdoored, clean) = made
+    assert accused([backdoored]) == [f"{LABEL} flags class 0 in 1 of 1, class 1 in 1 of 1 runs"]
+    found = {**clean.metrics["detectors"], LABEL: {**clean.metrics["detectors"][LABEL], "classes": [1]}}
+    other = msgspec.structs.replace(clean, metrics={**clean.metrics, "detectors": found})
+    assert accused([backdoored, other]) == [f"{LABEL} flags class 1 in 2 of 2, class 0 in 1 of 2 runs"]
+    found = {LABEL: {**found[LABEL], "classes": []}}
+    assert accused([msgspec.structs.replace(other, metrics={**clean.metrics, "detectors": found})]) == [
+        f"{LABEL} flags no class in 1 of 1 runs"
+    ]
 
 
 def scans_only(record: Record) -> Record:

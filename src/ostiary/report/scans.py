@@ -42,6 +42,22 @@ def scan_rows(records: Iterable[Record]) -> list[Row]:
     return found
 
 
+def accused(records: Iterable[Record]) -> list[str]:
+    """A sentence per detector that judges models: which classes it flags, and in how many of these runs."""
+    runs: dict[str, list[list[str]]] = {}
+    for record in records:
+        classes = record.metrics.get("data", {}).get("classes", [])
+        for label, found in record.metrics.get("detectors", {}).items():
+            if found.get("about") == "model":
+                runs.setdefault(label, []).append([str(classes[c]) for c in found["classes"]])
+    lines = []
+    for label, flagged in runs.items():
+        names = sorted({name for run in flagged for name in run}, key=lambda name: -sum(name in run for run in flagged))
+        counts = (f"class {name} in {sum(name in run for run in flagged)} of {len(flagged)}" for name in names)
+        lines.append(f"{label} flags {', '.join(counts) or f'no class in {len(flagged)} of {len(flagged)}'} runs")
+    return lines
+
+
 def _scanned(record: Record, label: str) -> bool:
     return record.metrics["detectors"].get(label, {}).get("score") is not None
 

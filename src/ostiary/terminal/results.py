@@ -15,7 +15,7 @@ from rich.text import Text
 from ostiary.report import tables
 from ostiary.report.published import beside
 from ostiary.report.ranking import RANKING, ranking, spread
-from ostiary.report.scans import SCANS, scan_rows
+from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.terminal.screen import WIDE, say
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def results(out: Console, records: Sequence[Record]) -> None:
     if having:
         out.line()
         _figures(out, having, tables.detector_rows, "detector", tables.DETECTION)
+    for line in accused(groups[0].records) if len(groups) == 1 else ():
+        say(out, line, "dim")
     for row in scan_rows(records):
         out.line()
         shown = [f"{title} {tables.text(name, row.figures[name])}" for name, title in SCANS.items()]
