@@ -11,8 +11,8 @@ from ostiary.evaluate import Metrics, Outputs
 from ostiary.models.victim import Victim
 
 
-def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_train: Tensor) -> list[str]:
-    """said_train: what the victim calls the poisoned training rows."""
+def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_train: Tensor, trained: bool = True) -> list[str]:
+    """said_train: what the victim calls the poisoned training rows. trained: whether it and the clean control were."""
     doubts = []
     floor = majority(poisoned.splits.test)
     acc, natural = metrics["acc"]["value"], metrics["natural"]["value"]
@@ -20,7 +20,9 @@ def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_tr
         doubts.append(f"accuracy {acc:.1%} is no better than always saying the largest class ({floor:.1%})")
     if metrics["control_acc"]["value"] <= floor + 0.01:
         doubts.append(f"the clean control model is no better than the largest class ({floor:.1%}): nothing was learnt")
-    if natural > 0.3:
+    if not trained:
+        doubts.append("0 epochs: the clean control is the same model untrained, natural and lift say nothing")
+    elif natural > 0.3:
         doubts.append(f"a clean model already sends {natural:.0%} of triggered inputs to the target: read the lift")
     if len(poisoned.index):  # a clean model need not be attacked well
         if metrics["asr_lift"]["value"] < 0.3:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import ostiary
 from ostiary.component import build
 from ostiary.errors import InvalidInput, UnknownName
 from ostiary.models.weights import save_weights
@@ -55,6 +56,21 @@ def test_weights_are_loaded_before_anything_else(tmp_path: Path) -> None:
     again = arch.replace(weights=str(tmp_path / "w.safetensors")).make(GRAPHS, 6)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     assert not torch.equal(arch.make(GRAPHS, 6).module.out.weight, again.module.out.weight)
+
+
+def test_a_given_model_goes_through_a_plan_as_it_is(tmp_path: Path) -> None:
+    splits = build("dataset", "toy-graphs").load(0)
+    own = build("victim", {"name": "file", "path": str(MODEL)}).make(splits.train, 5)
+    Trainer(epochs=20).fit(own, splits.train, 0)
+    save_weights(own.module, tmp_path / "w.safetensors")
+    given = {"name": "file", "path": str(MODEL), "weights": str(tmp_path / "w.safetensors")}
+    plan = {"dataset": "toy-graphs", "victim": given, "trainer": {"epochs": 0}, "attack": {"name": "sub-ba", "rate": 0}}
+    (record,) = ostiary.run({**plan, "purifiers": ["fine-tune"]}, store=tmp_path / "store")
+    right = (own.predict(splits.test.inputs)[0].argmax(1) == splits.test.y).double().mean()
+    assert record.metrics["victim"]["acc"]["value"] == pytest.approx(float(right)) != 0
+    assert any(d.startswith("0 epochs: the clean control is the same model untrained") for d in record.doubts)
+    assert not any("a clean model already sends" in d for d in record.doubts)
+    assert "acc" in record.metrics["purifiers"]["fine-tune"]
 
 
 def test_content_marks_the_files(tmp_path: Path) -> None:

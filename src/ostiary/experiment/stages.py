@@ -252,7 +252,7 @@ def _judge(stage: Stage, bench: Bench) -> Result:
     metrics["stealth"] = stealth(modality, bench.splits(cell).train.inputs, before, poisoned.triggered.inputs)
     stamped = splits.train.take(poisoned.index)
     said = bench.victim(victim).predict(stamped.inputs)[0].argmax(1) if len(stamped) else stamped.y
-    doubts = sanity.about_victim(metrics, outputs, poisoned, said)
+    doubts = sanity.about_victim(metrics, outputs, poisoned, said, trained=bench.context(cell).trainer.epochs > 0)
     few = torch.linspace(0, len(poisoned.rows) - 1, min(DRAWN, len(poisoned.rows))).long()  # from all over the set
     drawn = {
         "samples": modality.sketch(modality.take(before, few), modality.take(poisoned.triggered.inputs, few)),

@@ -52,7 +52,7 @@ def accused(records: Iterable[Record]) -> list[str]:
                 runs.setdefault(label, []).append([str(classes[c]) for c in found["classes"]])
     lines = []
     for label, flagged in runs.items():
-        names = sorted({name for run in flagged for name in run}, key=lambda name: -sum(name in run for run in flagged))
+        names = sorted({name for run in flagged for name in run}, key=lambda name: (-sum(name in run for run in flagged), name))
         counts = (f"class {name} in {sum(name in run for run in flagged)} of {len(flagged)}" for name in names)
         lines.append(f"{label} flags {', '.join(counts) or f'no class in {len(flagged)} of {len(flagged)}'} runs")
     return lines
