@@ -12,10 +12,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import pytest
+import torch
 
 from ostiary import __version__, cli, terminal
-from ostiary.component import Positive, PositiveFloat, Rate
+from ostiary.component import Positive, PositiveFloat, Rate, build
 from ostiary.experiment.record import Record
+from ostiary.models.weights import load_weights
 from ostiary.terminal.progress import Bars
 
 TOY = ["dataset=toy-graphs", "victim=gin", "attack=sub-ba", "attack.rate=0.1", "purifiers=[fine-tune]", "trainer.epochs=2"]
@@ -82,7 +84,7 @@ def toy(store: Path) -> list[object]:
 
 def test_light_commands_import_nothing_heavy(store: Path, tmp_path: Path) -> None:
     commands: list[list[str]] = [[], ["--help"], ["--version"], ["list"], ["list", "attacks", "--json"], ["frobnicate"]]
-    commands += [[c, "--help"] for c in ("run", "list", "options", "show", "report")]
+    commands += [[c, "--help"] for c in ("run", "list", "options", "show", "report", "weights")]
     commands += [["run", "--sett"], ["run", "nowhere.yaml"], ["run", "--set", "nonsense"], ["options", "attack"]]
     commands += [
         ["show", "--store", str(store)],
@@ -96,7 +98,7 @@ codes = [main(words) for words in {commands!r}]
 sys.exit(str([m for m in {HEAVY!r} if m in sys.modules] or codes))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.stderr.splitlines()[-1] == str([0] * 5 + [2] + [0] * 5 + [2] * 4 + [0, 0, 2])
+    assert done.stderr.splitlines()[-1] == str([0] * 5 + [2] + [0] * 6 + [2] * 4 + [0, 0, 2])
     assert "Traceback" not in done.stderr
 
 
@@ -377,6 +379,25 @@ def test_report_writes_the_page_and_names_it(call: Call, store: Path, tmp_path: 
 
 
 # what is shown, at any width
+
+
+def test_weights_of_a_record_are_written(store: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = call("show", "--store", store, "--json").document[0]["key"]
+    victim, tuned = tmp_path / "victim.safetensors", tmp_path / "tuned.safetensors"
+    assert call("weights", key, victim, "--store", store).out == f"victim of record {key[:8]} in {victim}\n"
+    answer = call("weights", key[:6], tuned, "--of", "fine-tune", "--store", store, "--json")
+    assert answer.document == {"path": str(tuned), "of": "fine-tune"}
+    data = build("dataset", "toy-graphs").load(0).train
+    before, after = (build("victim", "gin").make(data, 1) for _ in range(2))
+    load_weights(before.module, victim)
+    load_weights(after.module, tuned)
+    assert before.module.state_dict().keys() == after.module.state_dict().keys()
+    assert any(not torch.equal(a, b) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    refused(call("weights", key, victim, "--of", "nad", "--store", store), "no model 'nad'; it has control, victim, fine-tune")
+    refused(call("weights", key, tmp_path / "victim.pt", "--store", store), "written as .safetensors, not as 'victim.pt'")
+    refused(call("weights", "zz", victim, "--store", store), "has a key that starts with 'zz'")
+    monkeypatch.setattr(cli, "_records", lambda *_: [None, None])
+    refused(call("weights", "a", victim, "--store", store), "2 records in", "give more characters")
 
 
 def made(seed: int, rate: float, *, acc: float, doubts: list[str]) -> Record:

@@ -1,4 +1,4 @@
-"""The command line: run, list, options, show, report, export, merge. Only `run` and `options` import torch.
+"""The command line: run, list, options, show, report, export, merge, weights. Only `run` and `options` import torch.
 
 Exit codes: 0 done, 1 some stage failed, 2 nothing could be done (bad input or usage), 130 interrupted.
 """
@@ -233,6 +233,34 @@ def merge(*sources: Path, store: Path = STORE, common: Common = PLAIN) -> None:
     found = merged(sources, store)
     said = f"new in {store}: {found.records} records, {found.stages} stages with their models, {found.told} by their figures"
     _answered({"records": found.records, "stages": found.stages, "told": found.told}, said, common)
+
+
+@app.command
+def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE, common: Common = PLAIN) -> None:
+    """Write a model of a record as a .safetensors file: the victim, or what a purifier made of it.
+
+    What a purifier adds to a model (the layer of npd, the models of a vote) is in the file, too.
+
+    Args:
+        key: First characters of the record's key.
+        file: The file to write; its name ends in .safetensors.
+        of: victim, or a purifier by its name in the record's table.
+        store: Folder that keeps stages and records.
+    """
+    from ostiary.experiment.store import Store
+
+    if file.suffix != ".safetensors":
+        raise BadSpec(f"weights are written as .safetensors, not as '{file.name}'; give the file that ending")
+    records = _records(store, (key,), None)
+    if len(records) > 1:
+        raise UnknownName(f"{len(records)} records in {store} have keys that start with '{key}'; give more characters")
+    held = {name.removeprefix("purifier "): a["weights"] for name, a in records[0].artefacts.items() if "weights" in a}
+    if of not in held:
+        raise UnknownName(f"record {records[0].key[:8]} holds no model '{of}'; it has {', '.join(held)}")
+    book = Store(store, create=False)
+    with contextlib.closing(book):
+        file.write_bytes(book.get_object(held[of]))
+    _answered({"path": str(file), "of": of}, f"{of} of record {records[0].key[:8]} in {file}", common)
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
