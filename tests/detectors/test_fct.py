@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,6 +146,29 @@ def test_what_is_flagged_is_the_share_scored_highest_and_info_counts_by_class(mo
     assert sum(sizes) == len(held.train) and sizes[0] == round(0.3 * len(held.train))
     marked = torch.bincount(held.train.y[found.flagged], minlength=held.train.n_classes).tolist()
     assert list(found.info["poisoned"].values()) == marked
+
+
+def test_a_model_that_died_is_trained_anew_at_a_third_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, rates = toys.evidence("graph"), list[float]()
+    assert held.train is not None
+    method, ctx = FCT(steps=4, n_draws=1), replace(toys.context("graph"), trainer=Trainer(lr=0.02))
+
+    def dying(victim: Victim, train: Dataset, *rest: Any, **options: Any) -> Tensor:
+        return torch.zeros(len(train)) if len(rates) < dead else shifts(victim, train, *rest, **options)
+
+    def spy(self: Trainer, *rest: Any, **options: Any) -> Victim:
+        rates.append(self.lr)
+        return real(self, *rest, **options)
+
+    real = Trainer.fit
+    monkeypatch.setattr(Trainer, "fit", spy)
+    monkeypatch.setattr("ostiary.detectors.fct.shifts", dying)
+    for dead, shares in ((1, [1.0]), (2, [1.0, 1 / 3]), (9, [1.0, 1 / 3, 1 / 9])):
+        rates.clear()
+        found = method.inspect(held, ctx)
+        assert rates == pytest.approx([0.02 * s for s in shares])
+        assert found.info["lr"] == rates[-1]
+        assert bool(found.scores.any()) == (dead < 9)
 
 
 def test_it_trains_without_augmentation_and_where_the_plan_freezes_or_decays(monkeypatch: pytest.MonkeyPatch) -> None:
