@@ -17,6 +17,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from make_grid_page import name, place
 from torch import Tensor
 
 from ostiary.attacks.base import Poisoned
@@ -52,23 +53,17 @@ COLUMNS = {
 
 def main(folder: str) -> None:
     book = Store(folder, create=False)
-    told = {label(r): r for r in attacked(book.records()) if "xgbd" in r.metrics["detectors"]}
+    told = {name(r): r for r in attacked(book.records()) if "xgbd" in r.metrics["detectors"]}
     book.close()
     found, curves = {}, []
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         names = sorted(told)
-        for name, (said, points) in zip(names, pool.map(partial(causes, folder), (told[n] for n in names)), strict=True):
-            found[name] = said
-            curves += [{**p, "run": name, "of": name.partition(",")[0]} for p in points]
-            sys.stderr.write(f"{name}: {said}\n")
+        for run, (said, points) in zip(names, pool.map(partial(causes, folder), (told[n] for n in names)), strict=True):
+            found[run] = said
+            curves += [{**p, "run": run, "of": place(told[run])} for p in points]
+            sys.stderr.write(f"{run}: {said}\n")
     FIGURE.write_text(drawn(curves), encoding="utf-8")
     PAGE.write_text("\n".join(page(found)) + "\n", encoding="utf-8")
-
-
-def label(record: Record) -> str:
-    plan = record.plan
-    data = plan["dataset"].get("set") or plan["dataset"]["name"]
-    return f"{data} {plan['victim']['name']}, {plan['attack']['name']} to {plan['attack']['target']}, seed {plan['seed']}"
 
 
 def causes(folder: str, record: Record) -> tuple[dict[str, str], list[dict[str, Any]]]:
@@ -110,10 +105,10 @@ def isolation(poisoned: Poisoned, ctx: Context) -> dict[str, str]:
 def flags(record: Record) -> dict[str, str]:
     """What the filters before retraining flag."""
     said = {}
-    for name in ("spectral", "xgbd"):
-        figures = record.metrics["detectors"][name]
+    for detector in ("spectral", "xgbd"):
+        figures = record.metrics["detectors"][detector]
         rates = f"{pc(figures['tpr']['value'])} / {pc(figures['fpr']['value'])}"
-        said[name] = rates if name == "spectral" else f"{figures['auroc']:.2f}, {rates}"
+        said[detector] = rates if detector == "spectral" else f"{figures['auroc']:.2f}, {rates}"
     return said
 
 
@@ -181,18 +176,18 @@ def drawn(curves: list[dict[str, Any]]) -> str:
 def medians(found: dict[str, dict[str, str]]) -> list[str]:
     """A line per set and network: the median over its runs of the first figure in each column."""
     lines = []
-    for place in dict.fromkeys(name.partition(",")[0] for name in found):
-        runs = [said for name, said in found.items() if name.startswith(f"{place},")]
+    for where in dict.fromkeys(run.partition(",")[0] for run in found):
+        runs = [said for run, said in found.items() if run.startswith(f"{where},")]
         firsts = {c: [re.match(r"[\d.-]+( %)?", said[c]) for said in runs] for c in COLUMNS}
         parted = {c: [(float(m[0].removesuffix(" %")), m[1] or "") for m in ms if m] for c, ms in firsts.items()}
         cells = (f"{median(v for v, _ in held):.4g}{held[0][1]}" for held in parted.values())
-        lines.append(f"| {place}, {len(runs)} runs | {' | '.join(cells)} |")
+        lines.append(f"| {where}, {len(runs)} runs | {' | '.join(cells)} |")
     return lines
 
 
 def page(found: dict[str, dict[str, str]]) -> list[str]:
     table = [f"| run | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * len(COLUMNS)}"]
-    each = [f"| {name} | {' | '.join(said[c] for c in COLUMNS)} |" for name, said in found.items()]
+    each = [f"| {run} | {' | '.join(said[c] for c in COLUMNS)} |" for run, said in found.items()]
     return [
         "# Why graph defences fall short: measured causes",
         "",

@@ -9,7 +9,9 @@ clean model: results/graph-grid.jsonl.xz results/clean-models.jsonl.xz.
 from __future__ import annotations
 
 import math
+import re
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -105,8 +107,16 @@ def figure(records: Sequence[Record]) -> list[str]:
     drawn = causes(records)
     if not drawn:
         return []
-    FIGURE.write_text(drawn[0].svg().replace(f'"{INK}"', '"#1a1a1a"'), encoding="utf-8")
+    FIGURE.write_text(once(drawn[0].svg().replace(f'"{INK}"', '"#1a1a1a"')), encoding="utf-8")
     return [drawn[0].caption, "", f"![{drawn[0].alt}](figures/{FIGURE.name})", ""]
+
+
+def once(svg: str) -> str:
+    """The same picture with the mark that its points share written once, in a third of the bytes."""
+    places = r'<path (transform="translate\([^)]*\)")'
+    mark = Counter(m for _, m in re.findall(places + r'( d="[^"]*"[^>]*)/>', svg)).most_common(1)[0][0]
+    svg = re.sub(places + re.escape(mark) + "/>", r'<use href="#run" \1/>', svg)
+    return svg.replace(">", f'><defs><path id="run"{mark}/></defs>', 1)
 
 
 def reasons(taken: Sequence[Record]) -> list[str]:

@@ -378,7 +378,7 @@ def test_report_writes_the_page_and_names_it(call: Call, store: Path, tmp_path: 
     assert document == {"path": str(page), "figures": [str(tmp_path / "one.svg")]}
 
 
-# what is shown, at any width
+# a model of a record
 
 
 def test_weights_of_a_record_are_written(store: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -398,6 +398,9 @@ def test_weights_of_a_record_are_written(store: Path, tmp_path: Path, call: Call
     refused(call("weights", "zz", victim, "--store", store), "has a key that starts with 'zz'")
     monkeypatch.setattr(cli, "_records", lambda *_: [None, None])
     refused(call("weights", "a", victim, "--store", store), "2 records in", "give more characters")
+
+
+# what is shown, at any width
 
 
 def made(seed: int, rate: float, *, acc: float, doubts: list[str]) -> Record:

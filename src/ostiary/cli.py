@@ -200,19 +200,22 @@ def report(
 
 
 @app.command
-def export(file: Path, *keys: str, plan: Path | None = None, store: Path = STORE, common: Common = PLAIN) -> None:
+def export(
+    file: Path, *keys: str, plan: Path | None = None, bare: Flag = False, store: Path = STORE, common: Common = PLAIN
+) -> None:
     """Write the records of a store into one file, a JSON line each: to keep, to publish, or to merge on another machine.
 
     Args:
         file: The file to write; with a name that ends in .xz it is compressed.
         keys: First characters of the keys of the wanted records; all records if left out.
         plan: Only records of this plan as its file stands, under its title and beside the figures that it publishes.
+        bare: In less space, without the digests of what the store keeps; a report of it does not name the drawings it lacks.
         store: Folder that keeps stages and records.
     """
     from ostiary.experiment.exchange import write_records
 
     records = _records(store, keys, plan)
-    write_records(records, file)
+    write_records(records, file, bare=bare)
     _answered({"path": str(file), "records": len(records)}, f"{len(records)} records in {file}", common)
 
 

@@ -163,7 +163,7 @@ def test_a_model_that_died_is_trained_anew_at_a_third_of_the_rate(monkeypatch: p
     real = Trainer.fit
     monkeypatch.setattr(Trainer, "fit", spy)
     monkeypatch.setattr("ostiary.detectors.fct.shifts", dying)
-    for dead, shares in ((1, [1.0]), (2, [1.0, 1 / 3]), (9, [1.0, 1 / 3, 1 / 9])):
+    for dead, shares in ((1, [1.0]), (2, [1.0, 1 / 3]), (9, [1.0, 1 / 3, 1 / 9, 1 / 27])):
         rates.clear()
         found = method.inspect(held, ctx)
         assert rates == pytest.approx([0.02 * s for s in shares])

@@ -43,6 +43,20 @@ def test_records_come_back_from_a_file_as_they_were(first: tuple[Path, list[Reco
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_bare_file_tells_a_run_as_much_in_less_space(first: tuple[Path, list[Record]], tmp_path: Path) -> None:
+    whole, bare = tmp_path / "whole.jsonl", tmp_path / "bare.jsonl"
+    write_records(first[1], whole)
+    assert cli.main(["export", str(bare), "--bare", "--store", str(first[0])]) == 0
+    assert bare.stat().st_size < whole.stat().st_size
+    for found, record in zip(read_records(bare), first[1], strict=True):
+        seconds = {stage: round(took, 3) for stage, took in record.seconds.items()}
+        assert record.artefacts and found == msgspec.structs.replace(record, artefacts={}, seconds=seconds)
+    merge([bare], tmp_path / "second")
+    watch(tmp_path / "second")
+    again = run(PLAN, store=tmp_path / "second")
+    assert [r.metrics for r in again] == [r.metrics for r in first[1]] and not kinds(tmp_path / "second")
+
+
 def test_a_run_takes_over_what_a_file_tells_and_computes_only_what_is_new(
     first: tuple[Path, list[Record]], tmp_path: Path
 ) -> None:

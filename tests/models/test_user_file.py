@@ -71,6 +71,8 @@ def test_a_given_model_goes_through_a_plan_as_it_is(tmp_path: Path) -> None:
     assert any(d.startswith("0 epochs: the clean control is the same model untrained") for d in record.doubts)
     assert not any("a clean model already sends" in d for d in record.doubts)
     assert "acc" in record.metrics["purifiers"]["fine-tune"]
+    page = ostiary.write_report([record], tmp_path / "store", tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "It was taken as it is" in page and "a model trained on clean data sends" not in page
 
 
 def test_content_marks_the_files(tmp_path: Path) -> None:

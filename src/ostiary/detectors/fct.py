@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, Rate
 from ostiary.context import Context
@@ -10,9 +11,7 @@ from ostiary.detectors.base import Detector, Findings
 from ostiary.detectors.consistency import push_apart, shifts
 from ostiary.detectors.shares import overlap, split
 from ostiary.evidence import Evidence
-from ostiary.training.budget import at_least
-
-RATES = (1.0, 1 / 3, 1 / 9)
+from ostiary.training.budget import at_least, lowered
 
 
 class FCT(Detector, name="fct"):
@@ -31,7 +30,7 @@ class FCT(Detector, name="fct"):
     worse on toy graphs and on AIDS (seed 10); and `unit` features, scaled to length 1, for what sums over nodes grows with
     them: on AIDS plain distances rank large graphs and, within the target class, poison last.
     Where all samples score the same, the model has died of its rate, which on graphs is the peak of the plan's schedule (of 214
-    runs of the grid one did: NCI1, GTA, seed 2): another is trained at a third of the rate, then at a ninth.
+    runs of the grid one did: NCI1, GTA, seed 2): another is trained at a third of the rate, and so on, up to three times.
     Differs from the authors' code: samples are scored and ranked once, from several draws; (2) goes back one epoch and stops
     when the mean feature norm falls below a tenth of its start.
     """
@@ -64,14 +63,17 @@ class FCT(Detector, name="fct"):
         own = own.replace(epochs=epochs, batch_size=self.batch_size, augment="none", schedule="constant", freeze_norms=False)
         tuning = (10 if image else 0) if self.tuning_epochs is None else self.tuning_epochs
         unit = not image if self.unit is None else self.unit
-        for share in RATES:
+
+        def scored(share: float) -> tuple[Tensor, int]:
             slower = own.replace(lr=share * own.lr)
             victim = slower.fit(ctx.fresh(train), train, ctx.key("short training"), what="fct: training")
             kept = push_apart(victim, train, slower.replace(epochs=tuning), ctx)
-            scores = shifts(victim, train, self.n_draws, ctx.rng("distortion"), unit=unit)
-            if float(scores.max()) > float(scores.min()):
-                break
+            return shifts(victim, train, self.n_draws, ctx.rng("distortion"), unit=unit), kept
+
+        (scores, kept), share = lowered(scored, lambda found: float(found[0].max()) > float(found[0].min()))
         parts = split(scores, self.clean, self.poisoned)
         flagged = torch.zeros(len(train), dtype=torch.bool)
         flagged[parts.poisoned] = True
-        return Findings(scores, flagged, info={**parts.facts(train), "epochs": epochs, "tuning epochs": kept, "lr": slower.lr})
+        return Findings(
+            scores, flagged, info={**parts.facts(train), "epochs": epochs, "tuning epochs": kept, "lr": share * own.lr}
+        )

@@ -13,6 +13,7 @@ from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import Budget, as_images
 from ostiary.purifiers.holdout import accuracy, hold_out
+from ostiary.training.budget import lowered
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
 
@@ -55,12 +56,11 @@ class Unlearner(Budget):
     def trained(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context, frozen: bool) -> Victim:
         """A copy trained with `hook`. On images a rate at which more than half of the accuracy on the sample goes is too high
         for the network, and divided by three, up to three times."""
-        found, share = self.fitted(victim, clean, hook, ctx, frozen), 1.0
-        if clean.modality.name == "image":
-            least = accuracy(victim, clean) / 2
-            while accuracy(found, clean) < least and share > 0.1:
-                share /= 3
-                found = self.fitted(victim, clean, hook, ctx, frozen, share)
+        image = clean.modality.name == "image"
+        found, share = lowered(
+            lambda share: self.fitted(victim, clean, hook, ctx, frozen, share),
+            lambda other: not image or accuracy(other, clean) >= accuracy(victim, clean) / 2,
+        )
         found.notes |= {"statistics frozen": frozen, "lr": share * self.lr}
         return found
 

@@ -131,6 +131,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "records": records,
         "first": first(group) or records[0],
         "headline": _headline([line for line in lines if line.defence not in apart]),
+        "untrained": group.plan.get("trainer", {}).get("epochs") == 0,
         "rows": lines,
         "doubts": _merged(records, lambda r: r.doubts),
         "failures": _merged(records, _failures),

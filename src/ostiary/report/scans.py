@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ostiary.experiment.record import Record
@@ -46,15 +47,15 @@ def accused(records: Iterable[Record]) -> list[str]:
     """A sentence per detector that judges models: which classes it flags, and in how many of these runs."""
     runs: dict[str, list[list[str]]] = {}
     for record in records:
-        classes = record.metrics.get("data", {}).get("classes", [])
+        held = record.metrics.get("data", {}).get("classes", [])
         for label, found in record.metrics.get("detectors", {}).items():
             if found.get("about") == "model":
-                runs.setdefault(label, []).append([str(classes[c]) for c in found["classes"]])
+                runs.setdefault(label, []).append([str(held[c]) for c in found["classes"]])
     lines = []
     for label, flagged in runs.items():
-        names = sorted({name for run in flagged for name in run}, key=lambda name: (-sum(name in run for run in flagged), name))
-        counts = (f"class {name} in {sum(name in run for run in flagged)} of {len(flagged)}" for name in names)
-        lines.append(f"{label} flags {', '.join(counts) or f'no class in {len(flagged)} of {len(flagged)}'} runs")
+        counts = sorted(Counter(name for run in flagged for name in run).items(), key=lambda c: (-c[1], c[0]))
+        classes = (f"class {name} in {n} of {len(flagged)}" for name, n in counts)
+        lines.append(f"{label} flags {', '.join(classes) or f'no class in {len(flagged)}'} runs")
     return lines
 
 
