@@ -55,6 +55,9 @@ def test_a_bare_file_tells_a_run_as_much_in_less_space(first: tuple[Path, list[R
     watch(tmp_path / "second")
     again = run(PLAN, store=tmp_path / "second")
     assert [r.metrics for r in again] == [r.metrics for r in first[1]] and not kinds(tmp_path / "second")
+    more = run({**PLAN, "purifiers": [TUNED, {"name": "fine-tune", "epochs": 1}]}, store=tmp_path / "second")
+    assert not more[0].errors and len(more[0].metrics["purifiers"]) == 2
+    assert kinds(tmp_path / "second") == {"data": 1, "victim": 1, "control": 1, "purifier": 1, "verdict": 1}
 
 
 def test_a_run_takes_over_what_a_file_tells_and_computes_only_what_is_new(

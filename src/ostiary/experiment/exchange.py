@@ -17,6 +17,7 @@ from ostiary.experiment.record import LEFT_OUT, Record, StageRow, decode_record,
 from ostiary.experiment.store import Damaged, Store
 
 LONGEST = 2**27  # bytes of one record: a file of a stranger's must not fill the memory
+UNNAMED = {"": ""}  # what was made of a stage of which a bare record names nothing: no store has it
 
 
 @dataclass
@@ -93,6 +94,7 @@ def merge(sources: Sequence[str | Path], store: str | Path) -> Merged:
 
 def stages_told(record: Record) -> Iterator[StageRow]:
     """What a record says of its finished stages. The figures of a purifier and of its verdict stand together in the latter."""
+    unnamed = {} if record.artefacts else UNNAMED
     for name, key in record.stages.items():
         if name in record.seconds:
             kind, _, label = name.partition(" ")
@@ -108,7 +110,7 @@ def stages_told(record: Record) -> Iterator[StageRow]:
                 made=record.made,
                 metrics=metrics,
                 doubts=doubts,
-                artefacts=record.artefacts.get(name, {}),
+                artefacts=record.artefacts.get(name, unnamed),
                 elsewhere=True,
             )
 
