@@ -24,9 +24,10 @@ from ostiary.attacks.base import Poisoned
 from ostiary.context import Context
 from ostiary.detectors.class_triggers import margin
 from ostiary.evidence import Evidence
+from ostiary.experiment.bench import Bench
 from ostiary.experiment.plan import Cell, Plan
 from ostiary.experiment.record import Record
-from ostiary.experiment.stages import Bench, Stage
+from ostiary.experiment.stages import Stage
 from ostiary.experiment.store import Store
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim

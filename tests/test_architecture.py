@@ -55,7 +55,7 @@ def test_what_only_lists_and_reads_does_not_import_torch(module: str) -> None:
 
 def test_graph_files_import_pyg_only_where_it_is_used() -> None:
     """It doubles import time, and image work needs none of it."""
-    code = "import sys, ostiary.experiment.stages, ostiary.testing.contracts; print('torch_geometric' in sys.modules)"
+    code = "import sys, ostiary.experiment.compute, ostiary.testing.contracts; print('torch_geometric' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert found.stdout.strip() == "False"
 

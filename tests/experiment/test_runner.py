@@ -40,10 +40,12 @@ from toy_runs import (
 from ostiary.data.source import DataSource
 from ostiary.errors import StoreError
 from ostiary.experiment import runner
+from ostiary.experiment.bench import Bench
+from ostiary.experiment.compute import Result
 from ostiary.experiment.plan import read_plan
 from ostiary.experiment.record import SKIPPED, Record
 from ostiary.experiment.runner import Progress, run
-from ostiary.experiment.stages import Bench, Result, Stage, stages_of
+from ostiary.experiment.stages import Stage, stages_of
 from ostiary.experiment.store import SEAL, Store
 from ostiary.models.victim import Victim
 

@@ -14,9 +14,9 @@ from ostiary.context import Context
 from ostiary.detectors.base import Detector, Findings
 from ostiary.evidence import Evidence
 from ostiary.experiment import runner
+from ostiary.experiment.compute import Result
 from ostiary.experiment.record import LEFT_OUT
 from ostiary.experiment.runner import Progress, run
-from ostiary.experiment.stages import Result
 from ostiary.experiment.store import Store
 
 

@@ -26,10 +26,12 @@ import torch
 from ostiary.component import Json
 from ostiary.console import listening, log
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError
+from ostiary.experiment.bench import Bench
+from ostiary.experiment.compute import Result, compute
 from ostiary.experiment.plan import Cell, Plan, read_plan
 from ostiary.experiment.pool import ONE_PROCESS, Pool
 from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
-from ostiary.experiment.stages import Bench, Result, Stage, compute, record_key, stages_of
+from ostiary.experiment.stages import Stage, record_key, stages_of
 from ostiary.experiment.store import Damaged, Store, now
 
 

@@ -1,0 +1,99 @@
+"""What one process sees of the store: finished stages, as the models, data and findings that they are."""
+
+from __future__ import annotations
+
+import io
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load as load_tensors
+from torch import Tensor
+
+from ostiary.attacks.base import Poisoned
+from ostiary.context import Context
+from ostiary.data.dataset import Splits
+from ostiary.detectors.base import Findings
+from ostiary.evaluate import Outputs
+from ostiary.experiment.plan import Cell
+from ostiary.experiment.record import StageRow
+from ostiary.experiment.stages import Stage
+from ostiary.experiment.store import Damaged, Store
+from ostiary.models.victim import Victim
+from ostiary.purifiers.base import Purifier
+from ostiary.triggers.base import Trigger
+
+
+class Bench:
+    """One process's view of the store: upstream results, loaded once and kept while they are few."""
+
+    def __init__(self, store: Store, device: str = "cpu", keep: int = 8) -> None:
+        self.store, self.device, self._keep = store, torch.device(device), keep
+        self._held: OrderedDict[str, Any] = OrderedDict()
+
+    def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        if name not in self._held:
+            self._held[name] = make()
+            while len(self._held) > self._keep:
+                self._held.popitem(last=False)
+        self._held.move_to_end(name)
+        return self._held[name]
+
+    def context(self, cell: Cell) -> Context:
+        plan = cell.plan
+        return Context(cell.seed, self.device, plan.victim, plan.training())
+
+    def splits(self, cell: Cell) -> Splits:
+        key = Stage("data", cell).key()
+        return self._once(f"splits {key}", lambda: cell.plan.dataset.load(cell.seed))  # type: ignore[no-any-return]
+
+    def row(self, stage: Stage) -> StageRow:
+        row = self.store.stage(stage.key())
+        if row is None or row.status != "done":
+            raise Damaged(f"stage {stage.name} is missing from the store; run the same command again")
+        return row
+
+    def tensors(self, stage: Stage, name: str) -> dict[str, Tensor]:
+        return load_tensors(self.store.get_object(self.row(stage).artefacts[name]))
+
+    def victim(self, stage: Stage) -> Victim:
+        def make() -> Victim:
+            fresh = self.context(stage.cell).fresh(self.splits(stage.cell).train)
+            if isinstance(stage.part, Purifier):
+                fresh = stage.part.rebuild(fresh)
+            fresh.module.load_state_dict(self.tensors(stage, "weights"))
+            fresh.eval()
+            return fresh
+
+        return self._once(f"victim {stage.key()}", make)  # type: ignore[no-any-return]
+
+    def poisoned(self, cell: Cell) -> Poisoned:
+        stage = Stage("victim", cell)
+        return self._once(f"poisoned {stage.key()}", lambda: _unpack(self, stage))  # type: ignore[no-any-return]
+
+    def outputs(self, stage: Stage) -> Outputs:
+        poisoned = self.poisoned(stage.cell)
+        name = f"outputs {stage.key()} {Stage('victim', stage.cell).key()}"
+        return self._once(name, lambda: Outputs.of(self.victim(stage), poisoned))  # type: ignore[no-any-return]
+
+    def findings(self, row: StageRow) -> Findings:
+        """What a finished detector stage found, without what it drew."""
+        with np.load(io.BytesIO(self.store.get_object(row.artefacts["scores"])), allow_pickle=False) as held:
+            arrays = {name: torch.from_numpy(held[name]) for name in held.files}
+        return Findings(arrays["scores"], arrays.get("flagged"), tuple(row.metrics["classes"]), row.metrics["info"])
+
+
+def _unpack(bench: Bench, stage: Stage) -> Poisoned:
+    splits, tensors = bench.splits(stage.cell), bench.tensors(stage, "poison")
+
+    def under(prefix: str) -> dict[str, Tensor]:
+        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+    modality, index, rows = splits.modality, tensors["index"], tensors["rows"]
+    train = splits.train.put(index, modality.unpack(under("train."))).relabel(index, tensors["labels"])
+    triggered = replace(splits.test.take(rows), inputs=modality.unpack(under("test.")), y=tensors["wanted"])
+    trigger = Trigger.unpack(bench.row(stage).metrics["trigger"], under("trigger."))
+    return Poisoned(splits.with_part("train", train), index, trigger, triggered, rows, subsets=under("subset."))

@@ -1,0 +1,268 @@
+"""What each stage computes. It sees its cell and, through the bench, finished upstream stages."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from ostiary import sanity
+from ostiary.attacks.base import Poisoned
+from ostiary.context import Context
+from ostiary.detectors.base import Detector, Findings
+from ostiary.errors import InvalidInput, Unsupported
+from ostiary.evaluate import Metrics, Outputs, evaluate
+from ostiary.evidence import Evidence
+from ostiary.experiment.bench import Bench
+from ostiary.experiment.record import finite
+from ostiary.experiment.stages import Stage
+from ostiary.experiment.store import Damaged
+from ostiary.explainers.grad_cam import GradCAM
+from ostiary.metrics.certified import certified
+from ostiary.metrics.detection import detection
+from ostiary.metrics.intervals import rate
+from ostiary.metrics.reactivation import reactivated
+from ostiary.metrics.stealth import stealth
+from ostiary.models.victim import Victim
+from ostiary.models.votes import ballots
+from ostiary.purifiers.base import Purifier
+from ostiary.purifiers.certified import Certified
+from ostiary.seeds import generator
+
+SHOWN = 300  # inputs per group in the embedding plot
+DRAWN = 6  # samples drawn in the report
+
+
+@dataclass
+class Result:
+    """borrowed: seconds that another stage took for what this one built on without making it again."""
+
+    metrics: Metrics = field(default_factory=dict)
+    doubts: list[str] = field(default_factory=list)
+    artefacts: dict[str, bytes] = field(default_factory=dict)
+    borrowed: float = 0.0
+
+
+def compute(stage: Stage, bench: Bench) -> Result:
+    """Run one stage whose upstream is done. Raises Damaged where a result that it builds on cannot be read any more."""
+    result = _COMPUTE[stage.kind](stage, bench)
+    stage.cell.check_files()
+    return result
+
+
+def _data(stage: Stage, bench: Bench) -> Result:
+    splits = bench.splits(stage.cell)
+    parts = {"train": splits.train, "test": splits.test, "clean": splits.clean}
+    facts = {name: {"n": len(p), "classes": torch.bincount(p.y, minlength=p.n_classes).tolist()} for name, p in parts.items()}
+    facts["train"] |= {k: v for k, v in splits.train.describe().items() if isinstance(v, int | float) and k != "classes"}
+    found: Metrics = {"parts": facts, "classes": list(splits.train.classes), "modality": splits.modality.name}
+    if splits.train.kinds:
+        found["node_kinds"] = list(splits.train.kinds)
+    return Result({**found, "fingerprint": splits.fingerprint()})
+
+
+def _control(stage: Stage, bench: Bench) -> Result:
+    splits, ctx = bench.splits(stage.cell), bench.context(stage.cell)
+    victim = ctx.fit(splits.train, what="training the clean control")
+    return Result({}, artefacts={"weights": _weights(victim)})
+
+
+def _victim(stage: Stage, bench: Bench) -> Result:
+    splits, ctx, attack = bench.splits(stage.cell), bench.context(stage.cell), stage.cell.plan.attack
+    own = ctx.within("attack")
+    poisoned = attack.poison(splits, own)
+    hooks = [poisoned.hook] if poisoned.hook else []
+    victim = ctx.fit(poisoned.splits.train, hooks, what="training the victim")
+    poisoned = attack.settle(splits, poisoned, own)
+    spec, tensors = poisoned.trigger.pack()
+    modality = splits.modality
+    packed = {
+        "index": poisoned.index,
+        "rows": poisoned.rows,
+        "labels": poisoned.splits.train.y[poisoned.index],
+        "wanted": poisoned.triggered.y,
+        **{f"subset.{k}": v for k, v in poisoned.subsets.items()},
+        **{f"trigger.{k}": v for k, v in tensors.items()},
+        **{f"train.{k}": v for k, v in modality.pack(poisoned.splits.train.take(poisoned.index).inputs).items()},
+        **{f"test.{k}": v for k, v in modality.pack(poisoned.triggered.inputs).items()},
+    }
+    artefacts = {"weights": _weights(victim), "poison": _save(packed)}
+    facts = {"trigger": spec, "poisoned": len(poisoned.index), "triggered": len(poisoned.rows)}
+    return Result(facts, list(poisoned.doubts), artefacts)
+
+
+def _judge(stage: Stage, bench: Bench) -> Result:
+    cell = stage.cell
+    poisoned, victim, control = bench.poisoned(cell), Stage("victim", cell), Stage("control", cell)
+    outputs, reference = bench.outputs(victim), bench.outputs(control)
+    metrics = evaluate(outputs, poisoned, reference)
+    splits, modality = poisoned.splits, poisoned.splits.modality
+    before = splits.test.take(poisoned.rows).inputs
+    metrics["stealth"] = stealth(modality, bench.splits(cell).train.inputs, before, poisoned.triggered.inputs)
+    stamped = splits.train.take(poisoned.index)
+    said = bench.victim(victim).predict(stamped.inputs)[0].argmax(1) if len(stamped) else stamped.y
+    doubts = sanity.about_victim(metrics, outputs, poisoned, said, trained=bench.context(cell).trainer.epochs > 0)
+    few = torch.linspace(0, len(poisoned.rows) - 1, min(DRAWN, len(poisoned.rows))).long()  # from all over the set
+    drawn = {
+        "samples": modality.sketch(modality.take(before, few), modality.take(poisoned.triggered.inputs, few)),
+        "true": splits.test.y[poisoned.rows[few]].tolist(),
+        "said": outputs.triggered.argmax(1)[few].tolist(),
+        "said_before": outputs.clean.argmax(1)[poisoned.rows[few]].tolist(),
+        "classes": list(splits.test.classes),
+    }
+    if modality.name == "image":
+        drawn["heat"] = _heat(bench.victim(victim), before[few], poisoned.triggered.inputs[few], bench.context(cell))
+    artefacts = {"embedding": _embedding(outputs, poisoned), "drawn": json.dumps(drawn).encode()}
+    return Result(metrics, doubts, artefacts)
+
+
+def _heat(victim: Victim, before: Tensor, after: Tensor, ctx: Context) -> list[list[Any]]:
+    """Per image: where the victim looks for the class it says (Grad-CAM, 8-bit, the most 255), without and with trigger."""
+    found = []
+    for images in (before, after):
+        try:
+            heat = GradCAM().explain(victim, images, ctx).pixels
+        except Unsupported:  # a model without feature maps
+            return []
+        assert heat is not None
+        found.append((255 * heat / heat.amax((1, 2), keepdim=True).clamp(min=1e-12)).round().int().tolist())
+    return [list(pair) for pair in zip(*found, strict=True)]
+
+
+def _detector(stage: Stage, bench: Bench) -> Result:
+    detector, poisoned, cell = stage.part, bench.poisoned(stage.cell), stage.cell
+    assert isinstance(detector, Detector)
+    splits, victim = poisoned.splits, bench.victim(Stage("victim", cell))
+    ctx = bench.context(cell).within(f"detector {detector.name}")
+    incoming, truth = splits.test, torch.zeros(len(splits.train), dtype=torch.bool)
+    truth[poisoned.index] = True
+    if detector.subject() == "incoming":
+        mixed = splits.modality.join([splits.test.inputs, poisoned.triggered.inputs])
+        order = torch.randperm(len(splits.test) + len(poisoned.rows), generator=generator(cell.seed, "incoming"))
+        blank = torch.zeros(len(order), dtype=torch.int64)
+        incoming = replace(splits.test, inputs=splits.modality.take(mixed, order), y=blank, ids=torch.arange(len(order)))
+        truth = order >= len(splits.test)
+    findings = detector.inspect(Evidence(victim, splits.train, splits.clean, incoming), ctx)
+    info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
+    metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, "info": finite(info)}
+    metrics["classes"] = list(findings.classes)
+    artefacts = {"drawn": json.dumps(findings.info["drawn"]).encode()} if "drawn" in findings.info else {}
+    arrays = {"scores": findings.scores.numpy(), "poisoned": truth.numpy()}
+    if detector.subject() == "model":
+        aimed = poisoned.triggered.y.unique().tolist()  # type: ignore[no-untyped-call]
+        if len(poisoned.index):
+            metrics["found_target"] = float(set(aimed) <= set(findings.classes))
+        metrics["score"], metrics["alarm"] = float(findings.scores.max()), float(len(findings.classes) > 0)
+    else:
+        if bool(truth.any()):  # without a poisoned input there is nothing to tell apart
+            metrics |= detection(findings.scores, findings.flagged, truth)
+        elif findings.flagged is not None:
+            metrics["fpr"] = rate(int(findings.flagged.sum()), len(truth))
+        if findings.flagged is not None:
+            arrays["flagged"] = findings.flagged.numpy()
+    return Result(metrics, sanity.about_scores(findings.scores), {"scores": _npz(arrays), **artefacts})
+
+
+def _purifier(stage: Stage, bench: Bench) -> Result:
+    purifier, cell = stage.part, stage.cell
+    assert isinstance(purifier, Purifier)
+    poisoned, victim = bench.poisoned(cell), bench.victim(Stage("victim", cell))
+    peeks = "oracle" in purifier.needed()
+
+    def oracle(candidate: Victim) -> tuple[float, float]:
+        found = evaluate(outputs := Outputs.of(candidate, poisoned), poisoned, outputs)
+        return found["acc"]["value"], found["asr"]["value"]
+
+    evidence = Evidence(victim, poisoned.splits.train, poisoned.splits.clean, None, oracle if peeks else None)
+    ctx, asked = bench.context(cell), list[float]()
+
+    def ask(detector: Detector, shown: Evidence) -> Findings | None:
+        """What the detector says of this cell, computed with its stage's seeds and taken from there if it is done."""
+        pairs = ((shown.victim, victim), (shown.train, evidence.train), (shown.clean, evidence.clean))
+        if any(held is not None and held is not own for held, own in pairs):
+            return None
+        row = bench.store.stage(Stage("detector", cell, detector).key())
+        if row is not None and row.status == "done":
+            with contextlib.suppress(Damaged):  # then it is asked again
+                found = bench.findings(row)
+                asked.append(row.seconds)
+                return found
+        return detector.inspect(shown, ctx.within(f"detector {detector.name}"))
+
+    cleaned = purifier.purify(evidence, replace(ctx, ask=ask).within(f"purifier {purifier.name}"))
+    doubts = ["it chose by its success on the test set (oracle), which no defender can"] if peeks else []
+    return Result({"notes": finite(cleaned.notes), "oracle": peeks}, doubts, {"weights": _weights(cleaned)}, sum(asked))
+
+
+def _relearning(stage: Stage, bench: Bench) -> Result:
+    """What a model that never had the backdoor does after the same few triggered samples."""
+    cell = stage.cell
+    clean = bench.victim(Stage("control", cell))
+    return Result({"relearning": reactivated(clean, bench.poisoned(cell), bench.context(cell))})
+
+
+def _verdict(stage: Stage, bench: Bench) -> Result:
+    cell, made = stage.cell, Stage("purifier", stage.cell, stage.part)
+    poisoned, victim = bench.poisoned(cell), Stage("victim", cell)
+    before, control = bench.outputs(victim), bench.outputs(Stage("control", cell))
+    outputs = bench.outputs(made)
+    metrics = evaluate(outputs, poisoned, control, before) | reactivated(bench.victim(made), poisoned, bench.context(cell))
+    if isinstance(stage.part, Certified):
+        test = poisoned.splits.test
+        metrics["certified"] = certified(stage.part.certify(ballots(outputs.clean), test.inputs), test.y)
+    doubts = sanity.about_purified(bench.victim(victim), bench.victim(made), metrics, poisoned.splits.test)
+    return Result(metrics, doubts, {"embedding": _embedding(outputs, poisoned)})
+
+
+_COMPUTE: dict[str, Callable[[Stage, Bench], Result]] = {
+    "data": _data,
+    "control": _control,
+    "victim": _victim,
+    "judge": _judge,
+    "detector": _detector,
+    "relearning": _relearning,
+    "purifier": _purifier,
+    "verdict": _verdict,
+}
+
+
+def _weights(victim: Victim) -> bytes:
+    return _save(victim.module.state_dict())
+
+
+def _save(tensors: dict[str, Tensor]) -> bytes:
+    whole = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    if any(not bool(torch.isfinite(v).all()) for v in whole.values() if v.is_floating_point()):
+        raise InvalidInput("the result holds NaN or infinite values; lower the learning rate")
+    return save_tensors(whole)
+
+
+def _embedding(outputs: Outputs, poisoned: Poisoned) -> bytes:
+    """Features, true labels and predictions of at most SHOWN clean and SHOWN triggered inputs."""
+    test = poisoned.splits.test
+    clean, triggered = torch.arange(min(SHOWN, len(test))), torch.arange(min(SHOWN, len(poisoned.rows)))
+    return _npz(
+        {
+            "clean": outputs.clean_features[clean].float().numpy(),
+            "clean_y": test.y[clean].numpy(),
+            "clean_said": outputs.clean.argmax(1)[clean].numpy(),
+            "triggered": outputs.triggered_features[triggered].float().numpy(),
+            "triggered_y": test.y[poisoned.rows[triggered]].numpy(),
+            "triggered_said": outputs.triggered.argmax(1)[triggered].numpy(),
+            "wanted": poisoned.triggered.y[triggered].numpy(),
+        }
+    )
+
+
+def _npz(arrays: dict[str, np.ndarray[Any, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    return buffer.getvalue()
