@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 import pytest
 import torch
 
@@ -350,6 +351,22 @@ def test_show_one_record_in_detail(call: Call, store: Path, toy: list[object]) -
         assert word in detail.out
     table = call(*toy, "--quiet").out.split("Doubts")[0]
     assert call("show", "--store", store).out.startswith(table)
+
+
+def test_what_was_made_of_files_as_they_were_before_is_shown_by_key_alone(call: Call, tmp_path: Path) -> None:
+    place, rng = tmp_path / "images.npz", np.random.default_rng(0)
+    words = ["run", "--set", f"dataset={{name: npz, path: {place}}}", "victim={name: preact-resnet, width: 2, blocks: [1, 1]}"]
+    words += ["trainer.epochs=1", "--store", str(tmp_path / "s"), "--quiet", "--json"]
+    np.savez(place, images=rng.random((40, 8, 8, 1)), labels=np.arange(40) % 2)
+    bad = json.loads(call(*words).out)[0]
+    np.savez(place, images=rng.integers(0, 255, (40, 8, 8, 1), np.uint8), labels=np.arange(40) % 2)
+    good = json.loads(call(*words).out)[0]
+    assert (bad["status"], good["status"]) == ("failed", "done") and bad["plan"] == good["plan"]
+    held = json.loads(call("show", "--store", tmp_path / "s", "--json").out)
+    assert [record["key"] for record in held] == [good["key"]]
+    asked = json.loads(call("show", bad["key"], "--store", tmp_path / "s", "--json").out)
+    assert [record["key"] for record in asked] == [bad["key"]]
+    assert "1 seed\n" in call("show", "--store", tmp_path / "s").out
 
 
 def test_show_refuses_an_unknown_key(call: Call, store: Path) -> None:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 some stage failed, 2 nothing could be done (bad input or u
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import shlex
 import sys
@@ -148,7 +149,7 @@ def show(*keys: str, plan: Path | None = None, store: Path = STORE, common: Comm
         plan: Only records of this plan as its file stands, under its title and beside the figures that it publishes.
         store: Folder that keeps stages and records.
     """
-    records = _records(store, keys, plan)
+    records = _shown(store, keys, plan)
     if common.json:
         _print_json(records)
         return
@@ -182,7 +183,7 @@ def report(
         output: The page to write.
         figures: Also save every figure as a file in this folder.
     """
-    records = _records(store, keys, plan)
+    records = _shown(store, keys, plan)
     if not records:
         raise StoreError(f"the store {store} holds no record yet; run a plan first or give another --store")
     from ostiary.report.html import save_figures, write_report
@@ -254,16 +255,55 @@ def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE,
 
     if file.suffix != ".safetensors":
         raise BadSpec(f"weights are written as .safetensors, not as '{file.name}'; give the file that ending")
+    record = _one(key, store)
+    held = {name.removeprefix("purifier "): a["weights"] for name, a in record.artefacts.items() if "weights" in a}
+    if of not in held:
+        raise UnknownName(f"record {record.key[:8]} holds no model '{of}'; it has {', '.join(held)}")
+    with contextlib.closing(Store(store, create=False)) as book:
+        file.write_bytes(book.get_object(held[of]))
+    _answered({"path": str(file), "of": of}, f"{of} of record {record.key[:8]} in {file}", common)
+
+
+@app.command
+def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Common = PLAIN) -> None:
+    """Write what a detector of a record says of every sample as a .csv file: its number in the data set, the score (higher is
+    more suspicious), whether it is flagged, and, where the plan names an attack, whether it is poisoned (in use: triggered).
+
+    Args:
+        key: First characters of the record's key.
+        file: The file to write.
+        of: A detector of samples by its name in the record's table.
+        store: Folder that keeps stages and records.
+    """
+    from ostiary.experiment.store import Store
+
+    record = _one(key, store)
+    judged = [name for name, metrics in record.metrics["detectors"].items() if metrics["about"] != "model"]
+    digest = record.artefacts.get(f"detector {of}", {}).get("scores")
+    if of not in judged or digest is None:
+        here = ", ".join(judged) or "no detector of samples"
+        raise UnknownName(f"record {record.key[:8]} holds no scores of samples by '{of}'; it has {here}")
+    with contextlib.closing(Store(store, create=False)) as book:
+        held = book.arrays(digest)
+    if "ids" not in held:
+        raise StoreError(f"the scores of '{of}' were stored without the numbers of their samples; run the plan in a new store")
+    titles = {"ids": "sample", "scores": "score", "flagged": "flagged", "poisoned": "poisoned"}
+    if not record.plan["attack"]:  # nobody knows
+        del titles["poisoned"]
+    columns = {title: 1 * held[name] for name, title in titles.items() if name in held}
+    with file.open("w", newline="", encoding="utf-8") as out:
+        lines = csv.writer(out)
+        lines.writerow(columns)
+        lines.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
+    _answered({"path": str(file), "of": of}, f"{len(held['ids'])} scores by {of} in {file}", common)
+
+
+def _one(key: str, store: Path) -> Record:
+    """The one record whose key starts so."""
     records = _records(store, (key,), None)
     if len(records) > 1:
         raise UnknownName(f"{len(records)} records in {store} have keys that start with '{key}'; give more characters")
-    held = {name.removeprefix("purifier "): a["weights"] for name, a in records[0].artefacts.items() if "weights" in a}
-    if of not in held:
-        raise UnknownName(f"record {records[0].key[:8]} holds no model '{of}'; it has {', '.join(held)}")
-    book = Store(store, create=False)
-    with contextlib.closing(book):
-        file.write_bytes(book.get_object(held[of]))
-    _answered({"path": str(file), "of": of}, f"{of} of record {records[0].key[:8]} in {file}", common)
+    return records[0]
 
 
 def main(tokens: Sequence[str] | None = None) -> int:
@@ -393,6 +433,14 @@ def _print_traces(records: Sequence[Record], store: Path) -> None:
     for row in rows.values():
         if row is not None:
             sys.stderr.write(f"stage {row.label}, {row.key[:12]}\n{row.trace}\n")
+
+
+def _shown(store: Path, prefixes: Sequence[str], plan: Path | None) -> list[Record]:
+    """The same; unless keys ask for them without those that tell of data or a model as the files were before."""
+    from ostiary.experiment.record import latest
+
+    records = _records(store, prefixes, plan)
+    return records if prefixes else latest(records)
 
 
 def _records(store: Path, prefixes: Sequence[str], plan: Path | None) -> list[Record]:

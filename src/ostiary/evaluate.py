@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ostiary.attacks.base import Poisoned
+from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
 from ostiary.metrics.intervals import Estimate, rate
 from ostiary.models.victim import Victim
@@ -30,8 +31,11 @@ class Outputs:
     @staticmethod
     def of(victim: Victim, poisoned: Poisoned) -> Outputs:
         clean, clean_features = victim.predict(poisoned.splits.test.inputs, features=True)
+        assert clean_features is not None
+        if len(poisoned.rows) == 0:
+            return Outputs(clean, clean[:0], clean_features, clean_features[:0])
         triggered, features = victim.predict(poisoned.triggered.inputs, features=True)
-        assert clean_features is not None and features is not None
+        assert features is not None
         sources = poisoned.splits.test.take(poisoned.rows)
         other = poisoned.trigger.mismatched(sources.inputs, sources.ids, seed=0, target=poisoned.triggered.y)
         crossed = None if other is None else victim.predict(sources.modality.handed_out(other))[0]
@@ -47,19 +51,19 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
     (those that the control calls rightly without trigger), natural (what the control does with the same triggered
     inputs), asr_lift = asr - natural, ra (triggered, called by their true class), cad = control acc - acc,
     amc (mean confidence of successes), cross (sources with a trigger not theirs, called by their true class), confusion,
-    triggered_as; asr_<name>, asr_strict_<name>, natural_<name> of every
-    subset; with `before`: drop, der, rir.
+    triggered_as; asr_<name>, asr_strict_<name>, natural_<name> of every subset; with `before`: drop, der, rir. Without
+    triggered sources, where no attack is known: acc, confusion and drop.
     """
     test, wanted = poisoned.splits.test, poisoned.triggered.y
+    if len(poisoned.rows) == 0:
+        return _untriggered(now, test, before)
     truth = test.y[poisoned.rows]
     _check_sources(truth, wanted)
     said, said_control = now.triggered.argmax(1), control.triggered.argmax(1)
     hit, natural = said == wanted, _macro(said_control == wanted, wanted)
-    asr = _macro(hit, wanted)
-    acc = _rate(now.clean.argmax(1) == test.y)
+    asr, acc = _macro(hit, wanted), _rate(now.clean.argmax(1) == test.y)
     control_acc = _rate(control.clean.argmax(1) == test.y)
     knew = control.clean.argmax(1)[poisoned.rows] == truth
-    confidence = now.triggered.softmax(1).gather(1, wanted[:, None])[:, 0]
     found: Metrics = {
         "acc": acc,
         "asr": asr,
@@ -69,7 +73,7 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
         "ra": _rate(said == truth),
         "cad": {"value": control_acc["value"] - acc["value"], "n": acc["n"]},
         "control_acc": control_acc,
-        "amc": {"value": float(confidence[hit].mean()) if bool(hit.any()) else float("nan"), "n": int(hit.sum())},
+        "amc": _confidence(now.triggered[hit], wanted[hit]),
         "confusion": _confusion(test.y, now.clean.argmax(1), test.n_classes),
         "triggered_as": torch.bincount(said, minlength=test.n_classes).tolist(),
     }
@@ -78,6 +82,20 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
     if before is not None:
         found |= _change(found, evaluate(before, poisoned, control))
     return found
+
+
+def _untriggered(now: Outputs, test: Dataset, before: Outputs | None) -> Metrics:
+    said = now.clean.argmax(1)
+    acc = _rate(said == test.y)
+    found: Metrics = {"acc": acc, "confusion": _confusion(test.y, said, test.n_classes)}
+    if before is not None:
+        found["drop"] = {"value": _rate(before.clean.argmax(1) == test.y)["value"] - acc["value"], "n": acc["n"]}
+    return found
+
+
+def _confidence(logits: Tensor, wanted: Tensor) -> Estimate:
+    sure = logits.softmax(1).gather(1, wanted[:, None])
+    return {"value": float(sure.mean()) if len(sure) else float("nan"), "n": len(sure)}
 
 
 def _by_subset(poisoned: Poisoned, hits: dict[str, Tensor]) -> Metrics:

@@ -15,9 +15,16 @@ def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_tr
     """said_train: what the victim calls the poisoned training rows. trained: whether it and the clean control were."""
     doubts = []
     floor = majority(poisoned.splits.test)
-    acc, natural = metrics["acc"]["value"], metrics["natural"]["value"]
+    acc = metrics["acc"]["value"]
     if acc <= floor + 0.01:
         doubts.append(f"accuracy {acc:.1%} is no better than always saying the largest class ({floor:.1%})")
+    if looks_like_probabilities(outputs.clean):
+        doubts.append("the victim's outputs look like probabilities, not logits: losses computed from them are too flat")
+    return doubts + (_about_attack(metrics, poisoned, said_train, trained, floor) if "asr" in metrics else [])
+
+
+def _about_attack(metrics: Metrics, poisoned: Poisoned, said_train: Tensor, trained: bool, floor: float) -> list[str]:
+    doubts, natural = [], metrics["natural"]["value"]
     if metrics["control_acc"]["value"] <= floor + 0.01:
         doubts.append(f"the clean control model is no better than the largest class ({floor:.1%}): nothing was learnt")
     if not trained:
@@ -30,8 +37,6 @@ def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_tr
         learnt = float((said_train == poisoned.splits.train.y[poisoned.index]).double().mean())
         if learnt < 0.5:
             doubts.append(f"the victim learnt only {learnt:.0%} of the poisoned training samples")
-    if looks_like_probabilities(outputs.clean):
-        doubts.append("the victim's outputs look like probabilities, not logits: losses computed from them are too flat")
     if len(poisoned.triggered) < 50:
         n = len(poisoned.triggered)
         doubts.append(f"only {n} triggered test inputs: one of them is {1 / n:.0%} of ASR")
@@ -45,7 +50,7 @@ def about_purified(before: Victim, after: Victim, metrics: Metrics, test: Datase
         doubts.append("the purifier changed no weight")
     if metrics["acc"]["value"] <= majority(test) + 0.01:
         doubts.append(f"accuracy {metrics['acc']['value']:.1%} is no better than always saying the largest class")
-    if metrics["asr"]["value"] < 0.1 and metrics["ra"]["value"] < 0.3:
+    if "asr" in metrics and metrics["asr"]["value"] < 0.1 and metrics["ra"]["value"] < 0.3:
         doubts.append(f"ASR is low but only {metrics['ra']['value']:.0%} of triggered inputs get their true label back")
     return doubts
 

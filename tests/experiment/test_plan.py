@@ -265,7 +265,7 @@ def test_a_bad_setting_is_refused_in_one_sentence(changes: list[str], kind: type
         (["toy-graphs"], BadSpec, ["a plan is a YAML file"]),
         ({}, BadSpec, ["names no dataset"]),
         ({1: 2}, UnknownName, ["no option '1'"]),
-        ({**TOY, "attack": None}, BadSpec, ["attack", "None"]),
+        ({**TOY, "victim": None}, BadSpec, ["victim", "None"]),
         ({**TOY, "attack": FineTune}, (BadSpec, UnknownName), ["attack"]),
         ({**TOY, "dataset": Path("a.npz")}, BadSpec, ["dataset"]),
         ({**TOY, "trainer": {"lr": object()}}, BadSpec, ["JSON"]),

@@ -69,13 +69,14 @@ def test_the_recovered_triggers_are_drawn(made: Any, tmp_path: Path) -> None:
 
 def test_the_flagged_classes_are_named(made: Any) -> None:
     _, (backdoored, clean) = made
-    assert accused([backdoored]) == [f"{LABEL} flags class 0 in 1 of 1, class 1 in 1 of 1 runs"]
+    most, least = (r.metrics["detectors"][LABEL]["score"] for r in (backdoored, clean))
+    assert accused([backdoored]) == [f"{LABEL} flags class 0 and class 1 (highest score {most:.2f})"]
     found = {**clean.metrics["detectors"], LABEL: {**clean.metrics["detectors"][LABEL], "classes": [1]}}
     other = msgspec.structs.replace(clean, metrics={**clean.metrics, "detectors": found})
     assert accused([backdoored, other]) == [f"{LABEL} flags class 1 in 2 of 2, class 0 in 1 of 2 runs"]
     found = {LABEL: {**found[LABEL], "classes": []}}
     assert accused([msgspec.structs.replace(other, metrics={**clean.metrics, "detectors": found})]) == [
-        f"{LABEL} flags no class in 1 runs"
+        f"{LABEL} flags no class (highest score {least:.2f})"
     ]
 
 

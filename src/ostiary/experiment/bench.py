@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
 from ostiary.attacks.base import Poisoned
+from ostiary.attacks.none import unknown
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.detectors.base import Findings
@@ -71,6 +70,8 @@ class Bench:
         return self._once(f"victim {stage.key()}", make)  # type: ignore[no-any-return]
 
     def poisoned(self, cell: Cell) -> Poisoned:
+        if cell.plan.attack is None:
+            return unknown(self.splits(cell))
         stage = Stage("victim", cell)
         return self._once(f"poisoned {stage.key()}", lambda: _unpack(self, stage))  # type: ignore[no-any-return]
 
@@ -81,8 +82,7 @@ class Bench:
 
     def findings(self, row: StageRow) -> Findings:
         """What a finished detector stage found, without what it drew."""
-        with np.load(io.BytesIO(self.store.get_object(row.artefacts["scores"])), allow_pickle=False) as held:
-            arrays = {name: torch.from_numpy(held[name]) for name in held.files}
+        arrays = {name: torch.from_numpy(held) for name, held in self.store.arrays(row.artefacts["scores"]).items()}
         return Findings(arrays["scores"], arrays.get("flagged"), tuple(row.metrics["classes"]), row.metrics["info"])
 
 

@@ -18,10 +18,11 @@ from ostiary import sanity
 from ostiary.attacks.base import Poisoned
 from ostiary.context import Context
 from ostiary.detectors.base import Detector, Findings
-from ostiary.errors import InvalidInput, Unsupported
+from ostiary.errors import InvalidInput, OstiaryError, Unsupported
 from ostiary.evaluate import Metrics, Outputs, evaluate
 from ostiary.evidence import Evidence
 from ostiary.experiment.bench import Bench
+from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import finite
 from ostiary.experiment.stages import Stage
 from ostiary.experiment.store import Damaged
@@ -77,6 +78,8 @@ def _control(stage: Stage, bench: Bench) -> Result:
 
 def _victim(stage: Stage, bench: Bench) -> Result:
     splits, ctx, attack = bench.splits(stage.cell), bench.context(stage.cell), stage.cell.plan.attack
+    if attack is None:
+        return Result({}, artefacts={"weights": _weights(ctx.fit(splits.train, what="training the victim"))})
     own = ctx.within("attack")
     poisoned = attack.poison(splits, own)
     hooks = [poisoned.hook] if poisoned.hook else []
@@ -101,9 +104,12 @@ def _victim(stage: Stage, bench: Bench) -> Result:
 
 def _judge(stage: Stage, bench: Bench) -> Result:
     cell = stage.cell
-    poisoned, victim, control = bench.poisoned(cell), Stage("victim", cell), Stage("control", cell)
-    outputs, reference = bench.outputs(victim), bench.outputs(control)
-    metrics = evaluate(outputs, poisoned, reference)
+    poisoned, victim = bench.poisoned(cell), Stage("victim", cell)
+    outputs = bench.outputs(victim)
+    metrics = evaluate(outputs, poisoned, _reference(cell, bench))
+    if not cell.plan.attack:
+        doubts = sanity.about_victim(metrics, outputs, poisoned, poisoned.triggered.y)
+        return Result(metrics, doubts, {"embedding": _embedding(outputs, poisoned)})
     splits, modality = poisoned.splits, poisoned.splits.modality
     before = splits.test.take(poisoned.rows).inputs
     metrics["stealth"] = stealth(modality, bench.splits(cell).train.inputs, before, poisoned.triggered.inputs)
@@ -122,6 +128,11 @@ def _judge(stage: Stage, bench: Bench) -> Result:
         drawn["heat"] = _heat(bench.victim(victim), before[few], poisoned.triggered.inputs[few], bench.context(cell))
     artefacts = {"embedding": _embedding(outputs, poisoned), "drawn": json.dumps(drawn).encode()}
     return Result(metrics, doubts, artefacts)
+
+
+def _reference(cell: Cell, bench: Bench) -> Outputs:
+    """What a clean model says; where no attack is known, and nothing is held against it, what the victim says."""
+    return bench.outputs(Stage("control" if cell.plan.attack else "victim", cell))
 
 
 def _heat(victim: Victim, before: Tensor, after: Tensor, ctx: Context) -> list[list[Any]]:
@@ -144,12 +155,13 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     ctx = bench.context(cell).within(f"detector {detector.name}")
     incoming, truth = splits.test, torch.zeros(len(splits.train), dtype=torch.bool)
     truth[poisoned.index] = True
-    if detector.subject() == "incoming":
+    ids = splits.train.ids if detector.subject() == "train" else splits.test.ids
+    if detector.subject() == "incoming" and cell.plan.attack:
         mixed = splits.modality.join([splits.test.inputs, poisoned.triggered.inputs])
         order = torch.randperm(len(splits.test) + len(poisoned.rows), generator=generator(cell.seed, "incoming"))
         blank = torch.zeros(len(order), dtype=torch.int64)
         incoming = replace(splits.test, inputs=splits.modality.take(mixed, order), y=blank, ids=torch.arange(len(order)))
-        truth = order >= len(splits.test)
+        truth, ids = order >= len(splits.test), torch.cat([ids, ids[poisoned.rows]])[order]
     findings = detector.inspect(Evidence(victim, splits.train, splits.clean, incoming), ctx)
     info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
     metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, "info": finite(info)}
@@ -165,7 +177,8 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         if bool(truth.any()):  # without a poisoned input there is nothing to tell apart
             metrics |= detection(findings.scores, findings.flagged, truth)
         elif findings.flagged is not None:
-            metrics["fpr"] = rate(int(findings.flagged.sum()), len(truth))
+            metrics["fpr" if cell.plan.attack else "flagged"] = rate(int(findings.flagged.sum()), len(findings.flagged))
+        arrays["ids"] = ids.numpy()
         if findings.flagged is not None:
             arrays["flagged"] = findings.flagged.numpy()
     return Result(metrics, sanity.about_scores(findings.scores), {"scores": _npz(arrays), **artefacts})
@@ -212,14 +225,31 @@ def _relearning(stage: Stage, bench: Bench) -> Result:
 def _verdict(stage: Stage, bench: Bench) -> Result:
     cell, made = stage.cell, Stage("purifier", stage.cell, stage.part)
     poisoned, victim = bench.poisoned(cell), Stage("victim", cell)
-    before, control = bench.outputs(victim), bench.outputs(Stage("control", cell))
-    outputs = bench.outputs(made)
-    metrics = evaluate(outputs, poisoned, control, before) | reactivated(bench.victim(made), poisoned, bench.context(cell))
+    before, outputs = bench.outputs(victim), bench.outputs(made)
+    metrics = evaluate(outputs, poisoned, _reference(cell, bench), before)
+    if cell.plan.attack:
+        metrics |= reactivated(bench.victim(made), poisoned, bench.context(cell))
+    else:
+        metrics["scans"] = {d.label(): _again(d, bench.victim(made), cell, bench) for d in cell.plan.scans()}
     if isinstance(stage.part, Certified):
         test = poisoned.splits.test
         metrics["certified"] = certified(stage.part.certify(ballots(outputs.clean), test.inputs), test.y)
     doubts = sanity.about_purified(bench.victim(victim), bench.victim(made), metrics, poisoned.splits.test)
     return Result(metrics, doubts, {"embedding": _embedding(outputs, poisoned)})
+
+
+def _again(detector: Detector, made: Victim, cell: Cell, bench: Bench) -> dict[str, Any]:
+    """What a scan says of a purified model, from as many test inputs as there are clean ones: on those the purifier tuned."""
+    splits, ctx = bench.splits(cell), bench.context(cell)
+    few = torch.randperm(len(splits.test), generator=ctx.rng("scan again"))[: len(splits.clean)]
+    seen = splits.test.take(few)
+    try:
+        if not made.learns(seen.take(torch.tensor([0])).inputs):
+            raise Unsupported(f"detector '{detector.name}' not applicable: the model passes no gradient to search by")
+        found = detector.inspect(Evidence(made, clean=seen), ctx.within(f"detector {detector.name}"))
+    except OstiaryError as error:
+        return {"classes": [], "refused": str(error)}
+    return {"classes": list(found.classes), "score": float(found.scores.max()), "inputs": len(few)}
 
 
 _COMPUTE: dict[str, Callable[[Stage, Bench], Result]] = {

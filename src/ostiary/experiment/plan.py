@@ -24,6 +24,8 @@ from ostiary.training.trainer import Trainer
 class Plan(Component, name="plan"):
     """One cell and its seeds, or a sweep of cells.
 
+    attack: None takes data and model as they come: what is judged is accuracy alone, and every detector that scans the model
+    looks again at what each purifier has made of it, on as many inputs that no method has seen.
     trainer: options on top of the victim's own recipe. vary: option path -> values; every combination is a cell.
     Paths joined by " + " vary together: each of their values is a list with one entry per path.
     least_lift: ASR lift over the clean control (0 to 1) below which a cell's detectors and purifiers are left out: where the
@@ -34,7 +36,7 @@ class Plan(Component, name="plan"):
     kind = "plan"
     dataset: DataSource
     victim: Architecture
-    attack: Attack
+    attack: Attack | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
     detectors: tuple[Detector, ...] = ()
     purifiers: tuple[Purifier, ...] = ()
@@ -50,6 +52,10 @@ class Plan(Component, name="plan"):
         options = {**self.victim.training(self.dataset.modalities), **self.trainer}
         trainer: Trainer = build("trainer", {**options, "name": "trainer"})
         return trainer
+
+    def scans(self) -> list[Detector]:
+        """The detectors that judge the model itself."""
+        return [d for d in self.detectors if d.subject() == "model"]
 
     def cells(self) -> list[Cell]:
         """Every combination of `vary` with every seed, in order. Raises BadSpec or UnknownName for what does not fit."""
@@ -185,7 +191,7 @@ def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[s
     for name in passed:
         if name not in known:
             raise UnknownName(f"a plan has no option '{name}'{suggest(name, known)}")
-    for name in ("dataset", "victim", "attack"):
+    for name in ("dataset", "victim"):
         if name not in passed:
             raise BadSpec(f"the plan names no {name}; add {name}=..., for instance {name}={_example(name)}")
     plan = Plan(**passed)
@@ -219,7 +225,7 @@ def _named(value: Any) -> Any:
 
 
 def _example(kind: str) -> str:
-    return {"dataset": "solubility", "victim": "gin", "attack": "sub-ba"}[kind]
+    return {"dataset": "solubility", "victim": "gin"}[kind]
 
 
 def options_of(kind: str, name: str) -> type[Component]:

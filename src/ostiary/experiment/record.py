@@ -7,6 +7,7 @@ import math
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,18 @@ def decode_record(data: bytes | str, where: str) -> Record:
     if found.schema != SCHEMA:
         raise StoreError(f"the record {where} is of version {found.schema}, this program reads {SCHEMA}; run its plan again")
     return found
+
+
+def latest(records: Sequence[Record]) -> list[Record]:
+    """One record for each plan and seed, in the given order: a finished one before a failed one, then the newer. Files behind
+    data or model that have changed since leave records of their old state in a store."""
+    found: dict[bytes, Record] = {}
+    for record in records:
+        mark = canonical(record.plan)
+        if mark not in found or (record.status == "done", record.made) >= (found[mark].status == "done", found[mark].made):
+            found[mark] = record
+    kept = {record.key for record in found.values()}
+    return [record for record in records if record.key in kept]
 
 
 def canonical(value: Any) -> bytes:

@@ -269,6 +269,8 @@ def _gate(stage: Stage) -> list[Stage]:
 
 
 def _below(metrics: Mapping[str, Any], least: float) -> bool:
+    if "asr_lift" not in metrics:  # no attack is known, whatever may be there
+        return False
     lift = metrics["asr_lift"]["value"]
     return lift is None or lift < least - 1e-9
 

@@ -30,15 +30,16 @@ class Stage:
         def s(kind: str, part: Component | None = None) -> Stage:
             return Stage(kind, self.cell, part)
 
+        control = [s("control")] if self.cell.plan.attack else []
         return {
             "data": [],
             "control": [s("data")],
             "victim": [s("data")],
-            "judge": [s("victim"), s("control")],
+            "judge": [s("victim"), *control],
             "detector": [s("victim")],
-            "relearning": [s("victim"), s("control")],
+            "relearning": [s("victim"), *control],
             "purifier": [s("victim")],
-            "verdict": [s("purifier", self.part), s("victim"), s("control")],
+            "verdict": [s("purifier", self.part), s("victim"), *control],
         }[self.kind]
 
     def spec(self) -> dict[str, Any]:
@@ -46,12 +47,14 @@ class Stage:
         plan, (data_files, victim_files) = self.cell.plan, self.cell.files
         if self.kind == "data":
             return {"dataset": plan.dataset.spec(), "files": data_files, "seed": self.cell.seed}
+        if self.kind == "verdict" and not plan.attack:
+            return {"scans": [d.spec() for d in plan.scans()]}
         if self.kind in ("judge", "relearning", "verdict"):
             return {}
         if self.part is not None:
             return {"part": self.part.spec()}
         net = {"victim": plan.victim.spec(), "files": victim_files, "trainer": plan.training().spec()}
-        return net if self.kind == "control" else {**net, "attack": plan.attack.spec()}
+        return net if self.kind == "control" else {**net, "attack": plan.attack.spec() if plan.attack else None}
 
     def key(self) -> str:
         """A hash of all that the result depends on; kept by the cell for the stages that its parts share."""
@@ -67,11 +70,12 @@ class Stage:
 
 
 def stages_of(cell: Cell) -> list[Stage]:
-    """All stages of a cell, upstream first."""
+    """All stages of a cell, upstream first. Where no attack is known there is nothing to hold a clean model against."""
     plan = cell.plan
-    found = [Stage(kind, cell) for kind in ("data", "control", "victim", "judge")]
+    kinds = ("data", "control", "victim", "judge") if plan.attack else ("data", "victim", "judge")
+    found = [Stage(kind, cell) for kind in kinds]
     found += [Stage("detector", cell, d) for d in plan.detectors]
-    if plan.purifiers:
+    if plan.purifiers and plan.attack:
         found.append(Stage("relearning", cell))
     for purifier in plan.purifiers:
         found += [Stage("purifier", cell, purifier), Stage("verdict", cell, purifier)]

@@ -11,6 +11,7 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import io
 import os
 import re
 import secrets
@@ -18,9 +19,10 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import msgspec
+import numpy as np
 
 from ostiary.console import progress
 from ostiary.errors import StoreError
@@ -145,6 +147,11 @@ class Store:
         if not _DIGEST.fullmatch(digest):
             raise StoreError(f"the store {self.folder} names an artefact {digest!r}, which is no digest; run the plan again")
         return self.folder / "objects" / digest[:2] / digest[2:]
+
+    def arrays(self, digest: str) -> dict[str, np.ndarray[Any, Any]]:
+        """The arrays of an artefact that is an .npz archive. Raises Damaged, as `get_object`."""
+        with np.load(io.BytesIO(self.get_object(digest)), allow_pickle=False) as held:
+            return dict(held)
 
     def whole(self, digest: str) -> bool:
         """Whether an artefact is there as it was stored; read only where its modification time is not the seal."""

@@ -27,7 +27,7 @@ def reactivated(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, E
     """
     order = torch.randperm(len(poisoned.triggered), generator=ctx.rng("reactivation"))
     found = {}
-    for n in SAMPLES if _learns(victim, poisoned) else ():
+    for n in SAMPLES if victim.learns(poisoned.triggered.take(order[:1]).inputs) else ():
         if len(order) < 2 * n:
             continue
         few, rest = poisoned.triggered.take(order[:n]), poisoned.triggered.take(order[n:])
@@ -48,10 +48,3 @@ def _taught(victim: Victim, clean: Dataset, few: Dataset, ctx: Context) -> Victi
     trainer = FineTuning(batches=0).trainer(ctx, both, EPOCHS)
     trainer = trainer.replace(augment="none")  # a crop would cut off triggers at the edge
     return trainer.fit(victim.clone(), both, ctx.key("reactivation"), what="re-activation")
-
-
-def _learns(victim: Victim, poisoned: Poisoned) -> bool:
-    """Whether the model's output depends on weights through a gradient."""
-    one = poisoned.triggered.take(torch.tensor([0])).move(victim.device)
-    victim.eval()
-    return bool(victim(one.inputs).requires_grad)

@@ -138,6 +138,11 @@ class Victim(nn.Module):
                     found.append(feature.cpu())
         return torch.cat(logits), torch.cat(found) if found else None
 
+    def learns(self, inputs: Inputs) -> bool:
+        """Whether its output on these (few) inputs depends on weights through a gradient; that of a vote does not."""
+        self.eval()
+        return bool(self(self.modality.move(inputs, self.device)).requires_grad)
+
     @property
     def device(self) -> torch.device:
         return next((p.device for p in self.module.parameters()), torch.device("cpu"))

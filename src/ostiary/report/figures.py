@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import importlib
-import io
 import json
 import struct
 import zlib
@@ -39,7 +38,8 @@ def figures(group: Group, store: Store) -> tuple[list[Figure], list[str]]:
     made, missing = [], []
     record = first(group)
     if record is not None:
-        made += [_scatter(group), *certified(group)]
+        known = "asr" in record.metrics["victim"]
+        made += [*([_scatter(group)] if known else []), *certified(group)]
         for maker in (_scores, _recovered, _confusions, _embeddings, _drawings):
             try:
                 made += maker(record, store)
@@ -105,21 +105,23 @@ def _scores(record: Record, store: Store) -> Iterator[Figure]:
         scores, poisoned = arrays["scores"][held].astype(float), arrays["poisoned"][held].astype(bool)
         edges = np.histogram_bin_edges(scores, bins=30)
         bad, what = _SUSPECTS[found.get("about", "")]
-        rows = _bins("clean", scores[~poisoned], edges) + _bins(bad, scores[poisoned], edges)
+        good = "clean" if record.plan.get("attack") else "all"  # without an attack nobody knows which are
+        rows = _bins(good, scores[~poisoned], edges) + _bins(bad, scores[poisoned], edges)
         bars = chart(rows).mark_bar(opacity=0.6)
         drawn = bars.encode(
             x=alt.X("from:Q", bin="binned", title=found.get("measure", "score"), scale=alt.Scale(zero=False)),
             x2="to:Q",
             y=alt.Y("% of its kind:Q", stack=None),
-            color=alt.Color("kind:N", scale=alt.Scale(domain=["clean", bad], range=[TARGET, ATTACK])),
+            color=alt.Color("kind:N", scale=alt.Scale(domain=[good, bad], range=[TARGET, ATTACK])),
             tooltip=tips("kind", "number", "% of its kind", "from", "to"),
         )
-        said = f"Share of clean and of {bad} {what} per score; higher is more suspicious. {_seed(record)}."
+        kinds = f"clean and of {bad} {what}" if good == "clean" else what
+        said = f"Share of {kinds} per score; higher is more suspicious. {_seed(record)}."
         border = _border(scores, arrays["flagged"][held].astype(bool)) if "flagged" in arrays else None
         if border is not None:
             drawn += chart([{"from": border}]).mark_rule(strokeDash=[4, 4], stroke=INK, opacity=0.7).encode(x="from:Q")
             said += " Dashed: from there on it is flagged."
-        words = f"Scores of {label}: {int(poisoned.sum())} {bad} and {int((~poisoned).sum())} clean {what}"
+        words = f"Scores of {label}: {int(poisoned.sum())} {bad} and {int((~poisoned).sum())} other {what}"
         yield Figure("scores", f"scores-{stem(label)}", f"Scores of {label}", said, words, specification(drawn, 290, 160))
 
 
@@ -165,9 +167,9 @@ def _recovered(record: Record, store: Store) -> Iterator[Figure]:
 
 def _confusions(record: Record, store: Store) -> Iterator[Figure]:
     for label, metrics in _pictured(record):
-        counts, gone = metrics["confusion"], metrics["triggered_as"]
+        counts, gone = metrics["confusion"], metrics.get("triggered_as", [])
         names = _names(record, max(len(gone), *map(len, counts)))
-        lines = [*zip(names, counts, strict=False), ("triggered", gone)]
+        lines = [*zip(names, counts, strict=False), *([("triggered", gone)] if gone else [])]
         cells = [
             {"true": true, "said": said, "inputs": n, "% of its row": round(100 * n / sum(line), 1)}
             for true, line in lines
@@ -176,8 +178,9 @@ def _confusions(record: Record, store: Store) -> Iterator[Figure]:
         ]
         cells = sorted(cells, key=lambda c: -c["% of its row"])[:CELLS]
         drawn = _heatmap(cells, names, [true for true, _ in lines])
-        said = f"Row: true class, last one: triggered inputs. Column: what the model says. {_seed(record)}."
-        words = f"Confusion of the model {_when(label)}; most triggered inputs go to {names[int(np.argmax(gone))]}"
+        said = f"Row: true class{', last one: triggered inputs' if gone else ''}. Column: what the model says. {_seed(record)}."
+        words = f"Confusion of the model {_when(label)}"
+        words += f"; most triggered inputs go to {names[int(np.argmax(gone))]}" if gone else ""
         yield Figure("confusion", f"confusion-{stem(label)}", _when(label), said, words, drawn)
 
 
@@ -383,18 +386,17 @@ def _models(record: Record) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _pictured(record: Record) -> list[tuple[str, dict[str, Any]]]:
-    """Those of `_models` that get figures of their own: the victim, and of many purified ones those with the least ASR."""
+    """Those of `_models` that get figures of their own: the victim, and of many purified ones those with the least ASR, or
+    where no attack is known the least accuracy lost."""
     (first, *rest) = list(_models(record)) or [("none", {})]
-    best = sorted((m["asr"]["value"], i) for i, (_, m) in enumerate(rest) if m["asr"]["value"] is not None)[:PICTURED]
+    by = [(m.get("asr", m.get("drop", {})).get("value"), i) for i, (_, m) in enumerate(rest)]
+    best = sorted((value, i) for value, i in by if value is not None)[:PICTURED]
     return [first, *(rest[i] for _, i in sorted(best, key=lambda pair: pair[1]))] if first[1] else []
 
 
 def _arrays(record: Record, store: Store, stage: str, name: str) -> dict[str, Array]:
     digest = record.artefacts.get(stage, {}).get(name)
-    if digest is None:
-        return {}
-    with np.load(io.BytesIO(store.get_object(digest)), allow_pickle=False) as file:
-        return dict(file)
+    return {} if digest is None else store.arrays(digest)
 
 
 def _names(record: Record, most: int) -> list[str]:

@@ -20,7 +20,7 @@ from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
 from ostiary.report.published import beside
 from ostiary.report.ranking import RANKING, ranking, spread
-from ostiary.report.scans import SCANS, scan_rows
+from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.report.tables import (
     DETECTION,
     REACTIVATION,
@@ -64,7 +64,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         sections=found,
         sweeps=moving,
         causes=left,
-        columns=TITLES,
+        columns={n: head for n, head in TITLES.items() if n == "acc" or any(n in r.figures for s in found for r in s["rows"])},
         detection={n: head for n, head in DETECTION.items() if any(n in r.figures for s in found for r in s["detectors"])},
         scans=scan_rows(records),
         scan_titles=SCANS,
@@ -131,6 +131,8 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "records": records,
         "first": first(group) or records[0],
         "headline": _headline([line for line in lines if line.defence not in apart]),
+        "unknown": not group.plan.get("attack"),
+        "accused": accused(records),
         "untrained": group.plan.get("trainer", {}).get("epochs") == 0,
         "rows": lines,
         "doubts": _merged(records, lambda r: r.doubts),
@@ -160,8 +162,9 @@ def _headline(lines: list[Row]) -> dict[str, Any]:
 
 
 def _rank(figures: dict[str, Estimate]) -> float:
-    """ASR and lost accuracy together, the best first; without a result last."""
-    left = _number(figures, "asr") + max(0.0, _number(figures, "drop"))
+    """ASR, where an attack is known, and lost accuracy together, the best first; without a result last."""
+    asr = _number(figures, "asr") if "asr" in figures or "acc" not in figures else 0.0
+    left = asr + max(0.0, _number(figures, "drop"))
     return math.inf if math.isnan(left) else left
 
 

@@ -49,7 +49,7 @@ def _less(name: str, mine: Estimate | None, theirs: float) -> str:
 
 def _names(plan: dict[str, Any]) -> set[str]:
     """What may stand for the cell: names of its parts, and `option=value` of their options."""
-    parts = [plan[kind] for kind in ("dataset", "victim", "attack")]
+    parts = [plan[kind] for kind in ("dataset", "victim", "attack") if plan[kind]]
     return {p["name"] for p in parts} | {f"{k}={short(v)}" for p in parts for k, v in p.items()}
 
 

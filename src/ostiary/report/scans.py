@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, rate
@@ -44,19 +45,34 @@ def scan_rows(records: Iterable[Record]) -> list[Row]:
 
 
 def accused(records: Iterable[Record]) -> list[str]:
-    """A sentence per detector that judges models: which classes it flags, and in how many of these runs."""
-    runs: dict[str, list[list[str]]] = {}
+    """A sentence per detector that judges models: which classes it flags, and in how many of these runs; where no attack is
+    known, another for what each purifier made."""
+    runs: dict[str, list[tuple[list[str], float | None]]] = {}
+    refused: dict[str, None] = {}
     for record in records:
         held = record.metrics.get("data", {}).get("classes", [])
-        for label, found in record.metrics.get("detectors", {}).items():
-            if found.get("about") == "model":
-                runs.setdefault(label, []).append([str(held[c]) for c in found["classes"]])
-    lines = []
-    for label, flagged in runs.items():
-        counts = sorted(Counter(name for run in flagged for name in run).items(), key=lambda c: (-c[1], c[0]))
-        classes = (f"class {name} in {n} of {len(flagged)}" for name, n in counts)
-        lines.append(f"{label} flags {', '.join(classes) or f'no class in {len(flagged)}'} runs")
-    return lines
+        for who, found in _sayings(record):
+            if "refused" in found:
+                refused[f"{who}: {found['refused']}"] = None
+            else:
+                runs.setdefault(who, []).append(([str(held[c]) for c in found["classes"]], found["score"]))
+    return [*(f"{who} flags {_flagged(found)}" for who, found in runs.items()), *refused]
+
+
+def _flagged(runs: Sequence[tuple[list[str], float | None]]) -> str:
+    """runs: (classes flagged, score of the most suspicious class, if it is a number) of each."""
+    counts = sorted(Counter(name for names, _ in runs for name in names).items(), key=lambda c: (-c[1], c[0]))
+    if len(runs) == 1:
+        score = "" if runs[0][1] is None else f" (highest score {runs[0][1]:.2f})"
+        return (" and ".join(f"class {name}" for name, _ in counts) or "no class") + score
+    return f"{', '.join(f'class {name} in {n} of {len(runs)}' for name, n in counts) or f'no class in {len(runs)}'} runs"
+
+
+def _sayings(record: Record) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(which scan, of what, its findings): of the victim, then of what each purifier made."""
+    yield from ((k, m) for k, m in record.metrics.get("detectors", {}).items() if m.get("about") == "model")
+    for purifier, metrics in record.metrics.get("purifiers", {}).items():
+        yield from ((f"{label} after {purifier}", found) for label, found in metrics.get("scans", {}).items())
 
 
 def _scanned(record: Record, label: str) -> bool:

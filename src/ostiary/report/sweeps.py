@@ -46,7 +46,7 @@ def _lines(found: Sequence[Group], path: str) -> Iterator[dict[str, Any]]:
 def _points(value: float, group: Group, row: Row) -> Iterator[dict[str, Any]]:
     plan = group.plan
     part = plan["dataset"].get("set") or plan["dataset"]["name"]
-    attack = plan["attack"]
+    attack = plan["attack"] or {"name": "no attack"}
     line = " ".join(w for w in (attack["name"], _box(attack), "" if row.defence == "none" else f"after {row.defence}") if w)
     place = {"at": value, "line": line, "panel": f"{part}, {plan['victim']['name']}"}
     for name in SHOWN:

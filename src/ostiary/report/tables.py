@@ -49,6 +49,7 @@ DETECTION = {
     "tpr_at_fpr_5": "TPR % at FPR 5 %",
     "tpr": "TPR %",
     "fpr": "FPR %",
+    "flagged": "flagged %",
     "precision": "precision %",
     "found_target": "target found %",
     "score": "score",
@@ -88,9 +89,13 @@ def groups(records: Iterable[Record]) -> list[Group]:
 def _name(plan: dict[str, Any], plans: Sequence[dict[str, Any]]) -> str:
     parts = []
     for kind in ("dataset", "victim", "attack"):
-        own, defaults = plan[kind], {p[kind]["name"]: p[kind] for p in plans}
+        having = [p for p in plans if p[kind]]  # a plan may name no attack
+        own, defaults = plan[kind], {p[kind]["name"]: p[kind] for p in having}
+        if not own:
+            parts += ["no attack"] if having else []
+            continue
         base = defaults[own["name"]]
-        differs = {k for p in plans for k, v in p[kind].items() if p[kind]["name"] == own["name"] and v != base.get(k)}
+        differs = {k for p in having for k, v in p[kind].items() if p[kind]["name"] == own["name"] and v != base.get(k)}
         shown = [f"{k}={short(own[k])}" for k in own if k in differs]
         if own["name"] == "tu" and "set" not in differs:
             shown.insert(0, own["set"])

@@ -26,6 +26,7 @@ LEGEND = (
     "clean data already sends to the target; lift: ASR - natural. RA: triggered inputs given their true label. DER: 0.5 is "
     "no gain, 1 the best."
 )
+UNKNOWN = "No attack is named, so there is no rate of success: whether the model has a backdoor is for detectors to say."
 Rows = Callable[[tables.Group], list[tables.Row]]
 Found = Sequence[tuple[tables.Group, list[tables.Row]]]
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
@@ -38,9 +39,10 @@ def results(out: Console, records: Sequence[Record]) -> None:
         say(out, title, "bold")
     if len(groups) == 1:
         say(out, _heading(groups[0]), "bold")
-    if any(row.figures for group in groups for row in tables.rows(group)):
+    lines = [row for group in groups for row in tables.rows(group)]
+    if any(row.figures for row in lines):
         _figures(out, groups, tables.rows, "defence", {c: tables.TITLES[c] for c in (*tables.COLUMNS, "seconds")})
-        say(out, LEGEND, "dim")
+        say(out, LEGEND if any("asr" in row.figures for row in lines) else UNKNOWN, "dim")
     _ranking(out, records)
     having = [g for g in groups if tables.detector_rows(g)]
     if having:
@@ -57,7 +59,7 @@ def results(out: Console, records: Sequence[Record]) -> None:
         out.line()
         say(out, "How fast the backdoor comes back", "bold")
         _figures(out, purified, tables.reactivation_rows, "model", tables.REACTIVATION)
-    if len({g.plan["attack"]["name"] for g in groups}) > 1:
+    if len({g.plan["attack"]["name"] for g in groups if g.plan["attack"]}) > 1:
         out.line()
         say(out, "How visible the triggers are", "bold")
         _figures(out, groups, tables.stealth_rows, "attack", tables.STEALTH)
