@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -56,6 +57,24 @@ def test_unlearning_the_patch_takes_the_backdoor_away(images: tuple[Context, Poi
 def test_the_median_of_an_even_number_is_between_the_two_in_the_middle() -> None:
     index = anomaly(torch.tensor([0.0, 1.0, 3.0, 4.0]))
     assert index.tolist() == pytest.approx([-2 / 1.4826 / 1.5, -1 / 1.4826 / 1.5, 1 / 1.4826 / 1.5, 2 / 1.4826 / 1.5])
+
+
+@pytest.mark.parametrize("measured", [[12.6, 18.8, 10.7, 1.28, 9.9, 14.1, 23.5, 21.4, 5.9, 17.1]])
+def test_logarithms_tell_a_small_mask_among_scattered_ones(measured: list[float]) -> None:
+    patches = Patches(torch.zeros(10, 1, 1, 1), torch.zeros(10, 1, 1, 1), torch.tensor(measured, dtype=torch.float64))
+    paper, auto = NeuralCleanse(), NeuralCleanse.preset("auto")
+    assert not paper.judge(patches)[1].any()
+    index, flagged = auto.judge(patches)
+    assert flagged.nonzero().flatten().tolist() == [3] and float(index[3]) == pytest.approx(4.9, abs=0.1)
+    assert torch.allclose(auto.judge(replace(patches, norms=100 * patches.norms))[0], index)  # in whatever unit
+    norms = patches.norms.clone()
+    norms[3], norms[5] = 0.0, math.inf  # a class that needs no mask, and one that no mask reaches
+    index, flagged = auto.judge(replace(patches, norms=norms))
+    assert bool(torch.isfinite(index).all()) and flagged.nonzero().flatten().tolist() == [3] and float(index[5]) == 0
+
+
+def test_what_was_computed_before_there_was_a_scale_keeps_its_key() -> None:
+    assert "scale" not in NeuralCleanse().spec() and NeuralCleanse.preset("auto").spec()["scale"] == "log"
 
 
 def test_classes_that_no_mask_reaches_are_left_out() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
 from ostiary.component import Positive, PositiveFloat, Rate
@@ -14,6 +16,7 @@ from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
 
 LEAST = 4  # classes from which a deviation from their median says something
+SMALLEST = 0.01  # pixels: a mask that a model needs none of, as one of a single answer does not, has no logarithm
 
 
 class NeuralCleanse(Detector, name="neural-cleanse"):
@@ -25,6 +28,10 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
     batch to the class: paper. All classes are inverted together (ours), for `steps` 400 batches of `batch_size` 32 (paper:
     1000). Score: deviation below the median norm, in units of the median absolute deviation; `outlier` 2: paper. Classes
     that no mask reaches are left out of the median and score 0. The median of an even number is that of both in the middle.
+    Preset auto (ours): deviations of the logarithms (`scale` log), for norms are positive and skewed: a mask of 1.3 pixels
+    among nine of 6 to 24, a real patch's, deviates by 1.75, its logarithm by 4.9; from 3.5 on, as for any modified z-score
+    (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993). CIFAR-10, 26 backdoored models of eight attacks: it names
+    the target in 17 and another class in 1, the paper's scale in 15 and 3.
 
     Blind by design to triggers over the whole image and to attacks on many classes, which make all masks small.
     """
@@ -32,7 +39,8 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
     modalities = frozenset({"image"})
     needs = frozenset({"victim", "clean"})
     about = "model"
-    presets = {"paper": {"steps": 1000}}
+    presets = {"paper": {"steps": 1000}, "auto": {"scale": "log", "outlier": 3.5}}
+    added = frozenset({"scale"})
     steps: Positive = 400
     batch_size: Positive = 32
     lr: PositiveFloat = 0.1
@@ -40,6 +48,7 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
     patience: Positive = 5
     success: Rate = 0.99
     outlier: PositiveFloat = 2.0
+    scale: Literal["linear", "log"] = "linear"
 
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.clean is not None
@@ -56,7 +65,8 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
         reached = torch.isfinite(patches.norms)
         index = torch.zeros_like(patches.norms)
         if int(reached.sum()) >= 2:
-            index[reached] = anomaly(-patches.norms[reached])
+            norms = patches.norms[reached]
+            index[reached] = anomaly(-norms.clamp(min=SMALLEST).log() if self.scale == "log" else -norms)
         return index, index > self.outlier
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
