@@ -96,7 +96,7 @@ def test_the_page_and_the_terminal_say_that_no_attack_is_known(
 
 
 def test_cells_with_and_without_an_attack_stand_beside_each_other(tmp_path: Path) -> None:
-    plan = {**PLAN, "detectors": [], "purifiers": [], "vary": {"attack": [None, {"name": "sub-ba", "size": 2}]}}
+    plan = {**PLAN, "detectors": [], "purifiers": [], "vary": {"attack": ["none", {"name": "sub-ba", "size": 2}]}}
     records = run(plan, store=tmp_path / "s")
     assert [r.status for r in records] == ["done", "done"]
     assert [g.name for g in groups(records)] == ["toy-graphs / gin / no attack", "toy-graphs / gin / sub-ba"]

@@ -24,8 +24,8 @@ from ostiary.training.trainer import Trainer
 class Plan(Component, name="plan"):
     """One cell and its seeds, or a sweep of cells.
 
-    attack: None takes data and model as they come: what is judged is accuracy alone, and every detector that scans the model
-    looks again at what each purifier has made of it, on as many inputs that no method has seen.
+    attack: None (left out, null or none) takes data and model as they come: what is judged is accuracy alone, and every
+    detector that scans the model looks again at what each purifier has made of it, on as many inputs that no method has seen.
     trainer: options on top of the victim's own recipe. vary: option path -> values; every combination is a cell.
     Paths joined by " + " vary together: each of their values is a list with one entry per path.
     least_lift: ASR lift over the clean control (0 to 1) below which a cell's detectors and purifiers are left out: where the
@@ -46,6 +46,11 @@ class Plan(Component, name="plan"):
     published: dict[str, Any] = field(default_factory=dict)
     title: str = ""
     notes: str = ""
+
+    def __post_init__(self) -> None:
+        if self.attack in ("none", {"name": "none"}):  # as people write it; YAML's own word is null
+            object.__setattr__(self, "attack", None)
+        super().__post_init__()
 
     def training(self) -> Trainer:
         """The victim's recipe for such data with the plan's own options on top."""
