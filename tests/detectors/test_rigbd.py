@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from ostiary.errors import MissingEvidence, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.nodes import Nodes
+from ostiary.models.victim import Victim
 from ostiary.purifiers.rigbd import RIGBD as RobustTraining
 from ostiary.purifiers.rigbd import Against
 from ostiary.testing import toys
@@ -103,6 +105,24 @@ def test_own_model_needs_the_training_set_and_the_other_the_victim() -> None:
     assert len(RIGBD.preset("paper", passes=2).inspect(held, toys.context("node")).scores) == len(held.train or ())
     with pytest.raises(MissingEvidence):
         RIGBD().inspect(held, toys.context("node"))
+
+
+def test_an_own_model_that_died_is_trained_again_at_a_lower_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    splits, ctx, rates = toys.splits("graph"), toys.context("graph"), []
+    fit = Trainer.fit
+
+    def dying(self: Trainer, victim: Victim, *args: Any, **options: Any) -> Victim:
+        rates.append(self.lr)
+        found = fit(self, victim, *args, **options)
+        if len(rates) == 1:
+            with torch.no_grad():
+                for parameter in found.parameters():
+                    parameter.zero_()
+        return found
+
+    monkeypatch.setattr(Trainer, "fit", dying)
+    found = RIGBD(own_model=True, passes=2).inspect(Evidence(train=splits.train), ctx)
+    assert rates == pytest.approx([ctx.trainer.lr, ctx.trainer.lr / 3]) and float(found.scores.max()) > float(found.scores.min())
 
 
 def test_robust_training_speaks_against_the_flagged_labels() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, Literal, TypeVar, final
 
 from torch import Tensor
 
@@ -13,8 +13,8 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
-from ostiary.models.victim import Victim
 
+T = TypeVar("T")
 About = Literal["train", "incoming", "model"]
 
 
@@ -104,6 +104,6 @@ class InputDetector(Detector):
         return found
 
 
-def given(victim: Victim | None) -> Victim:
-    assert victim is not None  # `only` has checked it
-    return victim
+def given(held: T | None) -> T:
+    assert held is not None  # `only` has checked it
+    return held

@@ -10,9 +10,12 @@ from torch import Tensor
 
 from ostiary.component import Positive, Rate
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.detectors.base import Findings, InputDetector, given
 from ostiary.detectors.edge_drop import Loopless, sway
 from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
+from ostiary.training.budget import lowered
 
 
 class RIGBD(InputDetector, name="rigbd"):
@@ -25,9 +28,10 @@ class RIGBD(InputDetector, name="rigbd"):
     a trigger brought an isolated node its only edge, dropping never takes it: such poison is not found.
 
     `own_model` (the paper; preset `paper`): a graph convolutional network without self-loops, trained on the set with the
-    plan's recipe, is asked; without it the given model is. Differs from the authors' code, which reads the true target
-    class from its arguments: it is estimated here as the most frequent label of the `top` rows (ours); and which flags the
-    odd row of another label before the cut as well. `on` incoming (ours): predictions stand for the labels. Whole graphs,
+    plan's recipe, is asked; without it the given model is. One that answers every row alike has died, and another is trained
+    at a third of the rate. Differs from the authors' code, which reads the true target class from its arguments: it is
+    estimated here as the most frequent label of the `top` rows (ours); and which flags the odd row of another label before
+    the cut as well. `on` incoming (ours): predictions stand for the labels. Whole graphs,
     which the paper leaves out, are scored by their own prediction.
     """
 
@@ -45,17 +49,25 @@ class RIGBD(InputDetector, name="rigbd"):
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         data = self.suspects(evidence)
+
+        def scored(share: float) -> tuple[Tensor, Tensor]:
+            victim = self.own(given(evidence.train), share, ctx) if self.own_model else given(evidence.victim)
+            return sway(victim, data, self.passes, self.drop, ctx.key("edges"))
+
         if self.own_model:
-            assert evidence.train is not None
-            own = replace(ctx.within("own model"), architecture=Loopless())
-            victim = own.fit(evidence.train, what="rigbd: own model")
+            (scores, logits), _ = lowered(scored, lambda found: float(found[0].max()) > float(found[0].min()))
         else:
-            victim = given(evidence.victim)
-        scores, logits = sway(victim, data, self.passes, self.drop, ctx.key("edges"))
+            scores, logits = scored(1.0)
         labels = data.y if self.on == "train" else logits.argmax(1)
         goal, flagged = cut(scores, labels, self.top)
         classes = (goal,) if bool(flagged.any()) else ()
         return Findings(scores, flagged, classes, {"suspected": data.classes[goal], "flagged": int(flagged.sum())})
+
+    def own(self, train: Dataset, share: float, ctx: Context) -> Victim:
+        """The model of its own, at this share of the rate."""
+        trainer = ctx.trainer.replace(lr=share * ctx.trainer.lr)
+        inside = replace(ctx.within("own model"), architecture=Loopless(), trainer=trainer)
+        return inside.fit(train, what="rigbd: own model")
 
 
 def cut(scores: Tensor, labels: Tensor, top: int) -> tuple[int, Tensor]:
