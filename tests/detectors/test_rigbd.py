@@ -122,7 +122,8 @@ def test_an_own_model_that_died_is_trained_again_at_a_lower_rate(monkeypatch: py
 
     monkeypatch.setattr(Trainer, "fit", dying)
     found = RIGBD(own_model=True, passes=2).inspect(Evidence(train=splits.train), ctx)
-    assert rates == pytest.approx([ctx.trainer.lr, ctx.trainer.lr / 3]) and float(found.scores.max()) > float(found.scores.min())
+    assert rates == pytest.approx([ctx.trainer.lr, ctx.trainer.lr / 3])
+    assert float(found.scores.max()) > float(found.scores.min())
 
 
 def test_robust_training_speaks_against_the_flagged_labels() -> None:
