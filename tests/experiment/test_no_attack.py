@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from toy_runs import kinds, watch
 
 from ostiary import cli, run, save_weights, write_report
 from ostiary.component import build
+from ostiary.experiment.bench import Bench
+from ostiary.experiment.exchange import merge, write_records
+from ostiary.experiment.plan import read_plan
 from ostiary.experiment.record import Record
+from ostiary.experiment.stages import Stage
+from ostiary.experiment.store import Store
 from ostiary.report.scans import accused
 from ostiary.report.tables import groups
 
-SCAN = {"name": "inversion-scan", "nodes": 2, "steps": 2, "copies": 1, "lessons": 40, "epochs": 1}
+SCAN = {"name": "inversion-scan", "nodes": 2, "steps": 2, "copies": 1, "lessons": 40, "epochs": 1, "threshold": -100.0}
 GIN = {"name": "gin", "hidden": 8, "layers": 2}
 PLAN: dict[str, Any] = {
     **{"dataset": {"name": "toy-graphs"}, "victim": GIN, "trainer": {"epochs": 2}, "least_lift": 0.3},
@@ -62,7 +70,7 @@ def test_a_scan_looks_again_at_what_purifiers_made_on_inputs_they_have_not_seen(
     assert vote["refused"] and not vote["classes"], "a vote has no gradient"
     lines = accused([made[1]])
     assert [line.partition(" flags")[0] for line in lines[:2]] == [scan, f"{scan} after fine-tune(epochs=1)"]
-    assert lines[2].startswith(f"{scan} after subsampling(samples=4): ")
+    assert lines[-1].startswith(f"{scan} after subsampling(samples=4): ")
 
     shown = []
     splits = build("dataset", PLAN["dataset"]).load(0)
@@ -78,10 +86,31 @@ def test_a_scan_looks_again_at_what_purifiers_made_on_inputs_they_have_not_seen(
     assert shown[0] == set(splits.clean.ids.tolist()) and shown[1] <= set(splits.test.ids.tolist())
 
 
+def test_recovered_triggers_of_flagged_classes_are_tried_on_test_inputs_before_and_after(made: tuple[Path, Record]) -> None:
+    record, splits = made[1], build("dataset", PLAN["dataset"]).load(0)
+    (scan, found), *_ = record.metrics["detectors"].items()
+    with Store(made[0], create=False) as book:
+        bench, cell = Bench(book), read_plan(PLAN)[0].cells()[0]
+        held = bench.tensors(Stage("detector", cell, cell.plan.detectors[0]), "trials")
+        models = {"": bench.victim(Stage("victim", cell))}
+        models |= {p.label(): bench.victim(Stage("purifier", cell, p)) for p in cell.plan.purifiers}
+    for goal in (0, 1):
+        inputs = splits.modality.unpack({k[2:]: v for k, v in held.items() if k.startswith(f"{goal}.")})
+        sources = splits.test.take((splits.test.y != goal).nonzero().flatten())
+        assert torch.equal(inputs.n_nodes, sources.inputs.n_nodes) and not torch.equal(inputs.x, sources.inputs.x)
+        for name, model in models.items():
+            told = (record.metrics["purifiers"][name]["scans"][scan] if name else found)["trials"][str(goal)]
+            said = model.predict(inputs)[0].argmax(1)
+            assert told["value"] == pytest.approx(float((said == goal).double().mean())) and told["n"] == len(sources)
+    line = next(line for line in accused([record]) if line.startswith(f"what {scan} recovered for class 1 leads"))
+    rates = [found["trials"]["1"]] + [m["scans"][scan]["trials"]["1"] for m in record.metrics["purifiers"].values()]
+    assert re.findall(r"[\d.]+(?= %)", line) == [f"{100 * rate['value']:.1f}" for rate in rates]
+
+
 def test_another_scan_makes_another_verdict_and_no_other_model(made: tuple[Path, Record]) -> None:
     other = run({**PLAN, "detectors": [{**SCAN, "steps": 3}]}, store=made[0])[0]
     changed = {name.partition(" ")[0] for name, key in other.stages.items() if made[1].stages.get(name) != key}
-    assert changed == {"detector", "verdict"}
+    assert changed == {"detector", "rescan"}
 
 
 def test_the_page_and_the_terminal_say_that_no_attack_is_known(
@@ -89,7 +118,7 @@ def test_the_page_and_the_terminal_say_that_no_attack_is_known(
 ) -> None:
     page = write_report([made[1]], made[0], tmp_path / "page.html").read_text(encoding="utf-8")
     assert "names no attack" in page and "attack success" not in page.partition('<section aria-labelledby="table">')[0]
-    assert "ASR %</th>" not in page and "as many test inputs" in page
+    assert "ASR %</th>" not in page and "as many test inputs" in page and "recovered for class 1 leads" in page
     assert cli.main(["show", "--store", str(made[0]), made[1].key, made[1].key]) == 0
     shown = capsys.readouterr().out
     assert "No attack is named" in shown and "ASR" not in shown and "after fine-tune(epochs=1) flags" in shown
@@ -149,3 +178,10 @@ def test_scores_of_samples_are_written_with_their_numbers(
     sources = [int(row[0]) for row in rows if row[3] == "1"]
     assert head == "sample,score,flagged,poisoned" and len(sources) == attacked.metrics["attack"]["triggered"]
     assert set(sources) <= set(splits.test.ids.tolist()) and len(rows) == len(splits.test) + len(sources)
+
+
+def test_a_run_goes_on_from_what_records_tell(made: tuple[Path, Record], tmp_path: Path) -> None:
+    merge([write_records([made[1]], tmp_path / "r.jsonl")], tmp_path / "s")
+    watch(tmp_path / "s")
+    again = run(PLAN, store=tmp_path / "s")[0]
+    assert again.metrics == made[1].metrics and not kinds(tmp_path / "s")

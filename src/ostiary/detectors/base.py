@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar, final
 
@@ -13,6 +14,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
+from ostiary.modality.base import Inputs
 
 T = TypeVar("T")
 About = Literal["train", "incoming", "model"]
@@ -21,12 +23,14 @@ About = Literal["train", "incoming", "model"]
 @dataclass(frozen=True, eq=False)
 class Findings:
     """scores: float [n], higher = more suspicious, one per row of what the detector is about (training rows,
-    incoming inputs, or classes). flagged: bool [n] at the method's operating point. classes: suspected targets."""
+    incoming inputs, or classes). flagged: bool [n] at the method's operating point. classes: suspected targets. trial: other
+    samples of any number and a class -> their inputs with the trigger that a scan recovered for it."""
 
     scores: Tensor
     flagged: Tensor | None = None
     classes: tuple[int, ...] = ()
     info: dict[str, Any] = field(default_factory=dict)
+    trial: Callable[[Dataset, int], Inputs] | None = None
 
 
 class Detector(Component):

@@ -37,6 +37,11 @@ class ClassTrigger:
         """Share of those graphs that the trigger sends to its class."""
         return float((self.margins > 0).double().mean())
 
+    def on(self, data: Dataset, seed: int) -> Graphs:
+        """Other graphs with the trigger, on nodes drawn at random."""
+        with torch.no_grad():
+            return self.found.stamp(data.inputs, placed(data.inputs, Recovery(self.nodes).anywhere(data, seed)))
+
 
 def spread(clean: Dataset, goal: int, copies: int) -> Dataset:
     """`copies` of every clean graph of another class than `goal`, with ids of their own, so that positions differ."""
@@ -66,14 +71,12 @@ def by_size(tries: Sequence[ClassTrigger], reached: float) -> dict[str, Any]:
     return {"size needed": next((t.nodes for t in tries if t.rate >= reached), None), "nodes": sizes}
 
 
-def sketch(trigger: ClassTrigger, clean: Dataset, recovery: Recovery, ctx: Context) -> Json:
+def sketch(trigger: ClassTrigger, clean: Dataset, ctx: Context) -> Json:
     """A clean graph of another class with the trigger on it, in the form that reports draw."""
     rows = (clean.y != trigger.found.goal).nonzero().flatten()
     before = clean.take(rows[clean.inputs.n_nodes[rows].argsort(stable=True)[len(rows) // 4]][None])  # small, not tiny
-    with torch.no_grad():
-        after = trigger.found.stamp(before.inputs, placed(before.inputs, recovery.anywhere(before, ctx.key("drawn"))))
     host = torch.device("cpu")
-    both = (clean.modality.move(inputs, host) for inputs in (before.inputs, after))
+    both = (clean.modality.move(inputs, host) for inputs in (before.inputs, trigger.on(before, ctx.key("drawn"))))
     return clean.modality.sketch(*both)[0]
 
 

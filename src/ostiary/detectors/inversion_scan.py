@@ -8,7 +8,7 @@ from ostiary.attacks.random_graphs import trigger_size
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.detectors.base import Detector, Findings, given
-from ostiary.detectors.class_triggers import anomaly, by_size, recovered, sketch
+from ostiary.detectors.class_triggers import ClassTrigger, anomaly, by_size, recovered, sketch
 from ostiary.detectors.panel import Panel
 from ostiary.detectors.references import references
 from ostiary.detectors.uniform_triggers import tried
@@ -74,22 +74,21 @@ class InversionScan(Detector, name="inversion-scan"):
         return f"the median of {clean.n_classes} classes says nothing, index=mad takes {LEAST}; use index=margin" if few else ""
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        victim, clean = given(evidence.victim), evidence.clean
-        assert clean is not None
+        victim, clean = given(evidence.victim), given(evidence.clean)
         panel = Panel(victim, references(victim, clean, self.references, self.lessons, self.epochs, ctx), clean, self.quantile)
         clean = clean.move(victim.device)
         names, leads = tried(panel, clean, ctx.key("positions"))
         found, best = leads.max(0)
-        largest = self.nodes or max(3, trigger_size(clean))
-        sizes = [Recovery(n, self.steps, self.lr) for n in sorted({1, 2, 3, largest}) if n <= largest]
-        lines: list[dict[str, Any]] = []
-        drawn: list[dict[str, Any]] = []
+        most = self.nodes or max(3, trigger_size(clean))
+        sizes = [Recovery(n, self.steps, self.lr) for n in sorted({1, 2, 3, most}) if n <= most]
+        lines, drawn, largest = list[dict[str, Any]](), list[dict[str, Any]](), list[ClassTrigger]()
         for goal in range(clean.n_classes):
             tries = [recovered(victim, clean, goal, r, self.copies, ctx.within(f"size {r.nodes}")) for r in sizes]
             own = panel.leads(tries[-1].stamped, tries[-1].y)[goal]
             found[goal] = max(float(found[goal]), own) if feature_kind(clean.inputs) == "range" else found[goal]
             lines.append({"trigger": names[int(best[goal])], "recovered lead": own, **by_size(tries, self.reached)})
-            drawn.append({"class": goal, "rate": tries[-1].rate, "sample": sketch(tries[-1], clean, sizes[-1], ctx)})
+            drawn.append({"class": goal, "rate": tries[-1].rate, "sample": sketch(tries[-1], clean, ctx)})
+            largest.append(tries[-1])
         deviations = anomaly(found)
         flagged = deviations > self.outlier if self.index == "mad" else found > self.threshold
         for i, line in enumerate(lines):
@@ -97,4 +96,5 @@ class InversionScan(Detector, name="inversion-scan"):
             line["anomaly index"] = float(deviations[i]) if len(lines) >= LEAST else None
             drawn[i]["score"] = float(found[i])
         info = {"classes": dict(zip(clean.classes, lines, strict=True)), "drawn": drawn}
-        return Findings(found, flagged, tuple(flagged.nonzero().flatten().tolist()), info)
+        classes = tuple(flagged.nonzero().flatten().tolist())
+        return Findings(found, flagged, classes, info, lambda data, goal: largest[goal].on(data, ctx.key("trial")))

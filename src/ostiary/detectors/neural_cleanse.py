@@ -84,4 +84,5 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
             sample = clean.modality.sketch(others[:1], stamped[:1])
             drawn += [{"class": goal, "rate": rate, "score": float(index[goal]), "sample": s} for s in sample]
         classes = tuple(flagged.nonzero().flatten().tolist())
-        return Findings(index, flagged, classes, {"classes": lines, "drawn": drawn})
+        info = {"classes": lines, "drawn": drawn}
+        return Findings(index, flagged, classes, info, lambda data, goal: patches.stamp(data.inputs, goal))

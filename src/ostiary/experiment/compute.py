@@ -18,12 +18,13 @@ from ostiary import sanity
 from ostiary.attacks.base import Poisoned
 from ostiary.context import Context
 from ostiary.detectors.base import Detector, Findings
-from ostiary.errors import InvalidInput, OstiaryError, Unsupported
+from ostiary.errors import InvalidInput, Unsupported
 from ostiary.evaluate import Metrics, Outputs, evaluate
 from ostiary.evidence import Evidence
 from ostiary.experiment.bench import Bench
 from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import finite
+from ostiary.experiment.rescan import rescan, succeed, trials
 from ostiary.experiment.stages import Stage
 from ostiary.experiment.store import Damaged
 from ostiary.explainers.grad_cam import GradCAM
@@ -173,6 +174,9 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         if len(poisoned.index):
             metrics["found_target"] = float(set(aimed) <= set(findings.classes))
         metrics["score"], metrics["alarm"] = float(findings.scores.max()), float(len(findings.classes) > 0)
+        if not cell.plan.attack and (packed := trials(findings, splits.test, victim)):
+            metrics["trials"] = succeed(packed, victim, findings.classes)
+            artefacts["trials"] = _save(packed)
     else:
         if bool(truth.any()):  # without a poisoned input there is nothing to tell apart
             metrics |= detection(findings.scores, findings.flagged, truth)
@@ -229,8 +233,6 @@ def _verdict(stage: Stage, bench: Bench) -> Result:
     metrics = evaluate(outputs, poisoned, _reference(cell, bench), before)
     if cell.plan.attack:
         metrics |= reactivated(bench.victim(made), poisoned, bench.context(cell))
-    else:
-        metrics["scans"] = {d.label(): _again(d, bench.victim(made), cell, bench) for d in cell.plan.scans()}
     if isinstance(stage.part, Certified):
         test = poisoned.splits.test
         metrics["certified"] = certified(stage.part.certify(ballots(outputs.clean), test.inputs), test.y)
@@ -238,18 +240,9 @@ def _verdict(stage: Stage, bench: Bench) -> Result:
     return Result(metrics, doubts, {"embedding": _embedding(outputs, poisoned)})
 
 
-def _again(detector: Detector, made: Victim, cell: Cell, bench: Bench) -> dict[str, Any]:
-    """What a scan says of a purified model, from as many test inputs as there are clean ones: on those the purifier tuned."""
-    splits, ctx = bench.splits(cell), bench.context(cell)
-    few = torch.randperm(len(splits.test), generator=ctx.rng("scan again"))[: len(splits.clean)]
-    seen = splits.test.take(few)
-    try:
-        if not made.learns(seen.take(torch.tensor([0])).inputs):
-            raise Unsupported(f"detector '{detector.name}' not applicable: the model passes no gradient to search by")
-        found = detector.inspect(Evidence(made, clean=seen), ctx.within(f"detector {detector.name}"))
-    except OstiaryError as error:
-        return {"classes": [], "refused": str(error)}
-    return {"classes": list(found.classes), "score": float(found.scores.max()), "inputs": len(few)}
+def _rescan(stage: Stage, bench: Bench) -> Result:
+    cell, made = stage.cell, bench.victim(Stage("purifier", stage.cell, stage.part))
+    return Result({"scans": {d.label(): rescan(d, made, cell, bench) for d in cell.plan.scans()}})
 
 
 _COMPUTE: dict[str, Callable[[Stage, Bench], Result]] = {
@@ -261,6 +254,7 @@ _COMPUTE: dict[str, Callable[[Stage, Bench], Result]] = {
     "relearning": _relearning,
     "purifier": _purifier,
     "verdict": _verdict,
+    "rescan": _rescan,
 }
 
 

@@ -121,6 +121,8 @@ def _said(record: Record, kind: str, label: str) -> tuple[dict[str, Any], list[s
     if kind == "judge":
         parts = tuple(f"{name.partition(' ')[2]}: " for name in record.stages if " " in name)
         return metrics.get("victim", {}), [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT))]
+    if kind == "rescan":
+        return {"scans": metrics.get("purifiers", {}).get(label, {}).get("scans", {})}, []
     if kind in ("detector", "verdict"):
         own = metrics.get("detectors" if kind == "detector" else "purifiers", {}).get(label, {})
         return own, [d.removeprefix(f"{label}: ") for d in record.doubts if d.startswith(f"{label}: ")]

@@ -24,8 +24,8 @@ from ostiary.training.trainer import Trainer
 class Plan(Component, name="plan"):
     """One cell and its seeds, or a sweep of cells.
 
-    attack: None (left out, null or none) takes data and model as they come: what is judged is accuracy alone, and every
-    detector that scans the model looks again at what each purifier has made of it, on as many inputs that no method has seen.
+    attack: None (left out, null or none) takes data and model as they come: what is judged is accuracy alone; detectors that
+    scan the model look again at what each purifier made of it, and the triggers they recovered are tried on it (rescan).
     trainer: options on top of the victim's own recipe. vary: option path -> values; every combination is a cell.
     Paths joined by " + " vary together: each of their values is a list with one entry per path.
     least_lift: ASR lift over the clean control (0 to 1) below which a cell's detectors and purifiers are left out: where the

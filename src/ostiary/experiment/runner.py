@@ -407,7 +407,7 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
 
 
 def _place(metrics: dict[str, Any], kind: str, label: str, found: dict[str, Any]) -> None:
-    if kind in ("detector", "purifier", "verdict"):
+    if kind in ("detector", "purifier", "verdict", "rescan"):
         group = metrics["detectors" if kind == "detector" else "purifiers"]
         group[label] = {**group.get(label, {}), **found}
     else:

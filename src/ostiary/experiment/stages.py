@@ -14,7 +14,7 @@ from ostiary.experiment.record import SCHEMA, canonical
 
 @dataclass(frozen=True)
 class Stage:
-    """kind: data, control, victim, judge, detector, relearning, purifier or verdict; part: the detector or purifier."""
+    """kind: data, control, victim, judge, detector, relearning, purifier, verdict or rescan; part: the detector or purifier."""
 
     kind: str
     cell: Cell
@@ -40,6 +40,7 @@ class Stage:
             "relearning": [s("victim"), *control],
             "purifier": [s("victim")],
             "verdict": [s("purifier", self.part), s("victim"), *control],
+            "rescan": [s("purifier", self.part), *(s("detector", d) for d in self.cell.plan.scans())],
         }[self.kind]
 
     def spec(self) -> dict[str, Any]:
@@ -47,9 +48,7 @@ class Stage:
         plan, (data_files, victim_files) = self.cell.plan, self.cell.files
         if self.kind == "data":
             return {"dataset": plan.dataset.spec(), "files": data_files, "seed": self.cell.seed}
-        if self.kind == "verdict" and not plan.attack:
-            return {"scans": [d.spec() for d in plan.scans()]}
-        if self.kind in ("judge", "relearning", "verdict"):
+        if self.kind in ("judge", "relearning", "verdict", "rescan"):
             return {}
         if self.part is not None:
             return {"part": self.part.spec()}
@@ -79,6 +78,8 @@ def stages_of(cell: Cell) -> list[Stage]:
         found.append(Stage("relearning", cell))
     for purifier in plan.purifiers:
         found += [Stage("purifier", cell, purifier), Stage("verdict", cell, purifier)]
+        if plan.scans() and not plan.attack:
+            found.append(Stage("rescan", cell, purifier))
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from statistics import fmean
 from typing import Any
 
 from ostiary.experiment.record import Record
@@ -44,7 +45,7 @@ def scan_rows(records: Iterable[Record]) -> list[Row]:
     return found
 
 
-def accused(records: Iterable[Record]) -> list[str]:
+def accused(records: Sequence[Record]) -> list[str]:
     """A sentence per detector that judges models: which classes it flags, and in how many of these runs; where no attack is
     known, another for what each purifier made."""
     runs: dict[str, list[tuple[list[str], float | None]]] = {}
@@ -56,7 +57,26 @@ def accused(records: Iterable[Record]) -> list[str]:
                 refused[f"{who}: {found['refused']}"] = None
             else:
                 runs.setdefault(who, []).append(([str(held[c]) for c in found["classes"]], found["score"]))
-    return [*(f"{who} flags {_flagged(found)}" for who, found in runs.items()), *refused]
+    return [*(f"{who} flags {_flagged(found)}" for who, found in runs.items()), *_tried(records), *refused]
+
+
+def _tried(records: Sequence[Record]) -> list[str]:
+    """How what a scan recovered for each flagged class fares, on the victim and on what each purifier made: means over runs."""
+    found: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for record in records:
+        held, purified = record.metrics.get("data", {}).get("classes", []), record.metrics.get("purifiers", {})
+        for label, metrics in record.metrics.get("detectors", {}).items():
+            for goal, before in metrics.get("trials", {}).items():
+                said = found.setdefault((label, str(held[int(goal)])), {"": []})
+                said[""].append(before["value"])
+                for purifier, after in purified.items():
+                    again = after.get("scans", {}).get(label, {}).get("trials", {})
+                    said.setdefault(purifier, []).extend([again[goal]["value"]] if goal in again else [])
+    lines = []
+    for (label, name), said in found.items():
+        rates = "; ".join(f"{f'after {who} ' if who else ''}{100 * fmean(v):.1f} %" for who, v in said.items() if v)
+        lines.append(f"what {label} recovered for class {name} leads test inputs of other classes there: {rates}")
+    return lines
 
 
 def _flagged(runs: Sequence[tuple[list[str], float | None]]) -> str:
