@@ -3,7 +3,8 @@
     python scripts/make_grid_page.py RESULTS...
 
 RESULTS: stores, or files of records, of that plan and of `ostiary run plans/clean-models.yaml`, for what each defence costs a
-clean model: results/graph-grid.jsonl.xz results/clean-models.jsonl.xz.
+clean model: results/graph-grid.jsonl.xz results/graph-grid-networks.jsonl.xz results/clean-models.jsonl.xz
+results/scan-grid.jsonl.xz.
 """
 
 from __future__ import annotations

@@ -355,7 +355,7 @@ def test_show_one_record_in_detail(call: Call, store: Path, toy: list[object]) -
 
 def test_what_was_made_of_files_as_they_were_before_is_shown_by_key_alone(call: Call, tmp_path: Path) -> None:
     place, rng = tmp_path / "images.npz", np.random.default_rng(0)
-    words = ["run", "--set", f"dataset={{name: npz, path: {place}}}", "victim={name: preact-resnet, width: 2, blocks: [1, 1]}"]
+    words = ["run", "--set", f"dataset={{name: npz, path: {place}}}", "victim={name: preact-resnet, width: 8, blocks: [1, 1]}"]
     words += ["trainer.epochs=1", "--store", str(tmp_path / "s"), "--quiet", "--json"]
     np.savez(place, images=rng.random((40, 8, 8, 1)), labels=np.arange(40) % 2)
     bad = json.loads(call(*words).out)[0]

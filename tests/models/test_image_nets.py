@@ -10,6 +10,7 @@ import torch
 from ostiary.component import build
 from ostiary.data.user import images, split_data
 from ostiary.errors import BadSpec, InvalidInput, Unsupported
+from ostiary.models.image_layers import Projection
 from ostiary.models.victim import Victim
 from ostiary.seeds import generator
 from ostiary.testing.contracts import check_architecture
@@ -159,3 +160,12 @@ def test_networks_own_their_normalisation(name: str) -> None:
 def test_grey_images_work() -> None:
     grey = images(torch.rand(4, 1, 16, 16), [0, 1, 2, 0])
     assert build("victim", {"name": "preact-resnet", "width": 4}).make(grey, 0).eval()(grey.inputs).shape == (4, 3)
+
+
+def test_a_narrow_projection_is_the_convolution_it_stands_for() -> None:
+    torch.manual_seed(0)
+    for d_in, stride in ((4, 2), (4, 1), (8, 2)):
+        layer, x = Projection(d_in, 6, stride), torch.rand(3, d_in, 9, 8).contiguous(memory_format=torch.channels_last)
+        expected = torch.nn.functional.conv2d(x.contiguous(), layer.weight, stride=stride)
+        assert torch.allclose(layer(x), expected, atol=1e-6)
+    assert list(Projection(4, 6, 2).state_dict()) == ["weight"]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ostiary.component import Json
@@ -57,6 +58,20 @@ class StagedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.pooled(images))  # type: ignore[no-any-return, operator]
+
+
+class Projection(nn.Conv2d):
+    """A 1 x 1 convolution without bias. With a stride it takes the pixels itself where channels are few: from fewer than 8
+    oneDNN's kernel for channels last writes past its buffers in the backward pass (torch 2.13; the process dies)."""
+
+    def __init__(self, d_in: int, d_out: int, stride: int) -> None:
+        super().__init__(d_in, d_out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        step = self.stride[0]
+        if step > 1 and self.in_channels < 8:
+            return F.conv2d(x[..., ::step, ::step].contiguous(memory_format=torch.channels_last), self.weight)
+        return super().forward(x)
 
 
 def conv_norm(d_in: int, d_out: int, kernel: int, stride: int = 1, groups: int = 1) -> list[nn.Module]:

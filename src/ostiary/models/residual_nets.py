@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ostiary.component import Positive
 from ostiary.models.base import Architecture
-from ostiary.models.image_layers import RECIPE, StagedNet, channels_last, conv_norm
+from ostiary.models.image_layers import RECIPE, Projection, StagedNet, channels_last, conv_norm
 
 Block = Callable[[int, int, int], nn.Module]  # channels in, channels out, stride
 
@@ -22,7 +22,7 @@ class PreActBlock(nn.Module):
         self.conv1 = nn.Conv2d(d_in, d_out, 3, stride, 1, bias=False)
         self.conv2 = nn.Conv2d(d_out, d_out, 3, 1, 1, bias=False)
         changes = stride != 1 or d_in != d_out
-        self.shortcut = nn.Conv2d(d_in, d_out, 1, stride, bias=False) if changes else None
+        self.shortcut = Projection(d_in, d_out, stride) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         o = F.relu(self.bn1(x))
@@ -36,7 +36,7 @@ class BasicBlock(nn.Module):
         self.conv1, self.bn1 = conv_norm(d_in, d_out, 3, stride)
         self.conv2, self.bn2 = conv_norm(d_out, d_out, 3)
         changes = stride != 1 or d_in != d_out
-        self.shortcut = nn.Sequential(*conv_norm(d_in, d_out, 1, stride)) if changes else None
+        self.shortcut = nn.Sequential(Projection(d_in, d_out, stride), nn.BatchNorm2d(d_out)) if changes else None
 
     def forward(self, x: Tensor) -> Tensor:
         skip = x if self.shortcut is None else self.shortcut(x)
