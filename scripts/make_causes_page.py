@@ -201,7 +201,8 @@ def page(found: dict[str, dict[str, str]]) -> list[str]:
         *medians(found),
         "",
         "- **ABL** isolates the 1 % learnt first. Where they are poison the backdoor goes; where they are not (compare with "
-        "the share in the set) it stays, and benign graphs are unlearnt: [how often](results.md#defences-of-graph-classifiers).",
+        "the share in the set) it stays, and benign graphs are unlearnt: "
+        "[how often](results.md#defences-of-graph-classifiers).",
         "- **Retraining** is as good as its filter: read what it leaves in the grid beside the filter's TPR.",
         "- **Prune** takes a trigger for what joins unlike nodes. Where none of the trigger's own edges is among those cut, it "
         "costs other edges and nothing else.",
