@@ -107,7 +107,7 @@ def test_recovered_triggers_of_flagged_classes_are_tried_on_test_inputs_before_a
     assert re.findall(r"[\d.]+(?= %)", line) == [f"{100 * rate['value']:.1f}" for rate in rates]
 
 
-def test_another_scan_makes_another_verdict_and_no_other_model(made: tuple[Path, Record]) -> None:
+def test_another_scan_is_another_rescan_and_no_other_model(made: tuple[Path, Record]) -> None:
     other = run({**PLAN, "detectors": [{**SCAN, "steps": 3}]}, store=made[0])[0]
     changed = {name.partition(" ")[0] for name, key in other.stages.items() if made[1].stages.get(name) != key}
     assert changed == {"detector", "rescan"}
@@ -185,3 +185,25 @@ def test_a_run_goes_on_from_what_records_tell(made: tuple[Path, Record], tmp_pat
     watch(tmp_path / "s")
     again = run(PLAN, store=tmp_path / "s")[0]
     assert again.metrics == made[1].metrics and not kinds(tmp_path / "s")
+
+
+@pytest.mark.parametrize("data", ["toy-graphs", "toy-images", "sbm"])
+def test_incoming_inputs_bear_no_labels_here_either(data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[Any] = []
+    name = "rigbd" if data == "sbm" else "strip"
+    detector = type(build("detector", name))
+    before = detector.examine
+
+    def watched(self: Any, evidence: Any, ctx: Any) -> Any:
+        shown.append(evidence.incoming)
+        return before(self, evidence, ctx)
+
+    monkeypatch.setattr(detector, "examine", watched)
+    victim = {"toy-images": {"name": "preact-resnet", "width": 8, "blocks": [1, 1]}, "sbm": {"name": "gcn", "hidden": 8}}
+    own: dict[str, Any] = {"name": data, **({"nodes": 120, "edges": 240} if data == "sbm" else {})}
+    parts = {"dataset": own, "victim": victim.get(data, GIN), "trainer": {"epochs": 1}}
+    record = run({**parts, "detectors": [{"name": name, "on": "incoming"}]}, store=tmp_path / "s")[0]
+    assert (
+        not record.errors and not bool(shown[0].y.any()) and all("fpr" not in m for m in record.metrics["detectors"].values())
+    )
+    assert len(shown[0]) == record.metrics["data"]["parts"]["test"]["n"]

@@ -157,7 +157,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     incoming, truth = splits.test, torch.zeros(len(splits.train), dtype=torch.bool)
     truth[poisoned.index] = True
     ids = splits.train.ids if detector.subject() == "train" else splits.test.ids
-    if detector.subject() == "incoming" and cell.plan.attack:
+    if detector.subject() == "incoming":
         mixed = splits.modality.join([splits.test.inputs, poisoned.triggered.inputs])
         order = torch.randperm(len(splits.test) + len(poisoned.rows), generator=generator(cell.seed, "incoming"))
         blank = torch.zeros(len(order), dtype=torch.int64)
