@@ -15,8 +15,9 @@ from ostiary.context import Context
 from ostiary.detectors.base import Findings
 from ostiary.detectors.class_triggers import anomaly, margin, spread
 from ostiary.detectors.inversion_scan import InversionScan
+from ostiary.detectors.lessons import lessons_of
 from ostiary.detectors.panel import Panel
-from ostiary.detectors.references import lessons_of, references, untrained
+from ostiary.detectors.references import School, untrained
 from ostiary.detectors.uniform_triggers import edges
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
@@ -114,11 +115,12 @@ def test_a_smaller_graph_than_the_trigger_is_no_obstacle(scene: Any) -> None:
     assert bool(torch.isfinite(found.scores).all())
 
 
-def test_references_have_the_answers_but_not_the_backdoor(scene: Any) -> None:
+@pytest.mark.parametrize("teaching", [School.by_answers, School.by_labels])
+def test_references_have_the_answers_but_not_the_backdoor(teaching: Any, scene: Any) -> None:
     ctx, poisoned, victim, _ = scene
     clean, triggered = poisoned.splits.clean, poisoned.triggered
     before = {k: v.clone() for k, v in victim.state_dict().items()}
-    first, second = references(victim, clean, 2, 640, 10, ctx.within("scan"))
+    first, second = teaching(School(victim, clean, 2, 640, 10), ctx.within("scan"))
     assert all(torch.equal(v, before[k]) for k, v in victim.state_dict().items())
     assert not torch.equal(first.predict(clean.inputs)[0], second.predict(clean.inputs)[0])
     said = victim.predict(poisoned.splits.test.inputs)[0].argmax(1)
@@ -178,3 +180,19 @@ def test_shapes_are_what_they_are_called(shape: str) -> None:
     }
     assert torch.equal(matrix, matrix.t())
     assert sorted(matrix.sum(1).int().tolist()) == degrees[shape.split()[1]]
+
+
+def test_references_of_labels_ask_the_victim_nothing(scene: Any) -> None:
+    ctx, poisoned, victim, control = scene
+    clean = poisoned.splits.clean
+    one, other = (School(model, clean, 1, 100, 2).by_labels(ctx.within("scan"))[0] for model in (victim, control))
+    assert torch.equal(one.predict(clean.inputs)[0], other.predict(clean.inputs)[0])
+
+
+def test_a_panel_in_doubt_counts_every_lead_less(scene: Any) -> None:
+    _, poisoned, victim, control = scene
+    clean, triggered = poisoned.splits.clean, poisoned.triggered
+    sure, doubting = (
+        Panel(victim, [control], clean, 0.1, doubt).leads(triggered.inputs, 1 - triggered.y) for doubt in (0.0, 0.4)
+    )
+    assert doubting[0] == pytest.approx(sure[0] - 0.4)

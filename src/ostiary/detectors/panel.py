@@ -14,10 +14,10 @@ from ostiary.models.victim import Victim
 
 
 class Panel:
-    """A victim and the references that judge what leads it astray."""
+    """A victim and the references that judge what leads it astray. doubt: what every lead counts less, 0 to 1."""
 
-    def __init__(self, victim: Victim, others: Sequence[Victim], clean: Dataset, quantile: float) -> None:
-        self.nets, self.quantile = (victim, *others), quantile
+    def __init__(self, victim: Victim, others: Sequence[Victim], clean: Dataset, quantile: float, doubt: float = 0.0) -> None:
+        self.nets, self.quantile, self.doubt = (victim, *others), quantile, doubt
         self.units = [unit(net, clean) for net in self.nets]
 
     def leads(self, stamped: Graphs, y: Tensor) -> list[float]:
@@ -34,7 +34,7 @@ class Panel:
                 found.append(-math.inf)
                 continue
             own, *theirs = (math.tanh(float(margin(said, goal)[others].quantile(self.quantile))) for said in logits)
-            found.append(own - sum(max(0.0, led) for led in theirs) / max(1, len(theirs)))
+            found.append(own - sum(max(0.0, led) for led in theirs) / max(1, len(theirs)) - self.doubt)
         return found
 
 

@@ -1,4 +1,4 @@
-"""Networks of the defender's own that answer as a victim does on clean graphs, and never met its trigger."""
+"""Networks of the defender's own, of a victim's make, that never met its trigger."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.detectors.lessons import lessons_of, varied
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 from ostiary.seeds import scoped
@@ -32,19 +33,48 @@ class Answers(TrainHook):
         return F.smooth_l1_loss(state.victim(batch) / unit, self.said[rows].to(batch.x.device) / unit)
 
 
-def references(victim: Victim, clean: Dataset, count: int, size: int, epochs: int, ctx: Context) -> list[Victim]:
-    """`count` networks of the victim's make, taught from scratch by its answers on about `size` graphs made of clean ones."""
-    found = []
-    trainer = Trainer(lr=0.01, epochs=epochs, schedule="cosine")
-    for i in range(count):
-        own = ctx.within(f"reference {i}")
-        lessons = replace(clean, inputs=lessons_of(clean, size, own.rng("lessons")))
-        n = len(lessons.inputs)
-        lessons = replace(lessons, y=torch.zeros(n, dtype=torch.int64), ids=torch.arange(n))
-        said = victim.predict(lessons.inputs)[0]
-        student = untrained(victim, own.key("weights"))
-        found.append(trainer.fit(student, lessons, own.key("order"), [Answers(said)], what="teaching a reference"))
-    return found
+class Labels(TrainHook):
+    """Teaches the labels, smoothed, so that what was seen often is not answered to ever more strongly."""
+
+    def loss(self, state: TrainState, batch: Graphs, y: Tensor, rows: Tensor) -> Tensor:
+        return F.cross_entropy(state.victim(batch), y, label_smoothing=0.1)
+
+
+@dataclass(frozen=True)
+class School:
+    """Teaches `count` networks of the victim's make from scratch, for `epochs`, on about `size` graphs made of clean ones."""
+
+    victim: Victim
+    clean: Dataset
+    count: int
+    size: int
+    epochs: int
+
+    def by_answers(self, ctx: Context) -> list[Victim]:
+        """What the victim answers on graphs of all sorts: they share its shortcuts, and what it says of nodes of every kind."""
+        found = []
+        for i in range(self.count):
+            own = ctx.within(f"reference {i}")
+            graphs = lessons_of(self.clean, self.size, own.rng("lessons"))
+            lessons = replace(self.clean, inputs=graphs, y=torch.zeros(len(graphs), dtype=torch.int64))
+            found.append(self.taught(lessons, Answers(self.victim.predict(graphs)[0]), own))
+        return found
+
+    def by_labels(self, ctx: Context) -> list[Victim]:
+        """What the clean graphs are: they know nothing of the victim, but what the task itself makes of a structure."""
+        copies, found = max(1, math.ceil(self.size / len(self.clean))), []
+        for i in range(self.count):
+            own = ctx.within(f"reference of labels {i}")
+            graphs = self.clean.modality.join(varied(self.clean, copies, own.rng("lessons")))
+            graphs = with_degrees(graphs) if feature_kind(self.clean.inputs) == "degree" else graphs
+            found.append(self.taught(replace(self.clean, inputs=graphs, y=self.clean.y.repeat(copies)), Labels(), own))
+        return found
+
+    def taught(self, lessons: Dataset, hook: TrainHook, ctx: Context) -> Victim:
+        lessons = replace(lessons, ids=torch.arange(len(lessons.inputs)))
+        trainer = Trainer(lr=0.01, epochs=self.epochs, schedule="cosine")
+        student = untrained(self.victim, ctx.key("weights"))
+        return trainer.fit(student, lessons, ctx.key("order"), [hook], what="teaching a reference")
 
 
 def untrained(victim: Victim, seed: int) -> Victim:
@@ -61,29 +91,3 @@ def untrained(victim: Victim, seed: int) -> Victim:
     for p in fresh.module.parameters():
         p.requires_grad_(True)
     return fresh
-
-
-def lessons_of(clean: Dataset, size: int, rng: torch.Generator) -> Graphs:
-    """Clean graphs as they are, varied, varied twice, with nodes of kinds drawn from all, and in pairs as one graph: about
-    `size`. No edge is ever added, since graphs with new edges would teach the trigger along with the rest."""
-    copies = max(1, math.ceil(0.8 * size / len(clean)))
-    kind, parts = feature_kind(clean.inputs), []
-    for i in range(copies):
-        graphs: Graphs = clean.inputs
-        for _ in range(min(i, 1 + (i % 2 == 0))):
-            graphs = clean.modality.vary(graphs, rng)
-        parts.append(strange(graphs, (0.0, 0.2, 0.6)[i % 3], rng) if kind == "one-hot" else graphs)
-    graphs = clean.modality.join(parts)
-    pairs = graphs.take(torch.randperm(len(graphs), generator=rng)[: len(graphs) // 4 * 2])
-    two = Graphs.build(pairs.x, pairs.edge_index, pairs.n_nodes.view(-1, 2).sum(1), edge_attr=pairs.edge_attr)
-    graphs = clean.modality.join([graphs, two])
-    return with_degrees(graphs) if kind == "degree" else graphs
-
-
-def strange(graphs: Graphs, most: float, rng: torch.Generator) -> Graphs:
-    """Up to a share `most` of each graph's nodes, drawn anew for every graph, become of a kind drawn from all columns."""
-    share = most * torch.rand(len(graphs), generator=rng)
-    moved = torch.rand(len(graphs.x), generator=rng) < share[graphs.batch.cpu()]
-    kinds = torch.randint(graphs.x.shape[1], (len(graphs.x),), generator=rng)
-    rows = F.one_hot(kinds, graphs.x.shape[1]).to(graphs.x)
-    return graphs.with_(x=torch.where(moved[:, None].to(graphs.x.device), rows, graphs.x))

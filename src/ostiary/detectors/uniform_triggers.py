@@ -17,15 +17,19 @@ from ostiary.triggers.mount import mount
 from ostiary.triggers.subgraph import with_degrees
 
 HOSTS = 60  # clean graphs that carry a trigger, repeated if there are fewer
-BARE = ("3 clique", "3 path", "3 none", "4 clique", "4 cycle", "4 star", "4 path")
+BARE = ("3 clique", "3 path", "4 clique", "4 cycle", "4 star", "4 path")
 FILLED = ("3 clique", "3 none")  # and every node of one kind; 4 such nodes lead clean models far, too
 
 
-def tried(panel: Panel, clean: Dataset, seed: int) -> tuple[list[str], Tensor]:
-    """Names of all these triggers, and how far each leads the victim alone to every class: float64 [triggers, classes]."""
-    hosts = carriers(clean)
-    names, leads = zip(*((name, panel.leads(stamped, hosts.y)) for name, stamped in triggered(hosts, seed)), strict=True)
-    return list(names), torch.tensor(leads, dtype=torch.float64)
+def tried(structure: Panel, kinds: Panel, clean: Dataset, seed: int) -> tuple[list[str], Tensor]:
+    """Names of all these triggers, and how far each leads the victim alone to every class: float64 [triggers, classes].
+
+    The first panel judges those that change edges alone, the other those that change what nodes are."""
+    hosts, names, leads = carriers(clean), list[str](), list[list[float]]()
+    for name, stamped in triggered(hosts, seed):
+        names.append(name)
+        leads.append((structure if name in BARE else kinds).leads(stamped, hosts.y))
+    return names, torch.tensor(leads, dtype=torch.float64)
 
 
 def carriers(clean: Dataset) -> Dataset:
