@@ -11,7 +11,7 @@ demo: .venv/.user
 	$(BIN)/ostiary report --store ostiary-store/demo --output report.html
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses=8 --dist worksteal --durations=10
 
 lint: .venv/.dev
 	$(BIN)/ruff check .
