@@ -61,7 +61,8 @@ class School:
         return found
 
     def by_labels(self, ctx: Context) -> list[Victim]:
-        """What the clean graphs are: they know nothing of the victim, but what the task itself makes of a structure."""
+        """What the clean graphs are: they know what the task itself makes of a structure, and nothing of the victim, with whose
+        answers comes part of a backdoor (DHFR, Sub-BA: a clique led a victim and six networks taught its answers alike)."""
         copies, found = max(1, math.ceil(self.size / len(self.clean))), []
         for i in range(self.count):
             own = ctx.within(f"reference of labels {i}")
