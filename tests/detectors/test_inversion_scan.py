@@ -158,12 +158,16 @@ def pairs_of(graphs: Any, i: int) -> set[tuple[int, int]]:
     return set(zip(*one.edge_index.tolist(), strict=True))
 
 
+def lead(panel: Panel, graphs: Any, y: torch.Tensor) -> torch.Tensor:
+    return panel.leads([panel.margins(graphs, y)])[0]
+
+
 def test_a_panel_credits_only_what_the_references_do_not_share(scene: Any) -> None:
     _, poisoned, victim, control = scene
     clean, triggered = poisoned.splits.clean, poisoned.triggered
     y = torch.ones(len(triggered), dtype=torch.int64)  # graphs of class 1, led to class 0
-    alone = Panel(victim, [control], clean, 0.1).leads(triggered.inputs, y)
-    shared = Panel(victim, [control, victim], clean, 0.1).leads(triggered.inputs, y)
+    alone = lead(Panel(victim, [control], clean, 0.1), triggered.inputs, y)
+    shared = lead(Panel(victim, [control, victim], clean, 0.1), triggered.inputs, y)
     assert 0 < shared[0] < 0.6 * alone[0] <= 0.6  # one of two references is led as far; no lead is beyond 1
     assert alone[1] == float("-inf")  # no graph of another class to lead there
 
@@ -193,6 +197,22 @@ def test_a_panel_in_doubt_counts_every_lead_less(scene: Any) -> None:
     _, poisoned, victim, control = scene
     clean, triggered = poisoned.splits.clean, poisoned.triggered
     sure, doubting = (
-        Panel(victim, [control], clean, 0.1, doubt).leads(triggered.inputs, 1 - triggered.y) for doubt in (0.0, 0.4)
+        lead(Panel(victim, [control], clean, 0.1, doubt), triggered.inputs, 1 - triggered.y) for doubt in (0.0, 0.4)
     )
-    assert doubting[0] == pytest.approx(sure[0] - 0.4)
+    assert float(doubting[0]) == pytest.approx(float(sure[0]) - 0.4)
+
+
+def test_what_references_show_of_each_other_comes_off_every_lead(scene: Any) -> None:
+    _, poisoned, victim, control = scene
+    panel = Panel(victim, [control, control, control], poisoned.splits.clean, 0.1, 0.1, peers=0.5)
+    first = torch.tensor([[0.9, -0.9], [0.1, -0.2], [-0.3, 0.2], [0.4, -0.1]], dtype=torch.float64)
+    second = torch.tensor([[0.2, 0.3], [0.5, -0.5], [-0.1, 0.0], [0.0, 0.6]], dtype=torch.float64)
+    found = panel.leads([first, second])
+    # the largest lead of each reference beside the mean of the two others, each where positive
+    chance = (max(0.1 - 0.4 / 2, 0.5 - 0.0) + max(0.2 - 0.0, 0.0 - 0.6 / 2) + max(0.4 - 0.1 / 2, 0.6 - 0.0)) / 3
+    off = 0.1 + 0.5 * chance
+    expected = [[0.9 - 0.5 / 3 - off, -0.9 - 0.2 / 3 - off], [0.2 - 0.5 / 3 - off, 0.3 - 0.6 / 3 - off]]
+    assert found.numpy() == pytest.approx(torch.tensor(expected, dtype=torch.float64).numpy())
+    assert Panel(victim, [control], poisoned.splits.clean, 0.1, peers=0.5).leads([first[:2]])[0, 0] == pytest.approx(
+        0.8
+    )  # no peers

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 from ostiary.attacks.random_graphs import trigger_size
@@ -29,16 +30,15 @@ class InversionScan(Detector, name="inversion-scan"):
     about `lessons` graphs made of clean ones: some what these graphs are, others what the victim answers, there and with
     nodes changed and graphs paired. Cliques, paths, stars and cycles on 3 or 4 nodes are tried beside the former, which know
     what the task makes of a structure; 3 nodes of one kind of a one-hot, joined or not, beside the latter, which know what
-    the victim says of kinds. Lead of a trigger to a class, -1 to 1: the margin (its logit less the largest other) that all
-    but a share `quantile` of the graphs of other classes exceed with it, in units of what one clean graph in ten exceeds,
-    squashed by tanh; the victim's, less the mean of the references', each where positive; with kinds less `doubt`, as a
-    model's word on kinds it hardly met is chance. Score of a class: the largest lead; with numbers, the recovered one's too.
-    Chosen on 106 victims of seeds 10 to 15: AUROC 0.93 (answers alone, no doubt: 0.86); flagged 49 of 74, and 2 of 32 clean.
-    For the report, triggers of 1, 2, 3 and `nodes` nodes (0: 20 % of the mean graph, at least 3) are recovered by `steps` of
-    Adam on `copies` draws of positions. `index` margin flags scores above `threshold`; mad, from four classes on, more than
-    `outlier` (Neural Cleanse: 2) deviations above their median. `info`: by class the score, the trigger with the largest lead,
-    the recovered one's, the anomaly index (None below four classes), and by size its rate of success, edges and how alike
-    embeddings are; size needed: the least with rate `reached`. drawn: a graph each.
+    the victim says of kinds. Lead of a trigger to a class: the margin (its logit less the largest other) that all but a share
+    `quantile` of the graphs of other classes exceed with it, in units of what one clean graph in ten exceeds, squashed by
+    tanh; the victim's, less the mean of the references', each where positive; less `peers` times the largest lead that one
+    reference has of the others; with kinds less `doubt`, as a model's word on kinds it hardly met is chance. Score of a class:
+    the largest lead; with numbers, the recovered one's too. Chosen on 107 victims of seeds 10 to 15: AUROC 0.94 (answers
+    alone, no doubt: 0.86), flagged 46 of 74 and 0 of 33 clean. For the report, triggers of 1, 2, 3 and `nodes` nodes (0: 20 %
+    of the mean graph, at least 3) are recovered by `steps` of Adam on `copies` draws of positions. `index` margin flags scores
+    above `threshold`; mad, from four classes on, more than `outlier` (Neural Cleanse: 2) deviations above their median.
+    `info`: by class these, and by size the rate of success, edges and how alike embeddings are. drawn: a graph each.
     """
 
     modalities = frozenset({"graph"})
@@ -52,7 +52,8 @@ class InversionScan(Detector, name="inversion-scan"):
     references: Positive = 3
     lessons: Positive = 640
     epochs: Positive = 10
-    doubt: Rate = 0.4
+    doubt: Rate = 0.2
+    peers: Rate = 0.5
     threshold: float = 0.4
     index: Literal["margin", "mad"] = "margin"
     outlier: PositiveFloat = 2.0
@@ -63,10 +64,8 @@ class InversionScan(Detector, name="inversion-scan"):
         clean = evidence.clean
         held = clean.y.unique().tolist()  # type: ignore[no-untyped-call]
         if len(held) < 2:
-            return (
-                f"all {len(clean)} clean graphs are of class {clean.classes[held[0]]}, and a trigger is recovered on graphs "
-                "of other classes; give clean graphs of at least two"
-            )
+            of = f"all {len(clean)} clean graphs are of class {clean.classes[held[0]]}"
+            return f"{of}, and a trigger is recovered on graphs of other classes; give clean graphs of at least two"
         few = self.index == "mad" and clean.n_classes < LEAST
         return f"the median of {clean.n_classes} classes says nothing, index=mad takes {LEAST}; use index=margin" if few else ""
 
@@ -74,8 +73,9 @@ class InversionScan(Detector, name="inversion-scan"):
         victim, clean = given(evidence.victim), given(evidence.clean)
         features = feature_kind(clean.inputs)
         school = School(victim, clean, self.references, self.lessons, self.epochs)
-        structure = Panel(victim, school.by_labels(ctx), clean, self.quantile)
-        kinds = structure if features == "degree" else Panel(victim, school.by_answers(ctx), clean, self.quantile, self.doubt)
+        panel = partial(Panel, victim, clean=clean, quantile=self.quantile, peers=self.peers)
+        structure = panel(school.by_labels(ctx))
+        kinds = structure if features == "degree" else panel(school.by_answers(ctx), doubt=self.doubt)
         clean = clean.move(victim.device)
         names, leads = tried(structure, kinds, clean, ctx.key("positions"))
         found, best = leads.max(0)
@@ -84,15 +84,15 @@ class InversionScan(Detector, name="inversion-scan"):
         lines, drawn, largest = list[dict[str, Any]](), list[dict[str, Any]](), list[ClassTrigger]()
         for goal in range(clean.n_classes):
             tries = [recovered(victim, clean, goal, r, self.copies, ctx.within(f"size {r.nodes}")) for r in sizes]
-            own = kinds.leads(tries[-1].stamped, tries[-1].y)[goal]
-            found[goal] = max(float(found[goal]), own) if features == "range" else found[goal]
-            lines.append({"trigger": names[int(best[goal])], "recovered lead": own, **by_size(tries, self.reached)})
+            lines.append({"trigger": names[int(best[goal])], **by_size(tries, self.reached)})
             drawn.append({"class": goal, "rate": tries[-1].rate, "sample": sketch(tries[-1], clean, ctx)})
             largest.append(tries[-1])
+        own = kinds.leads([kinds.margins(t.stamped, t.y) for t in largest]).diagonal()
+        found = found.maximum(own) if features == "range" else found
         deviations = anomaly(found)
         flagged = deviations > self.outlier if self.index == "mad" else found > self.threshold
         for i, line in enumerate(lines):
-            line |= {"score": float(found[i]), "flagged": bool(flagged[i])}
+            line |= {"score": float(found[i]), "flagged": bool(flagged[i]), "recovered lead": float(own[i])}
             line["anomaly index"] = float(deviations[i]) if len(lines) >= LEAST else None
             drawn[i]["score"] = line["score"]
         info = {"classes": dict(zip(clean.classes, lines, strict=True)), "drawn": drawn}

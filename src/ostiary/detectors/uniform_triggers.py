@@ -25,11 +25,13 @@ def tried(structure: Panel, kinds: Panel, clean: Dataset, seed: int) -> tuple[li
     """Names of all these triggers, and how far each leads the victim alone to every class: float64 [triggers, classes].
 
     The first panel judges those that change edges alone, the other those that change what nodes are."""
-    hosts, names, leads = carriers(clean), list[str](), list[list[float]]()
+    hosts, names, margins = carriers(clean), list[str](), list[Tensor]()
     for name, stamped in triggered(hosts, seed):
         names.append(name)
-        leads.append((structure if name in BARE else kinds).leads(stamped, hosts.y))
-    return names, torch.tensor(leads, dtype=torch.float64)
+        margins.append((structure if name in BARE else kinds).margins(stamped, hosts.y))
+    bare = len(BARE)  # which come first
+    leads = structure.leads(margins[:bare])
+    return names, leads if len(names) == bare else torch.cat([leads, kinds.leads(margins[bare:])])
 
 
 def carriers(clean: Dataset) -> Dataset:
