@@ -16,13 +16,12 @@ from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.explainers.base import Explainer
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.models.graph_layers import fold_norms
 from ostiary.models.victim import Victim
 from ostiary.seeds import scoped
 from ostiary.triggers.generator import bias_to_best, feature_kind
 from ostiary.triggers.mount import SoftMount, mount, random_score, top_nodes, with_rows
-from ostiary.triggers.subgraph import with_degrees
 
 
 class NodeGenerator(nn.Module):

@@ -15,7 +15,7 @@ from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.metrics.stealth import stealth
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.models.victim import evaluating, without_gradients
 from ostiary.training.trainer import Trainer
 from ostiary.triggers.generated import GeneratedSubgraph
@@ -23,7 +23,6 @@ from ostiary.triggers.mount import mount, random_score, top_nodes
 from ostiary.triggers.own_model import carried
 from ostiary.triggers.positions.asked import Impact
 from ostiary.triggers.positions.structure import Degree
-from ostiary.triggers.subgraph import with_degrees
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ from ostiary.attacks.gta import GTA
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
+from ostiary.modality.graphs import are_degrees, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.training.trainer import Trainer
 from ostiary.triggers.generated import GeneratedSubgraph
 from ostiary.triggers.generator import Generator
-from ostiary.triggers.subgraph import are_degrees, with_degrees
 
 
 @pytest.fixture(scope="module")

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ostiary.modality.graph import GraphModality
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
 from ostiary.seeds import generator
 from ostiary.triggers.mount import SoftMount, mount, random_score, top_nodes
-from ostiary.triggers.subgraph import Subgraph, are_degrees, with_degrees
+from ostiary.triggers.subgraph import Subgraph
 
 Pairs = list[tuple[int, int]]
 

@@ -15,10 +15,9 @@ from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.errors import InvalidInput
 from ostiary.evaluate import Outputs, evaluate
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
 from ostiary.training.trainer import Trainer
 from ostiary.triggers.injected import InjectedSubgraphs
-from ostiary.triggers.subgraph import are_degrees, with_degrees
 
 PATHS = (((0, 1), (1, 2)), ((0, 2),), ((0, 1), (0, 2), (1, 2)))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -216,3 +217,26 @@ def test_what_references_show_of_each_other_comes_off_every_lead(scene: Any) -> 
     assert Panel(victim, [control], poisoned.splits.clean, 0.1, peers=0.5).leads([first[:2]])[0, 0] == pytest.approx(
         0.8
     )  # no peers
+
+
+class Wide(nn.Module):
+    """A network with two more outputs than the data have classes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, graphs: Any) -> torch.Tensor:
+        said = self.inner(graphs.x, graphs.edge_index, graphs.batch, graphs=graphs)
+        return torch.cat([said, said.amin(1, keepdim=True).expand(-1, 2) + 20], 1)
+
+
+@pytest.mark.parametrize("numbers", [False, True])
+def test_outputs_beyond_the_classes_of_the_data_are_not_scanned(scene: Any, numbers: bool) -> None:
+    ctx, poisoned, victim, _ = scene
+    clean = poisoned.splits.clean
+    if numbers:
+        clean = replace(clean, inputs=clean.inputs.with_(x=clean.inputs.x + 0.1))
+    wide = Victim(Wide(victim.module), "graph")
+    found = InversionScan(nodes=2, steps=2, epochs=1, lessons=20, threshold=-9).inspect(Evidence(wide, None, clean), ctx)
+    assert found.scores.shape == (2,) and found.classes == (0, 1)

@@ -17,7 +17,7 @@ from ostiary.detectors.edge_drop import LooplessConv, sway, thinned
 from ostiary.detectors.rigbd import RIGBD, cut
 from ostiary.errors import MissingEvidence, Unsupported
 from ostiary.evidence import Evidence
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.modality.nodes import Nodes
 from ostiary.models.victim import Victim
 from ostiary.purifiers.rigbd import RIGBD as RobustTraining
@@ -70,6 +70,18 @@ def test_the_score_is_the_sum_of_divergences_whatever_the_chunks(monkeypatch: py
         monkeypatch.setattr("ostiary.detectors.edge_drop.BUDGET", 1)
         assert torch.allclose(sway(victim, data, 5, 0.5, 7)[0], scores, rtol=1e-4, atol=1e-6)
         monkeypatch.undo()
+
+
+def test_degrees_are_counted_anew_in_what_is_left() -> None:
+    data, victim = toys.splits("graph").train, toys.victim("graph")
+    data = replace(data, inputs=with_degrees(data.inputs))
+    scores, logits = sway(victim, data, 3, 0.5, 7)
+    expected = torch.zeros(len(data))
+    for k in range(3):
+        few = thinned(data.inputs, data.ids, torch.tensor([k]), 0.5, 7, torch.ones(len(data.inputs.x), dtype=torch.bool))
+        after = victim.predict(with_degrees(few))[0]
+        expected += F.kl_div(after.log_softmax(1), logits.softmax(1), reduction="none").sum(1)
+    assert torch.allclose(scores.float(), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_a_graph_is_scored_alike_in_any_company() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ostiary.component import build
 from ostiary.context import Context
+from ostiary.errors import InvalidInput
 from ostiary.explainers.base import Attribution, Explainer
 from ostiary.modality.graphs import Graphs, join
 from ostiary.models.victim import Victim
@@ -132,3 +133,9 @@ def test_gcleaner_takes_it(name: str) -> None:
         toys.evidence("graph").only(frozenset({"victim", "clean"}), "test"), toys.context("graph")
     )
     assert len(cleaned.notes["unlearned"]) == 2
+
+
+@pytest.mark.parametrize("name", GRAPH)
+def test_nothing_to_explain_is_said(name: str) -> None:
+    with pytest.raises(InvalidInput, match="no input to explain"):
+        made(name).explain(toys.victim("graph"), some(0, 1).take(torch.zeros(0, dtype=torch.int64)), Context())

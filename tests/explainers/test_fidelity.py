@@ -19,7 +19,7 @@ from ostiary.explainers.fidelity import (
     touching,
     undirected,
 )
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, degree_features
 from ostiary.models.victim import Victim
 
 
@@ -103,7 +103,7 @@ def test_fidelity_is_what_the_class_loses() -> None:
         return float(torch.tensor([nodes, edges], dtype=torch.float32).softmax(0)[1])
 
     edges = best_edges(PATH_AND_TRIANGLE, scored(PATH_AND_TRIANGLE, {(0, 1): 1.0, (4, 5): 1.0}), k=1)
-    plus, minus = fidelity(Victim(Counter(), "graph"), PATH_AND_TRIANGLE, edges, torch.tensor([1, 1]))
+    plus, minus = fidelity(Victim(Counter(), "graph"), PATH_AND_TRIANGLE, edges, torch.tensor([1, 1]), False)
     assert plus.tolist() == pytest.approx([sure(4, 3) - sure(4, 2), sure(3, 3) - sure(3, 2)])
     assert minus.tolist() == pytest.approx([sure(4, 3) - sure(2, 1), sure(3, 3) - sure(2, 1)])
 
@@ -114,3 +114,22 @@ def test_scores_of_one_kind_stand_for_the_other() -> None:
     assert node_scores(path, Attribution(edges=torch.tensor([1.0, 2.0, 3.0, 4.0]))).tolist() == [3, 10, 7]
     with pytest.raises(Unsupported, match="neither nodes nor edges"):
         edge_scores(path, Attribution())
+
+
+class ByDegree(nn.Module):
+    """Says class 1 as surely as nodes have, by their features, a degree of 2; class 0 at none."""
+
+    def forward(self, x: Tensor, batch: Tensor) -> Tensor:
+        two = torch.zeros(int(batch.max()) + 1).index_add(0, batch, x[:, 2])
+        return torch.stack([torch.zeros_like(two), two], 1)
+
+
+@pytest.mark.parametrize("degrees", [True, False])
+def test_degrees_are_counted_anew_without_the_edges(degrees: bool) -> None:
+    held = PATH_AND_TRIANGLE
+    counted = held.with_(x=degree_features(held.edge_index, len(held.x), 4))
+    every = torch.ones(held.edge_index.shape[1], dtype=torch.bool)
+    plus, minus = fidelity(Victim(ByDegree(), "graph", head=""), counted, every, torch.ones(2, dtype=torch.int64), degrees)
+    expected = torch.tensor([2.0, 3.0]).sigmoid() - 0.5 if degrees else torch.zeros(2)
+    torch.testing.assert_close(plus, expected)
+    torch.testing.assert_close(minus, torch.zeros(2))  # the explanation holds all edges

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.errors import Unsupported
+from ostiary.errors import InvalidInput, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.metrics.certified import certified
-from ostiary.modality.graphs import Graphs, degree_features
+from ostiary.modality.graphs import Graphs, are_degrees, degree_features, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.models.votes import View, Voting, Whole, ballots
 from ostiary.purifiers.certificate import Certificate, margins
@@ -31,7 +31,6 @@ from ostiary.purifiers.subsampling import PairSubsets, Subsampling, log_choose
 from ostiary.purifiers.training_partition import TrainingPartition, contents
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
-from ostiary.triggers.subgraph import are_degrees
 
 Pairs = frozenset[tuple[int, int]]
 K = 3
@@ -415,3 +414,45 @@ def test_large_votes_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     found = Voting([toys.victim("graph")], view).predict(inputs)[0]
     assert max(sizes) <= 100 and sum(sizes) == 50 * len(inputs)
     assert set(ballots(found).sum(1).tolist()) == {50}
+
+
+def counted(train: Dataset) -> Dataset:
+    """The same graphs with degrees for features."""
+    return replace(train, inputs=with_degrees(train.inputs))
+
+
+def test_of_degrees_no_single_training_graph_decides() -> None:
+    """One graph with a feature that counts nothing turned the views of all members, once."""
+    train, method = counted(tiny(30)), JointPartition(parts=3, groups=4)
+    odd = train.inputs.x.clone()
+    odd[0] = odd[0].roll(1)
+    spoilt = replace(train, inputs=train.inputs.with_(x=odd))
+    before, after = (method.purify(Evidence(train=data), TINY) for data in (train, spoilt))
+    assert isinstance(before, Voting) and isinstance(after, Voting)
+    assert bool(before.view.degrees) and bool(after.view.degrees)
+    differ = sum(not torch.equal(a, b) for a, b in zip(weights(before), weights(after), strict=True))
+    assert differ <= 1
+
+
+def test_where_as_many_graphs_count_degrees_as_do_not_a_joint_partition_refuses() -> None:
+    train = tiny(30)
+    half = train.inputs.batch < 15
+    x = torch.where(half[:, None], with_degrees(train.inputs).x, train.inputs.x)
+    with pytest.raises(Unsupported, match="15 of 30 training graphs have degrees for features"):
+        JointPartition(parts=3, groups=4).purify(Evidence(train=replace(train, inputs=train.inputs.with_(x=x))), TINY)
+
+
+def test_edges_stored_twice_are_refused_in_training_and_in_use() -> None:
+    train = tiny()
+    ends = train.inputs.edge_index
+    twice = Graphs.build(train.inputs.x, torch.cat([ends, ends[:, :2], ends[:, :2].flip(0)], 1), train.inputs.n_nodes)
+    with pytest.raises(Unsupported, match="store every edge once"):
+        Subsampling().purify(Evidence(train=replace(train, inputs=twice)), TINY)
+    method = EdgePartition(groups=3)
+    with pytest.raises(InvalidInput, match="no certificate for these graphs"):
+        method.radius(method.purify(Evidence(train=train), TINY), twice)
+
+
+def test_a_certificate_is_asked_of_what_it_covers_only() -> None:
+    with pytest.raises(Unsupported, match="covers edges, not nodes"):
+        Certificate(torch.tensor([[2, 0]]), torch.tensor([0]), torch.tensor([1]), costs={"edges": 1}).covers(nodes=1)

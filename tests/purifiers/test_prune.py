@@ -10,12 +10,11 @@ import torch
 from ostiary.component import build
 from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput, Unsupported
-from ostiary.modality.graphs import Graphs, degree_features, join
+from ostiary.modality.graphs import Graphs, are_degrees, degree_features, join
 from ostiary.modality.nodes import Nodes
 from ostiary.models.screened import Screened
 from ostiary.purifiers.prune import Prune, Pruning
 from ostiary.testing import toys
-from ostiary.triggers.subgraph import are_degrees
 
 
 def path(x: list[list[float]]) -> Graphs:

@@ -15,10 +15,10 @@ from ostiary.component import NonNegative, Positive, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.errors import InvalidInput
+from ostiary.modality.graphs import are_degrees
 from ostiary.models.victim import Victim
 from ostiary.triggers.edge_flips import TowardAnchor, distances
 from ostiary.triggers.own_model import carried
-from ostiary.triggers.subgraph import are_degrees
 
 
 class GradientCLBA(CleanLabelAttack, name="gradient-clba"):

@@ -7,10 +7,10 @@ from ostiary.attacks.random_graphs import flip_budget
 from ostiary.component import NonNegative, Positive, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.modality.graphs import are_degrees
 from ostiary.triggers.base import Trigger
 from ostiary.triggers.edge_flips import TowardClass
 from ostiary.triggers.own_model import carried
-from ostiary.triggers.subgraph import are_degrees
 
 
 class TRAP(PoisoningAttack, name="trap"):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
 from ostiary.modality.nodes import Nodes
 from ostiary.models.graph_layers import Conv, neighbour_sum, weighted_degree
 from ostiary.models.graph_nets import GraphArchitecture
@@ -29,9 +29,10 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> 
         sheltered.fill_(False)[inputs.roots] = True
     logits = victim.predict(inputs)[0]
     before = logits.double().log_softmax(1)
-    total = torch.zeros(n, dtype=torch.float64)
+    total, degrees = torch.zeros(n, dtype=torch.float64), are_degrees(store)
     for draws in torch.arange(passes).split(max(1, BUDGET // max(1, store.x.numel()))):
         many: Inputs = thinned(store, ids, draws, rate, seed, sheltered)
+        many = with_degrees(many) if degrees else many
         if nodes:
             shift = len(store.x) * torch.arange(len(draws))[:, None]
             many = Nodes.of(many, (inputs.roots + shift).flatten())

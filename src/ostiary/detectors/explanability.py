@@ -15,7 +15,7 @@ from ostiary.explainers.base import Explainer
 from ostiary.explainers.fidelity import best_edges, edge_scores, fidelity
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.guided_backprop import GuidedBackprop
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees
 from ostiary.models.victim import Victim
 
 
@@ -43,12 +43,14 @@ class Explanability(Component):
     quantile: Rate = 1.0
     explainer: Explainer = GuidedBackprop()
 
-    def scored(self, victim: Victim, graphs: Graphs, ids: Tensor, ctx: Context) -> Scored:
-        """All graphs by one explanation of their predicted classes; `ids` as in `Explainer.explain`."""
+    def scored(self, victim: Victim, graphs: Graphs, ids: Tensor, ctx: Context, degrees: bool | None = None) -> Scored:
+        """All graphs by one explanation of their classes; `ids` as in `Explainer.explain`, `degrees` as in `fidelity` (None: as
+        these graphs show)."""
+        degrees = are_degrees(graphs) if degrees is None else degrees
         classes = victim.predict(graphs)[0].argmax(1)
         found = self.explainer.explain(victim, graphs, ctx, classes, ids)
         chosen = best_edges(graphs, edge_scores(graphs, found), self.k, self.share)
-        plus, minus = fidelity(victim, graphs, chosen, classes)
+        plus, minus = fidelity(victim, graphs, chosen, classes, degrees)
         return Scored(plus if self.score == "fid+" else plus - minus, chosen)
 
     def threshold(self, scores: Tensor) -> float:

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 
 from ostiary.data.dataset import Dataset
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.triggers.generator import feature_kind
-from ostiary.triggers.subgraph import with_degrees
 
 
 def lessons_of(clean: Dataset, size: int, rng: torch.Generator) -> Graphs:

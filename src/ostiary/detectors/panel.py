@@ -24,7 +24,7 @@ class Panel:
         self, victim: Victim, others: Sequence[Victim], clean: Dataset, quantile: float, doubt: float = 0.0, peers: float = 0.0
     ) -> None:
         self.nets, self.quantile, self.doubt, self.peers = (victim, *others), quantile, doubt, peers
-        self.units = [unit(net, clean) for net in self.nets]
+        self.units, self.classes = [unit(net, clean) for net in self.nets], clean.n_classes
 
     def margins(self, stamped: Graphs, y: Tensor) -> Tensor:
         """How far graphs (of classes y, int64 [n]) with a trigger are led to each class, victim first: float64 [nets, classes].
@@ -32,8 +32,8 @@ class Panel:
         The margin, in units of the one that one clean graph in ten exceeds, that all but a share `quantile` of the graphs of
         other classes exceed, squashed by tanh: beyond a unit it says how large a graph has become. -inf: no such graph."""
         logits = [net.predict(stamped)[0] / u for net, u in zip(self.nets, self.units, strict=True)]
-        found = torch.full((len(logits), logits[0].shape[1]), -math.inf, dtype=torch.float64)
-        for goal in range(found.shape[1]):
+        found = torch.full((len(logits), self.classes), -math.inf, dtype=torch.float64)
+        for goal in range(self.classes):
             others = (y != goal).cpu()
             if bool(others.any()):
                 for i, said in enumerate(logits):

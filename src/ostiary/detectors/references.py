@@ -13,13 +13,12 @@ from torch import Tensor
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.lessons import lessons_of, varied
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer, TrainState
 from ostiary.triggers.generator import feature_kind
-from ostiary.triggers.subgraph import with_degrees
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from ostiary.detectors.explanation_metrics import bend, components, degree_varia
 from ostiary.evidence import Evidence
 from ostiary.explainers.fidelity import best_edges, confidence, edge_scores, fidelity, touched
 from ostiary.explainers.gnn_explainer import GNNExplainer
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees
 from ostiary.models.victim import Victim
 
 METRICS = (
@@ -66,7 +66,7 @@ class SevenMetrics(InputDetector, name="seven-metrics"):
         found = self.explainer.explain(victim, graphs, ctx, classes, ids)
         assert found.losses is not None
         edges = best_edges(graphs, edge_scores(graphs, found), self.k, self.share)
-        plus, minus = fidelity(victim, graphs, edges, classes)
+        plus, minus = fidelity(victim, graphs, edges, classes, are_degrees(graphs))
         every_edge, every_node = torch.ones_like(edges), torch.ones(len(graphs.x), dtype=torch.bool)
         found_in_graphs = (
             components(graphs, edges),

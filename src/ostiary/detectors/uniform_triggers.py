@@ -11,10 +11,9 @@ from torch import Tensor
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.panel import Panel
 from ostiary.inversion import Recovery, placed
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.triggers.generator import feature_kind
 from ostiary.triggers.mount import mount
-from ostiary.triggers.subgraph import with_degrees
 
 HOSTS = 60  # clean graphs that carry a trigger, repeated if there are fewer
 BARE = ("3 clique", "3 path", "4 clique", "4 cycle", "4 star", "4 path")

@@ -18,10 +18,9 @@ from ostiary.explainers.base import Explainer
 from ostiary.explainers.fidelity import best_nodes, node_scores, only, touched, touching
 from ostiary.explainers.guided_backprop import GuidedBackprop
 from ostiary.explainers.subgraphx import SubgraphX
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.training.flooding import Flooding
-from ostiary.triggers.subgraph import are_degrees, with_degrees
 
 
 class XGBD(Detector, name="xgbd"):

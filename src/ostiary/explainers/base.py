@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ostiary.component import Component
 from ostiary.context import Context
-from ostiary.errors import Unsupported
+from ostiary.errors import InvalidInput, Unsupported
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim, evaluating, without_gradients
 
@@ -45,6 +45,8 @@ class Explainer(Component):
         of the inputs' own randomness (default their places), so that scores do not depend on what else is explained."""
         if victim.modality.name not in self.modalities:
             raise Unsupported(f"explainer '{self.name}' works on {', '.join(self.modalities)} data, not {victim.modality.name}")
+        if not victim.modality.count(inputs):
+            raise InvalidInput(f"explainer '{self.name}' was given no input to explain; give at least one")
         if classes is None:
             classes = victim.predict(inputs)[0].argmax(1)
         ids = torch.arange(len(classes)) if ids is None else ids

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ostiary.errors import Unsupported
 from ostiary.explainers.base import Attribution
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.modality.sparse import pointer
 from ostiary.models.victim import Victim
 
@@ -70,9 +70,8 @@ def touching(graphs: Graphs, nodes: Tensor) -> Tensor:
 
 def touched(graphs: Graphs, edges: Tensor) -> Tensor:
     """The nodes at the ends of these edges (bool [E]): bool [N]."""
-    found = torch.zeros(len(graphs.x), dtype=torch.bool, device=graphs.x.device)
-    found[graphs.edge_index[:, edges].flatten()] = True
-    return found
+    none = torch.zeros(len(graphs.x), dtype=torch.bool, device=graphs.x.device)
+    return none.index_fill(0, graphs.edge_index[:, edges].flatten(), True)
 
 
 def only(graphs: Graphs, edges: Tensor, nodes: Tensor | None = None) -> Graphs:
@@ -91,9 +90,11 @@ def confidence(victim: Victim, graphs: Graphs, classes: Tensor) -> Tensor:
     return victim.predict(graphs)[0].softmax(1).gather(1, classes[:, None])[:, 0]
 
 
-def fidelity(victim: Victim, graphs: Graphs, edges: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+def fidelity(victim: Victim, graphs: Graphs, edges: Tensor, classes: Tensor, degrees: bool) -> tuple[Tensor, Tensor]:
     """(fid+, fid-): how much the probability of the class falls without these edges (bool [E]), and with them and their ends
-    alone; float [G] each."""
+    alone; float [G] each. degrees: features are degrees, to be counted anew."""
     whole = confidence(victim, graphs, classes)
     without, alone = only(graphs, ~edges), only(graphs, edges, touched(graphs, edges))
+    if degrees:
+        without, alone = with_degrees(without), with_degrees(alone)
     return whole - confidence(victim, without, classes), whole - confidence(victim, alone, classes)

@@ -239,6 +239,24 @@ def degree_features(edge_index: Tensor, n_nodes: int, width: int | None = None) 
     return torch.nn.functional.one_hot(degree.clamp(max=width - 1), width).float()
 
 
+def with_degrees(graphs: Graphs) -> Graphs:
+    """The same graphs with the one-hot degree (clamped to the feature width) as features."""
+    width = graphs.x.shape[1]
+    degree = graphs.in_degree.clamp(max=width - 1)
+    return graphs.with_(x=torch.nn.functional.one_hot(degree, width).to(graphs.x.dtype))
+
+
+def counts_degrees(graphs: Graphs) -> Tensor:
+    """Which graphs have the one-hot degree for features of all their nodes: bool [G]."""
+    other = (graphs.x != with_degrees(graphs).x).any(1)
+    return torch.bincount(graphs.batch[other], minlength=len(graphs)) == 0
+
+
+def are_degrees(graphs: Graphs) -> bool:
+    """Whether node features are a one-hot of the degree: of most graphs, so that a few from elsewhere do not decide."""
+    return 2 * int(counts_degrees(graphs).sum()) > len(graphs)
+
+
 def _parts(i: int, data: Data) -> tuple[Tensor | None, Tensor, Tensor | None, int]:
     """(x, edge_index, edge_attr, node count) of one PyG graph, checked."""
     edges = data.edge_index if data.edge_index is not None else torch.zeros(2, 0, dtype=torch.int64)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ostiary.errors import Unsupported
+
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
@@ -22,7 +24,10 @@ class Certificate:
     alpha: float = 0.0
 
     def covers(self, **changes: int) -> Tensor:
-        """Whether the prediction stands under so many changes of each kind, all at once: bool [n]."""
+        """Whether the prediction stands under so many changes of each kind, all at once: bool [n]. Raises Unsupported for a
+        kind of which it says nothing."""
+        if unknown := changes.keys() - self.costs.keys():
+            raise Unsupported(f"this certificate covers {', '.join(self.costs)}, not {', '.join(sorted(unknown))}")
         return self.margin >= sum(self.costs[kind] * n for kind, n in changes.items())
 
     def radius(self, kind: str) -> Tensor | None:

@@ -10,16 +10,18 @@ from torch import Generator, Tensor
 
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.errors import InvalidInput
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees
 from ostiary.models.victim import Victim
 from ostiary.models.votes import View, Voting, Whole, ballots
 from ostiary.purifiers.base import Purifier
 from ostiary.purifiers.certificate import Certificate
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
-from ostiary.triggers.subgraph import are_degrees
+
+TAKES = "it takes undirected graphs without self-loops; store every edge once in both directions"
 
 
 class Certified(Purifier):
@@ -45,7 +47,10 @@ class Certified(Purifier):
 
     @final
     def radius(self, victim: Victim, inputs: Inputs) -> Certificate:
-        """The victim's predictions on `inputs` with what is certain of them. victim: what `purify` returned."""
+        """The victim's predictions on `inputs` with what is certain of them. victim: what `purify` gave. Raises InvalidInput
+        for graphs of which nothing can be."""
+        if isinstance(inputs, Graphs) and not simple(inputs):
+            raise InvalidInput(f"no certificate for these graphs: {TAKES}")
         return self.certify(ballots(victim.predict(inputs)[0]), inputs)
 
     def rebuild(self, victim: Victim) -> Victim:
@@ -53,9 +58,7 @@ class Certified(Purifier):
 
     def refuse(self, evidence: Evidence) -> str:
         held = next(d.inputs for d in (evidence.train, evidence.clean) if d is not None)
-        if isinstance(held, Graphs) and not (held.symmetric and bool((held.edge_index[0] != held.edge_index[1]).all())):
-            return "it takes undirected graphs without self-loops; store every edge in both directions"
-        return ""
+        return "" if not isinstance(held, Graphs) or simple(held) else TAKES
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train = evidence.train
@@ -66,6 +69,13 @@ class Certified(Purifier):
             for i, rows in enumerate(self.shares(train, ctx))
         ]
         return Voting(members, view)
+
+
+def simple(graphs: Graphs) -> bool:
+    """Whether every edge is stored once in both directions, and none leads from a node to itself."""
+    ends = graphs.edge_index
+    pairs = ends[0] * max(1, len(graphs.x)) + ends[1]
+    return graphs.symmetric and bool((ends[0] != ends[1]).all()) and len(pairs.unique()) == len(pairs)
 
 
 def _member(part: Dataset, view: View, ctx: Context, what: str) -> Victim:

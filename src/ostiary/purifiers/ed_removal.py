@@ -9,11 +9,10 @@ from ostiary.context import Context
 from ostiary.detectors.explanability import Explanability, Scored
 from ostiary.evidence import Evidence
 from ostiary.explainers.fidelity import only
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
 from ostiary.models.screened import Screen, screened
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
-from ostiary.triggers.subgraph import are_degrees, with_degrees
 
 
 class Removal(Screen):
@@ -34,7 +33,8 @@ class Removal(Screen):
     def scored(self, victim: Victim, graphs: Graphs) -> Scored:
         plain = graphs.with_(x=graphs.x.detach(), edge_weight=None, edge_mask=None)
         ids = torch.zeros(len(graphs), dtype=torch.int64)
-        return self.method.scored(victim, victim.modality.move(plain, torch.device("cpu")), ids, Context(int(self.seed)))
+        plain = victim.modality.move(plain, torch.device("cpu"))
+        return self.method.scored(victim, plain, ids, Context(int(self.seed)), bool(self.degrees))
 
     def before(self, victim: Victim, batch: Graphs) -> Graphs:
         found = self.scored(victim, batch)

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from ostiary.component import Positive
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.models.votes import View
 from ostiary.purifiers.certificate import Certificate, margins
 from ostiary.purifiers.certified import Certified
 from ostiary.seeds import uniform
-from ostiary.triggers.subgraph import with_degrees
 
 By = Literal["edge", "node"]
 

@@ -94,7 +94,7 @@ class GCleaner(Purifier, name="gcleaner"):
             hook = Unlearning(teacher, clean, recovery, [*flagged], places, weights, self.flag, *n, anywhere=both, ctx=ctx)
             trainer = trainer.replace(epochs=self.rounds * self.epochs, schedule=self.schedule)
             trainer.fit(student, clean, ctx.key("order"), [hook], what="gcleaner: unlearning")
-        student.notes["unlearned"] = [clean.classes[f.goal] for f in flagged]
         if by_class:
+            student.notes["unlearned"] = [clean.classes[f.goal] for f in flagged]
             student.notes["recovered rate"] = {clean.classes[f.goal]: f.rate for f in found}
         return student

@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from ostiary.component import Positive
+from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
+from ostiary.modality.graphs import counts_degrees
 from ostiary.models.votes import View
 from ostiary.purifiers.certificate import Certificate, margins
 from ostiary.purifiers.edge_partition import EdgeGroups
@@ -23,6 +25,16 @@ class JointPartition(Partitioned, name="joint-partition"):
 
     parts: Positive = 5
     groups: Positive = 10
+
+    def refuse(self, evidence: Evidence) -> str:
+        train = evidence.train
+        assert train is not None
+        degrees = int(counts_degrees(train.inputs).sum())
+        if abs(2 * degrees - len(train)) <= self.parts:  # else no number of graphs within a radius decides
+            return (
+                f"{degrees} of {len(train)} training graphs have degrees for features, too even to tell; give all or none such"
+            )
+        return super().refuse(evidence)
 
     def view(self, key: int = 0, degrees: bool = False) -> View:
         return EdgeGroups(self.groups, "edge", key, degrees)

@@ -14,13 +14,12 @@ from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.modality.nodes import Nodes
 from ostiary.models.screened import Screen, screened
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
 from ostiary.triggers.generator import feature_kind
-from ostiary.triggers.subgraph import with_degrees
 
 
 class Prune(Purifier, name="prune"):

@@ -14,12 +14,11 @@ from ostiary.component import Positive
 from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.models.votes import View, Voting
 from ostiary.purifiers.certificate import Certificate
 from ostiary.purifiers.certified import Certified
-from ostiary.triggers.subgraph import are_degrees, with_degrees
 
 Share = Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)]
 

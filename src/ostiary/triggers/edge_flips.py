@@ -10,11 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, Rate
-from ostiary.modality.graphs import Graphs, join
+from ostiary.modality.graphs import Graphs, join, with_degrees
 from ostiary.models.edge_gradient import Flips, flip, top_flips
 from ostiary.models.victim import Victim
 from ostiary.triggers.own_model import ModelTrigger
-from ostiary.triggers.subgraph import with_degrees
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 CHUNK = 256  # graphs per gradient

@@ -8,14 +8,13 @@ from torch import Tensor
 from ostiary.component import Positive
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.seeds import scoped
 from ostiary.triggers.generator import Features, Generator, feature_kind
 from ostiary.triggers.mount import mount
 from ostiary.triggers.own_model import PREFIX, ModelTrigger
 from ostiary.triggers.positions.base import Position
 from ostiary.triggers.positions.structure import RandomNodes
-from ostiary.triggers.subgraph import with_degrees
 
 
 class GeneratedSubgraph(ModelTrigger, name="generated-subgraph"):

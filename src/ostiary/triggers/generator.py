@@ -9,9 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees
 from ostiary.models.graph_layers import GCNConv
-from ostiary.triggers.subgraph import are_degrees
 
 Features = Literal["one-hot", "range", "degree"]
 

@@ -7,11 +7,10 @@ from torch import Tensor
 
 from ostiary.component import Positive
 from ostiary.errors import InvalidInput
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.modality.sparse import pointer
 from ostiary.seeds import uniform
 from ostiary.triggers.base import Trigger
-from ostiary.triggers.subgraph import with_degrees
 
 Edges = tuple[tuple[int, int], ...]
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
 from ostiary.triggers.mount import mount
 from ostiary.triggers.own_model import ModelTrigger, carried
 from ostiary.triggers.positions.base import Position, Ranked
@@ -51,15 +51,3 @@ def mounted(trigger: Subgraph, train: Dataset, attacker: Context) -> Subgraph:
     """The trigger fitted to the data: degree features counted again, the attacker's model carried where it is asked."""
     trigger = trigger.replace(degree_features=are_degrees(train.inputs))
     return trigger.replace(**carried(attacker, train)) if trigger.position.asks else trigger
-
-
-def with_degrees(graphs: Graphs) -> Graphs:
-    """The same graphs with the one-hot degree (clamped to the feature width) as features."""
-    width = graphs.x.shape[1]
-    degree = graphs.in_degree.clamp(max=width - 1)
-    return graphs.with_(x=torch.nn.functional.one_hot(degree, width).to(graphs.x.dtype))
-
-
-def are_degrees(graphs: Graphs) -> bool:
-    """Whether the node features are a one-hot of the degree."""
-    return bool((graphs.x == with_degrees(graphs).x).all())
