@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
+
 from ostiary.data.dataset import Dataset
-from ostiary.errors import MissingEvidence
+from ostiary.errors import InvalidInput, MissingEvidence
 from ostiary.models.victim import Victim
 
 
@@ -31,6 +33,23 @@ class Evidence:
         if missing:
             raise MissingEvidence(f"{who} needs {' and '.join(missing)}, which was not given or is empty")
         return Evidence(**kept)
+
+    def check_call(self) -> None:
+        """Raises InvalidInput if the victim, where there is one, cannot be called on the data that stand beside it."""
+        data = next((d for d in (self.clean, self.train, self.incoming) if d is not None), None)
+        if self.victim is None or data is None:
+            return
+        name = "clean data" if data is self.clean else "training set" if data is self.train else "incoming inputs"
+        try:
+            logits, _ = self.victim.predict(data.take(torch.arange(min(2, len(data)), device=data.ids.device)).inputs)
+        except (RuntimeError, IndexError, ValueError) as error:
+            first = str(error).splitlines()[0]
+            given = ", ".join(f"{k} {v}" for k, v in data.describe().items() if isinstance(v, int))
+            raise InvalidInput(
+                f"the victim cannot be called on the {name} ({first}; they have {given}); give data it was made for"
+            ) from error
+        if logits.shape[1] < data.n_classes:
+            raise InvalidInput(f"the victim knows {logits.shape[1]} classes but the {name} have {data.n_classes}")
 
     @property
     def modality_name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import networkx as nx
@@ -18,10 +19,10 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.data.user import images, split_data
 from ostiary.errors import InvalidInput, Unsupported
+from ostiary.modality.graphs import with_degrees
 from ostiary.seeds import generator
 from ostiary.testing import toys
 from ostiary.triggers.pixels import Blend, Patch
-from ostiary.triggers.subgraph import with_degrees
 
 CTX = Context(0)
 
@@ -141,6 +142,15 @@ def test_random_choice_is_sorted_distinct_eligible_and_seeded() -> None:
     assert first.tolist() == sorted(set(first.tolist()))
     assert bool(eligible[first].all())
     assert Random().choose(data, eligible, 12, Context(1)).tolist() != first.tolist()
+
+
+def test_poison_is_not_told_by_its_precision_and_rounding_is_no_trigger() -> None:
+    given = splits()
+    odd = Splits(*(replace(d, inputs=0.9 * d.inputs) for d in (given.train, given.test, given.clean)))
+    made = build("attack", {"name": "badnets", "alpha": 0.0}).poison(odd, CTX)
+    for part in (made.splits.train, made.splits.test, made.triggered):
+        assert torch.equal(part.inputs, (part.inputs * 255).round() / 255)
+    assert any(f"left {len(made.rows)} of {len(made.rows)} test inputs" in doubt for doubt in made.doubts)
 
 
 def test_a_trigger_that_changes_nothing_is_a_doubt() -> None:

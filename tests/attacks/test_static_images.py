@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ostiary.attacks.base import Poisoned
 from ostiary.attacks.lf import LF
@@ -211,6 +211,13 @@ def test_trojan_nn_chooses_the_neurons_with_the_largest_weights() -> None:
     rest[chosen] = False
     assert float(influence[chosen].min()) >= float(influence[rest].max())
     assert len(TrojanNN(neurons=999).chosen(model)) == len(influence)
+
+
+def test_trojan_nn_reads_the_weights_of_a_head_that_is_a_convolution() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with torch.no_grad():
+        net[2].weight.copy_(torch.tensor([[0.1, -3.0, 0.2, 0.0], [0.1, 0.0, 2.0, 0.0]])[..., None, None])
+    assert TrojanNN(neurons=2).chosen(Victim(net, "image", head="2")).tolist() == [1, 2]
 
 
 def _features(model: Victim, images: Tensor) -> Tensor:

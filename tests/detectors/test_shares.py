@@ -68,3 +68,10 @@ def test_of_a_label_with_a_surplus_less_counts_as_clean() -> None:
     for label in range(10):
         before, after = (int((Y[parts.clean] == label).sum()) for parts in (plain, less))
         assert after < 0.7 * before if label == 3 else after >= 0.85 * before
+
+
+def test_a_label_of_few_samples_has_one_in_the_clean_share() -> None:
+    y = torch.tensor([0] * 50 + [1] * 50 + [2] * 2)
+    parts = split(torch.arange(102).double(), 0.2, 0.0, y)
+    assert torch.bincount(y[parts.clean]).tolist() == [10, 10, 1]
+    assert len(split(torch.arange(102).double(), 0.0, 0.1, y).clean) == 0

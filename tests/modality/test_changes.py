@@ -7,6 +7,7 @@ import torch
 
 from ostiary.component import build
 from ostiary.errors import Unsupported
+from ostiary.modality.image import turned
 from ostiary.testing import toys
 
 
@@ -81,3 +82,13 @@ def test_nodes_say_that_they_cannot_be_changed_so() -> None:
     ):
         with pytest.raises(Unsupported, match="node inputs cannot be"):
             call()
+
+
+def test_an_image_is_turned_before_it_is_moved() -> None:
+    images = torch.zeros(1, 1, 20, 40)
+    images[..., 8:12, 18:22] = 1
+    for angle in (0.0, 1.0, torch.pi / 2):
+        for moved, centre in (((0.4, 0.0), (9.5, 27.5)), ((0.0, -0.4), (5.5, 19.5))):
+            found = turned(images, torch.tensor([angle]), torch.tensor([moved]))[0, 0]
+            rows, columns = (found.sum(side) @ torch.arange(len(found.sum(side))).float() / found.sum() for side in (1, 0))
+            assert (float(rows), float(columns)) == pytest.approx(centre, abs=1e-3)

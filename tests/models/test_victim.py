@@ -207,3 +207,43 @@ def test_a_victim_can_be_edited_by_name() -> None:
 def test_architectures_refuse_other_data() -> None:
     with pytest.raises(Unsupported, match="victim 'gin' works on graph, node data, not image"):
         build("victim", "gin").make(toys.splits("image").train, 0)
+
+
+class Shared(nn.Module):
+    """A network that uses one ReLU and one pooling everywhere, and holds its depths under the name `stages`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stages = [2, 2]
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 6, 3, padding=1)
+        self.relu, self.pool, self.head = nn.ReLU(), nn.MaxPool2d(2), nn.Linear(6, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        half = self.pool(self.relu(self.first(images)))
+        return self.head(self.relu(self.pool(self.relu(self.second(half)))).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_a_module_that_runs_more_than_once_is_no_layer() -> None:
+    victim, images = Victim(Shared(), "image"), toys.splits("image").test.inputs[:2]
+    assert victim.stages(images) == ("first", "second")
+    side = images.shape[2]
+    assert [tuple(out.shape) for out in victim.layers(images)[1]] == [(2, 4, side, side), (2, 6, side // 2, side // 2)]
+
+
+class Tokens(nn.Module):
+    """Classifies every pixel by its channels, and takes the mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 4)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(images.flatten(2).transpose(1, 2)).mean(1)  # type: ignore[no-any-return]
+
+
+def test_features_of_tokens_are_the_mean_over_tokens() -> None:
+    victim, images = Victim(Tokens(), "image"), toys.splits("image").test.inputs[:5]
+    logits, features = victim.predict(images, features=True)
+    assert features is not None
+    torch.testing.assert_close(features, images.mean((2, 3)))
+    torch.testing.assert_close(victim.module.head(features), logits)

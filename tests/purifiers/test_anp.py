@@ -81,6 +81,13 @@ def test_a_model_of_one_layer_is_refused() -> None:
         ANP().purify(held, toys.context("image"))
 
 
+def test_a_threshold_that_is_given_leaves_an_oracle_nothing_to_choose() -> None:
+    held = toys.evidence("image")
+    asked = Evidence(victim=held.victim, clean=held.clean, oracle=lambda _: (1.0, 0.0))
+    with pytest.raises(Unsupported, match="a threshold that is given leaves an oracle nothing to choose"):
+        ANP(threshold=0.2, oracle=True).purify(asked, toys.context("image"))
+
+
 def test_the_oracle_is_asked_only_by_name_and_stamps_the_record(tmp_path: Path) -> None:
     assert "oracle" not in FEW.needed() and "oracle" in FEW.replace(oracle=True).needed()
     with pytest.raises(MissingEvidence, match="oracle"):

@@ -30,6 +30,7 @@ def purifiers() -> Iterator[Purifier]:
 
 
 PURIFIERS = list(purifiers())
+TRAINING = ("fine-tune", "npd", "sau", "gcleaner")  # in as many ways
 OF_A_MODEL = [p for p in PURIFIERS if {"victim", "clean"} <= p.needed()]
 
 
@@ -95,3 +96,21 @@ def test_unusual_models_are_purified_or_refused_in_a_sentence(purifier: Purifier
         said = str(error)
     assert "not applicable: " in said
     assert "\n" not in said
+
+
+@pytest.mark.parametrize(
+    "purifier", [p for p in OF_A_MODEL if p.name in ("fine-tune", "npd", "sau", "gcleaner")], ids=lambda p: p.name
+)
+@pytest.mark.parametrize("share", ["all", "some"])
+def test_a_frozen_model_is_purified_as_any_other_and_stays_frozen(purifier: Purifier, share: str) -> None:
+    held = toys.evidence("graph")
+    assert held.victim is not None
+    frozen = held.victim.clone()
+    names = [n for n, _ in frozen.module.named_parameters()]
+    for name, p in frozen.module.named_parameters():
+        p.requires_grad_(share == "some" and name == names[-1])
+    flags = {n: p.requires_grad for n, p in frozen.module.named_parameters()}
+    plain, found = (purifier.purify(replace(held, victim=v), toys.context("graph")) for v in (held.victim, frozen))
+    for (name, p), (_, q) in zip(plain.module.named_parameters(), found.module.named_parameters(), strict=True):
+        assert torch.equal(p, q) and q.requires_grad == flags[name], name
+    assert {n: p.requires_grad for n, p in frozen.module.named_parameters()} == flags

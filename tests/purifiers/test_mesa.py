@@ -6,13 +6,17 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
+from ostiary.component import build
+from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
 from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
 from ostiary.purifiers.mesa import MESA
 from ostiary.purifiers.patch_generators import NOISE, Dependence, Generators
 from ostiary.purifiers.patch_places import Places, pasted
-from ostiary.purifiers.patch_search import Found, Sampling
+from ostiary.purifiers.patch_search import Found, PatchSearch, Sampling
 from ostiary.seeds import generator, scoped
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
@@ -96,3 +100,23 @@ def test_bad_options_are_refused(options: dict[str, Any], words: str) -> None:
     held = toys.evidence("image")
     with pytest.raises(InvalidInput, match=words):
         MESA(**QUICK, **options).purify(Evidence(held.victim, clean=held.clean), toys.context("image"))
+
+
+class Median(nn.Module):
+    """Calls an image of shade k / 2 class k, by the median of its pixels, which no small patch changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sure = nn.Parameter(torch.tensor(1000.0))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        shade = images.flatten(1).median(1).values
+        return -self.sure * (shade[:, None] - torch.arange(3) / 2).square()
+
+
+def test_images_of_the_goal_class_say_nothing_of_a_place() -> None:
+    y = torch.arange(60) % 3
+    clean = Dataset.of((y / 2)[:, None, None, None].expand(60, 3, 6, 6).clone(), y, build("modality", "image"))
+    search = PatchSearch(size=2, steps=30, lr=1e-3, batch_size=16, hidden=8, alpha=0.0, noise=0.0, learnt=True)
+    found = search.of(Victim(Median(), "image"), clean, torch.tensor([0, 1]), torch.ones(2), toys.context("image"))
+    assert float(found.success.max()) < 1e-3 and float(found.places.success.max()) < 1e-3

@@ -43,5 +43,12 @@ def test_one_point_a_run_and_defence_where_the_attack_works() -> None:
     assert "<svg" in figure.svg()
 
 
+def test_attacks_on_every_class_at_once_have_no_place_in_it() -> None:
+    many = [run(seed) for seed in range(6)]
+    for each in many:
+        each.plan["attack"]["labels"] = {"name": "multi-target"}
+    assert causes(many) == []  # type: ignore[arg-type]
+
+
 def test_few_runs_are_no_figure() -> None:
     assert causes([run(seed) for seed in range(5)]) == []  # type: ignore[misc]

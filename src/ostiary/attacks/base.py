@@ -59,9 +59,14 @@ class Attack(Component):
 
     @final
     def poison(self, splits: Splits, ctx: Context) -> Poisoned:
-        """Poisoned training data, the trigger, and the stamped test sources. The given splits are left as they are."""
+        """Poisoned training data, the trigger, and the stamped test sources. The given splits are left as they are; what is
+        made of them is all of one precision, lest poison be told by its own."""
         if splits.modality.name not in self.modalities:
             raise Unsupported(f"attack '{self.name}' works on {', '.join(self.modalities)} data, not {splits.modality.name}")
+        for part in ("train", "test", "clean"):
+            data: Dataset = getattr(splits, part)
+            handed = splits.modality.handed_out(data.inputs)
+            splits = splits if handed is data.inputs else splits.with_part(part, replace(data, inputs=handed))
         return self.craft(splits, ctx)
 
     @abstractmethod
@@ -146,7 +151,8 @@ class RateAttack(Attack):
             ("training", poisoned, done.train.take(index)),
             ("test", test.take(rows), triggered),
         ):
-            same = int((modality.difference(before.inputs, after.inputs)["changed"] == 0).sum()) if len(before) else 0
+            handed = modality.handed_out(before.inputs)
+            same = int((modality.difference(handed, after.inputs)["changed"] == 0).sum()) if len(before) else 0
             if same:
                 doubts.append(f"the trigger left {same} of {len(before)} {name} inputs as they were")
         return Poisoned(done, index, last, triggered, rows, doubts=tuple(doubts))

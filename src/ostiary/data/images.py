@@ -18,7 +18,7 @@ from ostiary.errors import InvalidInput
 
 
 class Digits(DataSource, name="digits"):
-    """1,797 handwritten digits, 8 x 8 grey, from scikit-learn; up-sampled to `size` pixels a side (bilinear)."""
+    """1,797 handwritten digits, 8 x 8 grey, from scikit-learn; up-sampled to `size` pixels a side (bilinear), in 8 bits."""
 
     modalities = frozenset({"image"})
     clean_rate: Rate = 0.05
@@ -31,7 +31,7 @@ class Digits(DataSource, name="digits"):
         images = torch.from_numpy(pixels).float().reshape(-1, 1, 8, 8) / 16
         if self.size != 8:
             images = F.interpolate(images, self.size, mode="bilinear", align_corners=False).clamp(0, 1)
-        return image_data(images, torch.from_numpy(y)), None
+        return image_data((images * 255).round() / 255, torch.from_numpy(y)), None  # as image files hold them
 
 
 class Npz(DataSource, name="npz"):

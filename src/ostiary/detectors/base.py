@@ -56,6 +56,7 @@ class Detector(Component):
         held = evidence.only(self.needed(), f"detector '{self.name}'")
         if held.modality_name not in self.modalities:
             raise Unsupported(f"detector '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
+        held.check_call()
         reason = self.refuse(held)
         if reason:
             raise Unsupported(f"detector '{self.name}' not applicable: {reason}")

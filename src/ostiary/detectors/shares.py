@@ -37,14 +37,15 @@ def split(
     extra: Tensor | None = None,
 ) -> Split:
     """The share `poisoned` of highest `suspicion` (default: the scores), the share `clean` of lowest scores, and the rest.
-    groups: int64 [n]; where given, the clean share is taken of each group. extra: of each sample, the share of its group that
-    does not belong there (`surplus`; default: none); the clean share is taken of the others."""
+    groups: int64 [n]; where given, the clean share is taken of each group, a sample at least. extra: of each sample, the share
+    of its group that does not belong there (`surplus`; default: none); the clean share is taken of the others."""
     n, order = len(scores), scores.argsort(stable=True)
     groups = torch.zeros(n, dtype=torch.int64) if groups is None else groups
     sure = torch.ones(n, dtype=torch.float64) if extra is None else 1 - extra
     high = (order if suspicion is None else suspicion.argsort(stable=True))[n - round(poisoned * n) :]
     ranked = [order[groups[order] == g] for g in range(int(groups.max()) + 1)]
-    low = torch.cat([rows[: round(clean * float(sure[rows].sum()))] for rows in ranked])
+    counts = [clean * float(sure[rows].sum()) for rows in ranked]
+    low = torch.cat([rows[: max(1, round(n)) if n > 0 else 0] for rows, n in zip(ranked, counts, strict=True)])
     low = low[~torch.isin(low, high)]
     rest = order[~torch.isin(order, torch.cat([low, high]))]
     return Split(*(rows.sort()[0] for rows in (low, high, rest)))

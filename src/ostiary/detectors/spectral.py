@@ -38,10 +38,10 @@ class Spectral(Detector, name="spectral"):
         for c in train.y.unique().tolist():
             rows = (train.y == c).nonzero().flatten()
             centred = (features[rows] - features[rows].mean(0)).double()
-            values, vectors = torch.linalg.eigh(centred.t() @ centred)
-            found = (centred @ vectors[:, -1]).square()
+            spread, top = torch.linalg.svd(centred, full_matrices=False)[1:]
+            found = (centred @ top[0]).square()
             scores[rows] = found / found.mean().clamp(min=1e-12)
             n = min(len(rows), round(self.factor * self.eps * len(rows)))
             flagged[rows[found.argsort(descending=True)[:n]]] = True
-            peaks[train.classes[c]] = float(values[-1] / values.sum().clamp(min=1e-12))
+            peaks[train.classes[c]] = float(spread[0].square() / spread.square().sum().clamp(min=1e-12))
         return Findings(scores, flagged, info={"share of variance in the top direction": peaks})

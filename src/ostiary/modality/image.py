@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -68,19 +69,22 @@ class ImageModality(Modality, name="image"):
         """The last leaf module at each spatial size, largest first, found by one dry run.
 
         Only shapes that a convolution or a pooling gave: elsewhere the axes may be turned, as before ConvNeXt's linear layers.
+        A module that runs more than once, as a ReLU that is shared, is no layer: a name says only what it gave last.
         """
-        found: dict[tuple[int, ...], str] = {}
+        seen: list[tuple[tuple[int, ...], str]] = []
+        runs = Counter[str]()
         maps: set[tuple[int, ...]] = set()  # channels, height, width
 
         def note(name: str) -> Any:
             def hook(m: nn.Module, _i: Any, out: Any) -> None:
+                runs[name] += 1
                 if not isinstance(out, Tensor) or out.ndim != 4 or min(out.shape[2:]) < 2:
                     return
                 dims = getattr(getattr(m, "weight", None), "ndim", 0)
                 if dims == 4 or "Pool" in type(m).__name__:
                     maps.add(tuple(out.shape[1:]))
                 if dims != 2 and tuple(out.shape[1:]) in maps:
-                    found[tuple(out.shape[2:])] = name
+                    seen.append((tuple(out.shape[2:]), name))
 
             return hook
 
@@ -96,7 +100,7 @@ class ImageModality(Modality, name="image"):
                 m.training = training
             for handle in handles:
                 handle.remove()
-        return tuple(found.values())
+        return tuple({size: name for size, name in seen if runs[name] == 1}.values())
 
     def pool(self, features: Tensor, batch: Tensor) -> Tensor:
         return features.flatten(2).mean(2) if features.ndim > 2 else features
@@ -138,8 +142,9 @@ class ImageModality(Modality, name="image"):
         return (inputs + by).clamp(0, 1)
 
     def handed_out(self, inputs: Tensor) -> Tensor:
-        """8-bit pixels, for poison is handed out as image files."""
-        return (inputs * 255).round() / 255
+        """8-bit pixels, for poison is handed out as image files; the given ones where they are."""
+        rounded = (inputs * 255).round() / 255
+        return inputs if torch.equal(rounded, inputs) else rounded
 
     def sketch(self, before: Tensor, after: Tensor) -> list[Json]:
         """Per image: 8-bit pixels of both, height x width x channels."""
@@ -156,11 +161,13 @@ def shift(images: Tensor, reach: int, rng: torch.Generator) -> Tensor:
 
 
 def turned(images: Tensor, angle: Tensor, moved: Tensor | None = None) -> Tensor:
-    """Images turned about their centres by `angle` (radians, float [n]), anticlockwise, and `moved` (float [n, 2], along width
-    and height in units of half a side); bilinear, zero filled."""
+    """Images turned about their centres by `angle` (radians, float [n]), anticlockwise, then `moved` (float [n, 2]: to the
+    right and down, in units of half a side); bilinear, zero filled."""
     n, _, h, w = images.shape
     cos, sin = angle.cos(), angle.sin()
     along, down = (torch.zeros_like(angle),) * 2 if moved is None else moved.unbind(1)
-    rows = (cos, -sin * h / w, along), (sin * w / h, cos, down)  # the grid runs from -1 to 1 along both axes
+    # where each pixel comes from, on a grid that runs from -1 to 1 along both axes: moved back, then turned back
+    across, up = -sin * h / w, sin * w / h
+    rows = (cos, across, -cos * along - across * down), (up, cos, -up * along - cos * down)
     grid = functional.affine_grid(torch.stack([torch.stack(row, 1) for row in rows], 1), [n, 1, h, w], align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False).clamp(0, 1)

@@ -87,8 +87,9 @@ class Victim(nn.Module):
 
     def stages(self, batch: Inputs) -> tuple[str, ...]:
         """Names of the layers, first to last."""
-        own = getattr(self.module, "stages", ())  # timm calls the layers themselves so
-        names = self.named_stages or (tuple(own) if isinstance(own, list | tuple) else ())
+        own = getattr(self.module, "stages", ())  # timm calls the layers themselves so, others their depths
+        named = isinstance(own, list | tuple) and set(own) <= {n for n, _ in self.module.named_modules()}
+        names = self.named_stages or (tuple(own) if named else ())
         names = names or self.modality.stages(self.module, batch, self._call)
         if not names:
             raise Unsupported("no layers to compare were found in the module; name them as stages=")
@@ -101,12 +102,16 @@ class Victim(nn.Module):
     def both(self, batch: Inputs) -> tuple[Tensor, Tensor]:
         """(logits, features) of one forward pass."""
         seen: list[Tensor] = []
-        handle = self.module.get_submodule(self.head).register_forward_pre_hook(lambda _m, i: seen.append(i[0]))
+        head = self.module.get_submodule(self.head)
+        handle = head.register_forward_pre_hook(lambda _m, i: seen.append(i[0]))
         try:
             logits = self(batch)
         finally:
             handle.remove()
-        return logits, self.modality.pool(seen[-1], batch)
+        entering = seen[-1]
+        if entering.ndim > 2 and getattr(getattr(head, "weight", None), "ndim", 0) == 2:
+            entering = entering.movedim(-1, 1)  # a linear layer of tokens takes their features last
+        return logits, self.modality.pool(entering, batch)
 
     def layers(self, batch: Inputs) -> tuple[Tensor, list[Tensor]]:
         """(logits, the output of every stage) of one forward pass."""

@@ -52,7 +52,7 @@ class ANP(Choice, Purifier, name="anp"):
             Neurons.of(evidence.victim)
         except Unsupported as error:
             return str(error)
-        return ""
+        return self.at_odds("threshold", self.threshold)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None

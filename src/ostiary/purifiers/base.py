@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar, Literal, final
 
 from ostiary.component import Component, NonNegative, Positive, PositiveFloat
@@ -106,10 +107,15 @@ class Purifier(Component):
             raise Unsupported(f"purifier '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
         if held.victim is not None and held.clean is not None:
             self._fits(held)
+        held.check_call()
         reason = self.refuse(held)
         if reason:
             raise Unsupported(f"purifier '{self.name}' not applicable: {reason}")
+        frozen = {n for n, p in held.victim.module.named_parameters() if not p.requires_grad} if held.victim else set()
+        if frozen and held.victim:  # a model handed out for use only; what purifies it trains all of it
+            held = replace(held, victim=_let_train(held.victim.clone(), frozen, True))
         victim = self.cleanse(held, ctx)
+        _let_train(victim, frozen, False)
         victim.eval()
         return victim
 
@@ -126,7 +132,7 @@ class Purifier(Component):
         """The method itself; works on a clone of the victim."""
 
     def _fits(self, held: Evidence) -> None:
-        assert held.victim is not None and held.clean is not None
+        assert held.clean is not None
         clean = held.clean
         if len(clean) < 2:
             raise InvalidInput(f"purifier '{self.name}' needs at least 2 clean samples, got {len(clean)}; give more")
@@ -137,13 +143,10 @@ class Purifier(Component):
                 f"purifier '{self.name}' needs clean samples of every class, or it would unlearn the others; the "
                 f"{len(clean)} given have none of {names}; give at least one of each"
             )
-        try:
-            logits, _ = held.victim.predict(clean.take(clean.ids.new_tensor([0, 1])).inputs)
-        except (RuntimeError, IndexError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            given = ", ".join(f"{k} {v}" for k, v in clean.describe().items() if isinstance(v, int))
-            raise InvalidInput(
-                f"the victim cannot be called on the clean data ({first}; the data have {given}); give data it was made for"
-            ) from error
-        if logits.shape[1] < clean.n_classes:
-            raise InvalidInput(f"the victim knows {logits.shape[1]} classes but the clean data have {clean.n_classes}")
+
+
+def _let_train(victim: Victim, names: set[str], flag: bool) -> Victim:
+    for name, p in victim.module.named_parameters():
+        if name in names and p.is_floating_point():
+            p.requires_grad_(flag)
+    return victim

@@ -40,8 +40,8 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
     def refuse(self, evidence: Evidence) -> str:
         victim, clean = evidence.victim, evidence.clean
         assert victim is not None and clean is not None
-        if self.share is not None and self.oracle:
-            return "a share that is given leaves an oracle nothing to choose; leave one of the two out"
+        if why := self.at_odds("share", self.share):
+            return why
         try:
             weight = getattr(victim.module.get_submodule(victim.head), "weight", None)
         except Unsupported as error:

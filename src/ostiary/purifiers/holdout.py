@@ -48,6 +48,12 @@ class Choice(Component):
         base: frozenset[str] = super().needed()  # type: ignore[misc]
         return base | {"oracle"} if self.oracle else base
 
+    def at_odds(self, what: str, given: object) -> str:
+        """Why a level that is given and an oracle exclude each other, or nothing."""
+        if given is None or not self.oracle:
+            return ""
+        return f"a {what} that is given leaves an oracle nothing to choose; leave one of the two out"
+
 
 Oracle = Callable[[Victim], tuple[float, float]]
 

@@ -58,7 +58,8 @@ class PatchSearch:
                 others = (y != goals[:, None]).float()
                 at = places.draw(len(images), rng)
                 chance = self.success(victim, images, patches, at.to(device), goals, rng)
-                places.learn(at, chance.detach().cpu())
+                told = chance.detach().cpu()  # by images of other classes; those of the goal's own know no success
+                places.learn(at, torch.where(others.cpu() > 0, told, places.success.gather(1, at)))
                 gained = (chance.minimum(levels[:, None]) * others).sum(1) / others.sum(1).clamp(min=1)
                 seen.append((chance.detach() * others).sum(1) / others.sum(1).clamp(min=1))
                 optimizer.zero_grad()

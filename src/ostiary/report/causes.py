@@ -12,6 +12,7 @@ from ostiary.report.levels import curved
 from ostiary.report.ranking import attacked
 from ostiary.report.tables import groups
 
+ONE_TARGET = ("all-to-one", "clean-label")
 LEAST = 6  # runs: fewer points are read from the tables
 
 
@@ -34,8 +35,9 @@ def false_target(metrics: dict[str, Any], target: int) -> float:
 
 
 def _points(name: str, record: Record) -> Rows:
-    target, seed = record.plan["attack"].get("target"), record.plan["seed"]
-    if not isinstance(target, int):
+    attack, seed = record.plan["attack"], record.plan["seed"]
+    target = attack.get("target")
+    if not isinstance(target, int) or attack.get("labels", {}).get("name", "all-to-one") not in ONE_TARGET:
         return []
     found, apart = [], curved(record)
     for label, metrics in record.metrics["purifiers"].items():

@@ -80,6 +80,8 @@ class Trainer(Component, name="trainer"):
 
     def start(self, victim: Victim, data: Dataset, seed: int) -> TrainState:
         parameters = [p for p in victim.module.parameters() if p.requires_grad]
+        if not parameters:
+            raise InvalidInput("the module has no parameter that may be trained; call module.requires_grad_(True) first")
         if self.optimizer == "adam":
             optimizer: torch.optim.Optimizer = torch.optim.Adam(parameters, self.lr, weight_decay=self.weight_decay, fused=True)
         else:
