@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
@@ -285,11 +288,14 @@ def test_what_a_users_model_prints_stays_out_of_the_document(tmp_path: Path) -> 
         (["run", "--set", *TOY, "attack.rate=1.5"], ["<= 1.0"]),
         (["run", "--set", *TOY, "purifier=[nad]"], ["did you mean 'purifiers'?"]),
         (["run", "--set", *TOY, "seeds=[]"], ["seeds is empty"]),
+        (["run", "--set", *TOY, "seeds=5"], ["option seeds: expected a list, like seeds=[5]; got 5"]),
+        (["run", "--set", "dataset={name: npz}", "victim=resnet"], ["dataset 'npz' needs the option 'path'; see"]),
         (["run", "--set", *TOY, "--device", "warp"], ["'warp' cannot be used here", "try cpu"]),
         (["run", "--set", *TOY, "--workers=-1"], ["--workers"]),
         (["run", "--set", *TOY, "--store", "/proc/nowhere"], ["/proc/nowhere"]),
         (["run", "--sett", "x=1"], ["unknown option", "--set"]),
         (["rnu"], ["unknown command", "run"]),
+        (["foo"], ["unknown command", ", ...\n"]),
         (["list", "atacks"], ["no room 'atacks'", "did you mean 'attack'?"]),
         (["list", "attacks", "more"], ["unexpected argument 'more'"]),
         (["options", "detector", "sepctral"], ["did you mean 'spectral'?"]),
@@ -373,6 +379,17 @@ def test_show_refuses_an_unknown_key(call: Call, store: Path) -> None:
     refused(call("show", "--store", store, "zzz"), "starts with 'zzz'", "ostiary show --store")
 
 
+def test_a_damaged_record_is_told_and_the_others_are_shown(call: Call, store: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(store, tmp_path / "store"))
+    with contextlib.closing(sqlite3.connect(copy / "ostiary.sqlite")) as db, db:
+        db.execute("insert into record values (?, 'done', 0, ?)", ("ab" * 20, b"{"))
+    whole = call("show", "--store", store, "--json")
+    answer = call("show", "--store", copy, "--json")
+    assert (answer.code, answer.document) == (0, whole.document)
+    assert answer.err.startswith("ostiary: the record abababababab is corrupt") and answer.err.count("\n") == 1
+    assert call("show", "--store", store).err == "", "it is told once"
+
+
 def test_a_store_without_records(call: Call, tmp_path: Path) -> None:
     from ostiary.experiment.store import Store
 
@@ -400,7 +417,7 @@ def test_report_writes_the_page_and_names_it(call: Call, store: Path, tmp_path: 
 
 def test_weights_of_a_record_are_written(store: Path, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     key = call("show", "--store", store, "--json").document[0]["key"]
-    victim, tuned = tmp_path / "victim.safetensors", tmp_path / "tuned.safetensors"
+    victim, tuned = tmp_path / "new" / "victim.safetensors", tmp_path / "tuned.safetensors"
     assert call("weights", key, victim, "--store", store).out == f"victim of record {key[:8]} in {victim}\n"
     answer = call("weights", key[:6], tuned, "--of", "fine-tune", "--store", store, "--json")
     assert answer.document == {"path": str(tuned), "of": "fine-tune"}
@@ -467,6 +484,14 @@ def test_doubts_over_several_groups_say_where(capsys: pytest.CaptureFixture[str]
     text = shown(records, terminal.WIDE, capsys)
     assert "- both (2 of 2 runs)" in text
     assert "- one (1 of 2 runs, all in dataset / victim / sub-ba(rate=0.1))" in text
+
+
+def test_published_figures_of_no_run_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    one = made(0, 0.1, acc=0.9, doubts=[])
+    paper = {"acc": 0.8, "nda": {"acc": 0.9}}
+    text = shown([msgspec.structs.replace(one, published=paper)], terminal.WIDE, capsys)
+    assert "ours less published\nof no run here, and left out: nda\n" in text
+    assert "of no run here" not in shown([msgspec.structs.replace(one, published={"acc": 0.8})], terminal.WIDE, capsys)
 
 
 def test_progress_on_a_terminal() -> None:

@@ -90,11 +90,11 @@ def test_near_misses_are_offered(kind: str, what: Any, words: str) -> None:
         ({"name": "badnets", "rate": 1.5}, "option rate: .*<= 1"),
         ({"name": "badnets", "corner": "middle"}, "option corner: .*'middle'"),
         ({"name": "badnets", "labels": 3}, "labels is given by its name"),
-        ({"size": 3}, "a attack is given by its name or a mapping with a 'name'"),
+        ({"size": 3}, "an attack is given by its name or a mapping with a 'name'"),
         (3, "given by its name"),
         (None, "given by its name"),
-        (Spectral(), "expected a attack, got the detector 'spectral'"),
-        (Spectral, "expected a attack, got the detector 'spectral'"),
+        (Spectral(), "expected an attack, got the detector 'spectral'"),
+        (Spectral, "expected an attack, got the detector 'spectral'"),
     ],
 )
 def test_wrong_types_and_ranges_are_refused(what: Any, words: str) -> None:
@@ -107,6 +107,10 @@ def test_wrong_types_and_ranges_are_refused(what: Any, words: str) -> None:
 def test_fields_are_checked_as_strictly_in_python_as_in_a_plan() -> None:
     with pytest.raises(BadSpec, match="option size: expected int <= 9; got 10"):
         Thing(size=10)
+    with pytest.raises(BadSpec, match=r"option sizes: expected a list, like sizes=\[5\]; got 5"):
+        Thing(sizes=5)
+    with pytest.raises(BadSpec, match="option sizes: expected int, got str; got"):
+        Thing(sizes=["5"])
     with pytest.raises(BadSpec, match="expected a list of names, got 3"):
         Thing(parts=3)
     with pytest.raises(TypeError):
@@ -115,6 +119,18 @@ def test_fields_are_checked_as_strictly_in_python_as_in_a_plan() -> None:
         Thing(3)
     with pytest.raises(AttributeError):
         Thing().size = 4
+
+
+@pytest.mark.parametrize("what", ["npz", {"name": "npz"}, {"name": "npz", "test_rate": 0.3}, lookup("dataset", "npz")])
+def test_options_that_it_cannot_do_without_are_asked_for_by_name(what: Any) -> None:
+    with pytest.raises(BadSpec) as caught:
+        build("dataset", what)
+    assert str(caught.value) == "dataset 'npz' needs the option 'path'; see ostiary options dataset npz"
+
+
+def test_several_missing_options_are_asked_for_at_once() -> None:
+    with pytest.raises(BadSpec, match="trigger 'subgraph' needs the options 'size', 'edges'; see"):
+        build("trigger", "subgraph")
 
 
 def test_values_widen_only_where_nothing_is_lost() -> None:

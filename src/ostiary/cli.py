@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import logging
 import os
 import shlex
 import sys
@@ -21,6 +22,7 @@ from cyclopts.validators import Number
 
 from ostiary import __version__
 from ostiary.component import ROOMS, catalogue, lookup, suggest
+from ostiary.console import log
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError, UnknownName
 
 if TYPE_CHECKING:
@@ -260,7 +262,9 @@ def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE,
     if of not in held:
         raise UnknownName(f"record {record.key[:8]} holds no model '{of}'; it has {', '.join(held)}")
     with contextlib.closing(Store(store, create=False)) as book:
-        file.write_bytes(book.get_object(held[of]))
+        content = book.get_object(held[of])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(content)
     _answered({"path": str(file), "of": of}, f"{of} of record {record.key[:8]} in {file}", common)
 
 
@@ -291,6 +295,7 @@ def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Com
     if not record.plan["attack"]:  # nobody knows
         del titles["poisoned"]
     columns = {title: 1 * held[name] for name, title in titles.items() if name in held}
+    file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="", encoding="utf-8") as out:
         lines = csv.writer(out)
         lines.writerow(columns)
@@ -309,6 +314,8 @@ def _one(key: str, store: Path) -> Record:
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command given by `tokens` (or the program's arguments) and return its exit code."""
     words = list(sys.argv[1:] if tokens is None else tokens)
+    warnings = _Warnings(logging.WARNING)
+    log.addHandler(warnings)
     try:
         code = _answer(words)
         sys.stdout.flush()
@@ -317,6 +324,15 @@ def main(tokens: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    finally:
+        log.removeHandler(warnings)
+
+
+class _Warnings(logging.Handler):
+    """What the library remarks, a line each on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"ostiary: {record.getMessage()}\n")
 
 
 def _answer(words: list[str]) -> int:
@@ -361,7 +377,9 @@ def _usage(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"unexpected argument '{error.unused_tokens[0]}'; ostiary --help shows how commands are written"
     error.verbose = False
-    sentence = " ".join(str(error).split()).removesuffix(".")
+    sentence = " ".join(str(error).split())
+    if not sentence.endswith("..."):  # a list that was cut short
+        sentence = sentence.removesuffix(".")
     return sentence[:1].lower() + sentence[1:]
 
 

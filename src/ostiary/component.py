@@ -105,11 +105,21 @@ class Component(ABC):
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]
 
     @classmethod
+    def with_options(cls, options: Mapping[str, Any]) -> Self:
+        """The component with these options; those that it cannot do without are asked for by name."""
+        bare = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}  # type: ignore[arg-type]
+        missing = [f"'{option}'" for option in hints(cls) if option in bare and option not in options]
+        if missing:
+            what = f"the option{'s' * (len(missing) > 1)} {', '.join(missing)}"
+            raise BadSpec(f"{cls.kind} '{cls.name}' needs {what}; see ostiary options {cls.kind} {cls.name}")
+        return cls(**options)
+
+    @classmethod
     def preset(cls, preset: str, /, **changes: Any) -> Self:
         """The component with one of its named settings, and `changes` on top."""
         if preset not in cls.presets:
             raise UnknownName(f"{cls.kind} '{cls.name}' has no preset '{preset}'{suggest(preset, cls.presets)}")
-        return cls(**{**cls.presets[preset], **changes})
+        return cls.with_options({**cls.presets[preset], **changes})
 
     def label(self) -> str:
         """The name, with the options that differ from their defaults or, where that is shorter, from a preset."""
@@ -179,6 +189,8 @@ def decode(hint: Any, value: Any, *, where: str) -> Any:
         return msgspec.convert(value, type=hint, strict=True)
     except msgspec.ValidationError as error:
         text = str(error).split(" - at")[0].replace("`", "")
+        if text.startswith("Expected array") and not isinstance(value, list | tuple):
+            raise BadSpec(f"{where}: expected a list, like {where.rsplit(maxsplit=1)[-1]}=[{value}]; got {value!r}") from None
         raise BadSpec(f"{where}: {text[0].lower()}{text[1:]}; got {value!r}") from None
 
 
@@ -189,22 +201,26 @@ def build(kind: str, what: Any) -> Any:
     """
     if isinstance(what, Component):
         if what.kind != kind:
-            raise BadSpec(f"expected a {kind}, got the {what.kind} '{what.name}'")
+            raise BadSpec(f"expected {_a(kind)}, got the {what.kind} '{what.name}'")
         return what
     if inspect.isclass(what) and issubclass(what, Component):
         if what.kind != kind:
-            raise BadSpec(f"expected a {kind}, got the {what.kind} '{what.name}'")
-        return what()
+            raise BadSpec(f"expected {_a(kind)}, got the {what.kind} '{what.name}'")
+        return what.with_options({})
     if isinstance(what, str):
         what = {"name": what}
     if not isinstance(what, Mapping) or not isinstance(what.get("name"), str):
-        raise BadSpec(f"a {kind} is given by its name or a mapping with a 'name'; got {what!r}")
+        raise BadSpec(f"{_a(kind)} is given by its name or a mapping with a 'name'; got {what!r}")
     cls = lookup(kind, what["name"])
     options = {str(k): v for k, v in what.items() if k not in ("name", "preset")}
     for option in options:
         if option not in hints(cls):
             raise UnknownName(f"{kind} '{cls.name}' has no option '{option}'{suggest(option, hints(cls))}")
-    return cls.preset(str(what["preset"]), **options) if "preset" in what else cls(**options)
+    return cls.preset(str(what["preset"]), **options) if "preset" in what else cls.with_options(options)
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 def suggest(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from ostiary.data.dataset import Dataset
-from ostiary.errors import MissingEvidence
+from ostiary.errors import InvalidInput, MissingEvidence
 from ostiary.models.base import Architecture
 from ostiary.models.victim import Victim
 from ostiary.seeds import derive, generator
@@ -31,6 +31,10 @@ class Context:
     architecture: Architecture | None = None
     trainer: Trainer = Trainer()
     ask: Callable[[Any, Any], Any] = field(default=lambda detector, evidence: None, compare=False)
+
+    def __post_init__(self) -> None:
+        if type(self.seed) is not int:
+            raise InvalidInput(f"a context's seed is {self.seed!r}, expected a whole number")
 
     def rng(self, name: str) -> torch.Generator:
         """The stream called `name`; the same each time it is asked for."""

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ostiary.data.dataset import Dataset
-from ostiary.errors import InvalidInput, MissingEvidence
+from ostiary.errors import InvalidInput, MissingEvidence, OstiaryError
 from ostiary.models.victim import Victim
 
 
@@ -25,6 +25,14 @@ class Evidence:
     clean: Dataset | None = None
     incoming: Dataset | None = None
     oracle: Callable[[Victim], tuple[float, float]] | None = None
+
+    def __post_init__(self) -> None:
+        kinds = {"victim": Victim, "train": Dataset, "clean": Dataset, "incoming": Dataset}
+        for name, kind in kinds.items():
+            held = getattr(self, name)
+            if held is not None and not isinstance(held, kind):
+                how = "Victim(module, modality)" if kind is Victim else "ostiary.graphs, ostiary.images or ostiary.nodes"
+                raise InvalidInput(f"{name} is of type {type(held).__name__}, expected a {kind.__name__}; make one by {how}")
 
     def only(self, needs: Iterable[str], who: str) -> Evidence:
         """Just what `needs` names. Raises MissingEvidence for what is not there."""
@@ -42,12 +50,17 @@ class Evidence:
         name = "clean data" if data is self.clean else "training set" if data is self.train else "incoming inputs"
         try:
             logits, _ = self.victim.predict(data.take(torch.arange(min(2, len(data)), device=data.ids.device)).inputs)
-        except (RuntimeError, IndexError, ValueError) as error:
-            first = str(error).splitlines()[0]
+        except OstiaryError:
+            raise
+        except Exception as error:  # whatever a module of somebody else's raises
+            first = (str(error) or type(error).__name__).splitlines()[0]
             given = ", ".join(f"{k} {v}" for k, v in data.describe().items() if isinstance(v, int))
             raise InvalidInput(
-                f"the victim cannot be called on the {name} ({first}; they have {given}); give data it was made for"
+                f"the victim cannot be called on the {name} ({first}; they have {given}); give data it was made for, or say "
+                "how it is called with Victim(..., forward=lambda module, batch: ...)"
             ) from error
+        if not bool(logits.isfinite().all()):
+            raise InvalidInput("the victim's outputs hold NaN or infinite values; load sound weights")
         if logits.shape[1] < data.n_classes:
             raise InvalidInput(f"the victim knows {logits.shape[1]} classes but the {name} have {data.n_classes}")
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
-from torch_geometric.data import Data
+from torch_geometric.data import Batch, Data
 
-from ostiary import graphs, images, split_data
+from ostiary import graphs, images, nodes, split_data
 from ostiary.component import build
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import split, stratified
@@ -45,6 +46,15 @@ def pixels(n: int = 4) -> Tensor:
         ([pair(), pair()], [0.0, 1.0], "labels must be integers"),
         ([pair(), pair()], [True, False], "labels must be integers"),
         ([pair(), pair()], None, "some graphs have no label y"),
+        ([pair(y=0), pair(y=torch.tensor([0, 1]))], None, "graph 1 has 2 labels; give one whole number per graph"),
+        ([pair(y=torch.tensor([[0, 0, 1]]))], None, "graph 0 has 3 labels"),
+        ([Batch.from_data_list([pair(y=0), pair(y=1)])], None, "graph 0 has 2 labels"),
+        ([pair(y="a"), pair(y="b")], None, "labels are str, expected whole numbers"),
+        ([pair(), pair()], ["a", "b"], "labels are list of str, expected whole numbers"),
+        ([pair(), pair()], [0, None], "labels are list of int, NoneType, expected whole numbers"),
+        (None, [0, 1], "the graphs are NoneType, expected a list"),
+        (pair(y=1), None, "the graphs are Data, expected a list"),
+        ([pair(), None], [0, 1], "graph 1 is NoneType, expected PyG Data"),
         ([pair(), pair(x=torch.full((2, 3), float("nan")))], [0, 1], "features of graph 1 hold NaN or infinity"),
         ([pair(), pair(x=torch.full((2, 3), float("inf")))], [0, 1], "features of graph 1 hold NaN or infinity"),
         ([pair(), Data(x=torch.zeros(0, 3), edge_index=NO_EDGE)], [0, 1], "1 graph.* no node, the first at 1"),
@@ -52,7 +62,7 @@ def pixels(n: int = 4) -> Tensor:
         ([pair(), pair(x=torch.ones(2, 4))], [0, 1], "different widths"),
     ],
 )
-def test_unusable_graphs_are_refused_in_one_sentence(items: list[Data], y: Any, words: str) -> None:
+def test_unusable_graphs_are_refused_in_one_sentence(items: Any, y: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         graphs(items, y)
     assert "\n" not in str(caught.value)
@@ -67,16 +77,36 @@ def test_unusable_graphs_are_refused_in_one_sentence(items: list[Data], y: Any, 
         (pixels().permute(0, 2, 3, 1), "channels first"),
         (pixels() * 255, "undo normalisation"),
         (pixels()[:0], "empty"),
+        (pixels()[:, :, :0, :0], "images have no pixels"),
+        (list(pixels()), r"images are list of Tensor, expected one tensor \[n, channels, height, width\]"),
     ],
 )
-def test_unusable_images_are_refused_in_one_sentence(inputs: Tensor, words: str) -> None:
+def test_unusable_images_are_refused_in_one_sentence(inputs: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         images(inputs, torch.arange(len(inputs)) % 2)
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("y", [None, ["a", "b", "a", "b"], np.array(["a", "b", "a", "b"])])
+def test_images_need_labels_that_are_numbers(y: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"labels are .*, expected whole numbers"):
+        images(pixels(), y)
+
+
+def test_images_may_be_an_array_of_any_layout_and_are_copied() -> None:
+    turned = pixels().numpy()[..., ::-1]
+    turned.flags.writeable = False
+    assert torch.equal(images(turned, np.array([0, 1, 0, 1])).inputs, pixels().flip(3))
+
+
+@pytest.mark.parametrize(("graph", "kind"), [([pair(y=0)], "list of Data"), (None, "NoneType")])
+def test_nodes_are_of_one_graph(graph: Any, kind: str) -> None:
+    with pytest.raises(InvalidInput, match=f"the graph is {kind}, expected one PyG Data"):
+        nodes(graph)
+
+
 def test_names_of_classes_must_fit_the_labels() -> None:
-    with pytest.raises(InvalidInput, match="no sample has label 2"):
+    with pytest.raises(InvalidInput, match="no sample of class 'c'; add one or leave the name out"):
         graphs([pair(), pair()], [0, 1], ("a", "b", "c"))
     with pytest.raises(InvalidInput, match="labels run from 0 to 2, expected 0 to 1"):
         images(pixels(), [0, 1, 2, 0], ("a", "b"))
@@ -152,6 +182,12 @@ def test_splits_follow_the_seed() -> None:
     same = [split_data(data, seed=3, clean_rate=0.1).fingerprint() for _ in range(2)]
     assert same[0] == same[1]
     assert split_data(data, seed=4, clean_rate=0.1).fingerprint() != same[0]
+
+
+@pytest.mark.parametrize("rates", [{"test_rate": "a"}, {"test_rate": -0.2}, {"clean_rate": None}, {"test_rate": float("nan")}])
+def test_rates_must_be_numbers_from_zero_to_one(rates: Any) -> None:
+    with pytest.raises(InvalidInput, match=r"_rate is .*, expected a number from 0 to 1"):
+        split_data(images(pixels(), [0, 1, 0, 1]), **rates)
 
 
 def test_a_given_split_is_kept() -> None:

@@ -123,10 +123,12 @@ def test_marks_of_files_follow_what_they_hold_alone(tmp_path: Path) -> None:
         ({"labels": None}, "no .npz with arrays 'images' and 'labels'"),
         ({"images": np.zeros((20, 6, 6, 3), np.float32)}, "must be uint8"),
         ({"images": np.zeros((20, 108), np.uint8)}, "must be uint8"),
-        ({"images": np.zeros((20, 6, 6, 2), np.uint8)}, "1 or 3 channels"),
+        ({"images": np.zeros((20, 6, 6, 2), np.uint8)}, r"must be \[n, height, width, 1 or 3\], got .*; make them grey or RGB"),
+        ({"images": np.zeros((20, 3, 6, 6), np.uint8)}, r"1 or 3\], got \(20, 3, 6, 6\); move the channels last"),
         ({"labels": np.linspace(0, 1, 20)}, "'labels' must be integers"),
         ({"labels": np.arange(19) % 2}, "20 inputs but 19 labels"),
-        ({"images": np.array([{"a": 1}] * 20, dtype=object)}, "no .npz with arrays"),
+        ({"images": np.array([{"a": 1}] * 20, dtype=object)}, "no .npz with arrays .*, free of Python objects"),
+        ({"classes": np.array(["a", "b"], dtype=object)}, "no .npz with arrays .*, free of Python objects"),
     ],
 )
 def test_bad_npz_is_refused_in_one_sentence(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:
@@ -139,8 +141,23 @@ def test_bad_npz_is_refused_in_one_sentence(arrays: dict[str, Any], words: str, 
 def test_damaged_npz_is_refused_in_one_sentence(damage: bytes | None, tmp_path: Path) -> None:
     path = Path(npz(tmp_path / "a.npz"))
     path.write_bytes(path.read_bytes()[:200] if damage is None else damage)
-    with pytest.raises(InvalidInput, match=r"no \.npz with arrays"):
+    with pytest.raises(InvalidInput, match=r"no \.npz with arrays") as caught:
         load("npz", path=str(path))
+    assert "pickle" not in str(caught.value)
+
+
+def test_a_plain_array_is_no_npz(tmp_path: Path) -> None:
+    np.save(tmp_path / "plain.npy", np.zeros((20, 6, 6, 3), np.uint8))
+    with pytest.raises(InvalidInput, match=r"plain\.npy is no \.npz with arrays 'images' and 'labels'"):
+        load("npz", path=str(tmp_path / "plain.npy"))
+
+
+def test_npz_files_must_name_the_same_classes(tmp_path: Path) -> None:
+    paths = [npz(tmp_path / f"{i}.npz", classes=np.array(names)) for i, names in enumerate((["cat", "dog"], ["dog", "cat"]))]
+    with pytest.raises(InvalidInput, match=r"0\.npz and .*1\.npz name different classes"):
+        load("npz", path=paths[0], test=paths[1])
+    data, _ = build("dataset", {"name": "npz", "path": npz(tmp_path / "a.npz"), "test": paths[1]}).read()
+    assert data.classes == ("dog", "cat"), "one file that names them will do"
 
 
 def test_npz_shapes_must_agree(tmp_path: Path) -> None:

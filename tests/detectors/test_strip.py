@@ -86,6 +86,17 @@ def test_entropies_are_in_nats_one_per_pair() -> None:
     assert float(found.max()) <= math.log(2)
 
 
+def test_the_mean_of_two_images_is_asked_for_by_name_and_of_images_only() -> None:
+    held = evidence(5)
+    assert held.victim is not None and held.clean is not None
+    found = entropy(held.victim, held.clean.inputs, held.clean.take(torch.tensor([3])).inputs, mean=True)
+    p = held.victim.predict((held.clean.inputs[2] + held.clean.inputs[3])[None] / 2)[0].double().softmax(1)
+    assert float(found[2, 0]) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-5)
+    graphs = toys.evidence("graph")
+    with pytest.raises(Unsupported, match="only images have a mean"):
+        Strip(mean=True).inspect(graphs, toys.context("graph"))
+
+
 def test_a_sample_does_not_calibrate_on_itself() -> None:
     """With the white corner on one clean sample alone, only pairs with it are sure; its own pair is left out."""
     held = evidence(4)

@@ -177,13 +177,14 @@ def store(finished: tuple[Path, Any], tmp_path: Path) -> Path:
 @pytest.mark.parametrize("table", ["record", "stage"])
 @pytest.mark.parametrize("body", [b"", b'{"key":'])
 def test_damaged_rows_are_replaced_by_the_same_command(
-    store: Path, finished: tuple[Path, Any], table: str, body: bytes
+    store: Path, finished: tuple[Path, Any], table: str, body: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     with database(store) as db:
         db.execute(f"update {table} set body = ?", (body,))
     if table == "record":
-        with Store(store) as book, pytest.raises(StoreError, match="run its plan again"):
-            book.records()
+        with Store(store) as book:
+            assert book.records() == []
+        assert "run its plan again" in caplog.text
     assert facts(ostiary.run(toy(), store=store)) == finished[1]
     with Store(store) as book:
         assert facts(book.records()) == finished[1]

@@ -160,7 +160,7 @@ def test_given_weights_are_judged_as_they_are(tmp_path: Path) -> None:
 def test_scores_of_samples_are_written_with_their_numbers(
     made: tuple[Path, Record], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    file, splits = tmp_path / "scores.csv", build("dataset", PLAN["dataset"]).load(0)
+    file, splits = tmp_path / "new" / "scores.csv", build("dataset", PLAN["dataset"]).load(0)
     for name, part in (("spectral", splits.train), ("strip", splits.test)):
         assert cli.main(["scores", made[1].key, str(file), "--of", name, "--store", str(made[0])]) == 0
         head, *lines = file.read_text(encoding="utf-8").splitlines()

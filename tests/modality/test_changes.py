@@ -43,6 +43,7 @@ def test_superposed_images_add_up_to_white() -> None:
     image = build("modality", "image")
     a, b = torch.rand(4, 1, 5, 6), torch.rand(4, 1, 5, 6)
     assert torch.equal(image.superpose(a, b), (a + b).clamp(max=1))
+    assert torch.equal(image.superpose(a, b, mean=True), (a + b) / 2)
 
 
 def test_superposed_graphs_hold_both_side_by_side() -> None:

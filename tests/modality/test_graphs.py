@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -165,12 +168,30 @@ ONE = Data(x=torch.ones(2, 3), edge_index=torch.tensor([[0, 1], [1, 0]]))
         (Data(x=torch.ones(2, 3), edge_index=torch.tensor([[0, 5], [5, 0]])), "edge to node 5 but only 2 nodes"),
         (Data(x=torch.ones(2, 3), edge_index=torch.tensor([[0, -1], [-1, 0]])), "graph 1 has an edge to node -1"),
         (Data(edge_index=ONE.edge_index), "neither x nor num_nodes"),
+        (Data(x=torch.ones(2, 3), edge_index=torch.zeros(5, 2).long()), r"graph 1: edge_index is \(5, 2\), .*; transpose it"),
+        (Data(x=torch.ones(2, 3), edge_index=torch.zeros(6).long()), r"graph 1: edge_index is \(6,\), .*; reshape it"),
+        (Data(x=torch.ones(2, 3), edge_index=ONE.edge_index + 0.5), "edge_index is torch.float32, expected node numbers"),
+        (Data(x=torch.ones(2, 3), edge_index=ONE.edge_index.bool()), "edge_index is torch.bool, expected node numbers"),
+        (Data(x=torch.ones(2, 3), edge_index=[[0, 1], [1, 0]]), "graph 1: edge_index is list, expected a tensor"),
+        (Data(x=np.ones((2, 3)), edge_index=ONE.edge_index), "graph 1: x is ndarray, expected a tensor"),
+        (Data(x=torch.ones(2, 3) * 1j, edge_index=ONE.edge_index), "graph 1: x is torch.complex64, expected real numbers"),
+        (Data(x=torch.ones(2, 3), edge_index=ONE.edge_index, edge_weight=torch.ones(2)), "graph 1 has edge_weight"),
+        (
+            Data(x=torch.ones(2, 3), edge_index=ONE.edge_index, edge_attr=torch.tensor([1, torch.nan])),
+            "graph 1: edge_attr holds NaN or infinity",
+        ),
     ],
 )
 def test_unusable_graphs_are_refused_in_one_sentence(second: Data, words: str) -> None:
     with pytest.raises(InvalidInput, match=words) as caught:
         Graphs.from_pyg([ONE, second])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("none", [torch.tensor([[], []]), torch.tensor([]), torch.zeros(0, 2), None])
+def test_no_edges_may_be_of_any_type_and_shape(none: Any) -> None:
+    bare = Data(x=torch.ones(1, 3), edge_index=none)
+    assert torch.equal(Graphs.from_pyg([bare, ONE]).edge_index, torch.tensor([[2, 1], [1, 2]]))
 
 
 def test_graphs_without_edges_may_carry_empty_edge_features() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,8 @@ import torch
 
 import ostiary
 from ostiary.component import build
-from ostiary.errors import InvalidInput, UnknownName
+from ostiary.data.source import file_mark
+from ostiary.errors import BadSpec, InvalidInput, UnknownName
 from ostiary.models.weights import save_weights
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
@@ -85,6 +88,54 @@ def test_content_marks_the_files(tmp_path: Path) -> None:
     assert arch.content() != before
 
 
+NET = "class Net(nn.Linear):\n    def __init__(self, width, classes): super().__init__(width, classes, bias={})\n"
+
+
+def helper(folder: Path, name: str, code: str) -> None:
+    (folder / f"{name}.py").write_text(f"from torch import nn\n{code}", encoding="utf-8")
+
+
+def test_content_marks_what_the_file_imports_from_its_own_folder(tmp_path: Path) -> None:
+    path = write(tmp_path, "def make(width, classes): return nn.Linear(width, classes)\n")
+    arch = build("victim", {"name": "file", "path": path})
+    alone = arch.content()
+    for name in ("nets", "parts", "other"):
+        helper(tmp_path, name, "")
+    assert arch.content() == alone == file_mark(Path(path)), "it imports none of them: kept results keep their keys"
+    write(tmp_path, "import nets.deep as deep\nfrom . import other\n")
+    helper(tmp_path, "nets", "import model\ndef make():\n    from parts import Net\n")
+    marks = [arch.content()]
+    for name in ("nets", "parts"):
+        with (tmp_path / f"{name}.py").open("a") as file:
+            file.write("x = 1\n")
+        marks.append(arch.content())
+    assert len({alone, *marks}) == 4
+    helper(tmp_path, "other", "x = 1\n")
+    assert arch.content() == marks[-1]
+
+
+def test_files_beside_the_models_are_its_own_and_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file changed twice in a second looks the same to its cache
+    before, path = list(sys.path), write(tmp_path, "from helper import Net as make\n")
+    (tmp_path / "second").mkdir()
+    second = write(tmp_path / "second", "from helper import Net as make\n")
+    for folder, bias in ((tmp_path, True), (tmp_path / "second", False)):
+        helper(folder, "helper", NET.format(bias))
+    monkeypatch.setitem(sys.modules, "helper", other := types.ModuleType("helper"))
+
+    def biased(path: str) -> bool:
+        return build("victim", {"name": "file", "path": path}).module({"width": 3, "classes": 2}).bias is not None
+
+    assert (biased(path), biased(second)) == (True, False)
+    helper(tmp_path, "helper", NET.format(False))
+    assert not biased(path)
+    assert sys.modules["helper"] is other and sys.path == before
+    helper(tmp_path, "helper", "raise ValueError('no')\n")
+    with pytest.raises(InvalidInput, match="cannot be imported: ValueError: no"):
+        biased(path)
+    assert sys.modules["helper"] is other and sys.path == before
+
+
 @pytest.mark.parametrize(
     ("code", "options", "words"),
     [
@@ -92,6 +143,9 @@ def test_content_marks_the_files(tmp_path: Path) -> None:
         ("def make(depth): return nn.Linear(1, 1)\n", {}, "make of .* cannot be called: .*depth.*; give the rest in options"),
         ("def make(): return nn.Linear(1, 1)\n", {"deep": 3}, "make of .* cannot be called: .*deep"),
         ("def make(): return 3\n", {}, "returned int, expected an nn.Module"),
+        ("def make(): return {}['a\\nb']\n", {}, r"make of .*model\.py made no model but ended in KeyError: .*; correct"),
+        ("def make(): return nn.Linear(1)\n", {}, r"make of .*model\.py made no model but ended in TypeError: .*out_features"),
+        ("def make(): raise ValueError('one\\ntwo')\n", {}, "ended in ValueError: one two; correct the file"),
         ("raise RuntimeError('no licence')\n", {}, "cannot be imported: RuntimeError: no licence"),
         ("def make(:\n", {}, "cannot be imported: SyntaxError"),
     ],
@@ -105,7 +159,15 @@ def test_what_is_wrong_with_the_file_is_said_in_one_sentence(
     assert "\n" not in str(caught.value)
 
 
+def test_a_file_that_is_no_python(tmp_path: Path) -> None:
+    (tmp_path / "m6.txt").write_text("import helper")
+    with pytest.raises(InvalidInput, match=r"m6\.txt is no Python file; give one that ends in \.py"):
+        build("victim", {"name": "file", "path": str(tmp_path / "m6.txt")}).make(GRAPHS, 0)
+
+
 def test_missing_file_and_missing_path() -> None:
+    with pytest.raises(BadSpec, match="victim 'file' needs the option 'path'"):
+        build("victim", "file")
     with pytest.raises(InvalidInput, match=r"there is no file nowhere\.py to take a model from"):
         build("victim", {"name": "file", "path": "nowhere.py"}).make(GRAPHS, 0)
     with pytest.raises(UnknownName, match="has no option 'pth'; did you mean 'path'"):

@@ -247,3 +247,47 @@ def test_features_of_tokens_are_the_mean_over_tokens() -> None:
     assert features is not None
     torch.testing.assert_close(features, images.mean((2, 3)))
     torch.testing.assert_close(victim.module.head(features), logits)
+
+
+class OfData(nn.Module):
+    """Takes the whole batch under the name that PyG's examples give it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, data: Any) -> torch.Tensor:
+        return pool(self.head(data.x), data)
+
+
+def test_a_module_may_take_the_batch_as_data() -> None:
+    victim, g = Victim(OfData(), "graph"), graphs()
+    torch.testing.assert_close(victim(g), pool(victim.module.head(g.x), g))
+
+
+@pytest.mark.parametrize("given", [None, nn.Linear, {"weight": 1}])
+def test_a_victim_is_made_of_a_module(given: Any) -> None:
+    with pytest.raises(BadSpec, match=r"made of an nn\.Module, got"):
+        Victim(given, "image")
+
+
+@pytest.mark.parametrize(
+    ("answer", "hint"),
+    [
+        (lambda x: (x.mean((2, 3)),), r"m\(b\)\[0\]"),
+        (lambda x: {"logits": x.mean((2, 3))}, r'm\(b\)\["logits"\]'),
+        (lambda x: x, r"m\(b\)\.mean\(\(2, 3\)\)"),
+    ],
+)
+def test_a_hint_fits_what_the_module_returned(answer: Any, hint: str) -> None:
+    with pytest.raises(InvalidInput, match=hint):
+        Victim(nn.Identity(), "image", forward=lambda m, b: answer(b)).predict(toys.splits("image").test.inputs[:2])
+
+
+def test_a_model_learns_though_it_is_frozen_and_not_where_its_forward_takes_no_gradient() -> None:
+    victim, few = toys.victim("image").clone(), toys.splits("image").test.inputs[:2]
+    frozen = victim.clone()
+    frozen.requires_grad_(False)
+    assert frozen.learns(few) and not any(p.requires_grad for p in frozen.parameters())
+    deaf = Victim(victim.module, "image", forward=torch.no_grad()(victim.call))
+    assert not deaf.learns(few)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,8 @@ def test_truncated_safetensors(tmp_path: Path) -> None:
     for n in (0, 5, 60, file.stat().st_size - 1):
         cut = tmp_path / f"cut{n}.safetensors"
         cut.write_bytes(file.read_bytes()[:n])
-        with pytest.raises(InvalidInput, match="is no readable weights file"):
+        reason = ": it is empty; save or copy it again" * (n == 0)
+        with pytest.raises(InvalidInput, match=f"is no readable weights file{reason}"):
             read_weights(cut)
 
 
@@ -129,6 +131,52 @@ def test_files_of_something_else(tmp_path: Path) -> None:
         read_weights(tmp_path / "dict.pt")
     with pytest.raises(InvalidInput, match=r"there is no file .*nothing.pt"):
         read_weights(tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("name", ["model", "model_state_dict", "net"])
+def test_the_one_state_dict_of_a_checkpoint_is_taken(name: str, tmp_path: Path) -> None:
+    net = nn.Linear(3, 2)
+    optimizer = torch.optim.Adam(net.parameters()).state_dict()
+    torch.save({name: net.state_dict(), "optimizer": optimizer, "epoch": 3, "hooks": {}}, tmp_path / "model.pt")
+    assert torch.equal(read_weights(tmp_path / "model.pt")["weight"], net.weight)
+
+
+def test_of_several_state_dicts_one_is_asked_for(tmp_path: Path) -> None:
+    torch.save({"model": nn.Linear(3, 2).state_dict(), "ema": nn.Linear(3, 2).state_dict()}, tmp_path / "model.pt")
+    with pytest.raises(InvalidInput, match=r"several state dicts \('model', 'ema'\).*torch\.save\(checkpoint\['model'\], 'we"):
+        read_weights(tmp_path / "model.pt")
+
+
+def test_torchscript_and_empty_files_are_called_so(tmp_path: Path) -> None:
+    with warnings.catch_warnings(action="ignore"):
+        torch.jit.script(nn.Linear(2, 2)).save(tmp_path / "model.pt")
+    with pytest.raises(InvalidInput) as caught:
+        read_weights(tmp_path / "model.pt")
+    said = "is a TorchScript archive, expected a state dict; save its state_dict()"
+    assert str(caught.value) == f"{tmp_path / 'model.pt'} {said}"
+    (tmp_path / "model.pt").write_bytes(b"")
+    with pytest.raises(InvalidInput, match="it is empty; save or copy it again"):
+        read_weights(tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_named(value: float, tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    nn.init.constant_(net[1].bias, value)
+    save_weights(net, tmp_path / "net.safetensors")
+    with pytest.raises(InvalidInput, match=r"net\.safetensors holds NaN or infinite values in '1\.bias'"):
+        read_weights(tmp_path / "net.safetensors")
+
+
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "_orig_mod.module."])
+def test_a_prefix_of_all_names_is_taken_off_where_the_module_lacks_it(prefix: str, tmp_path: Path) -> None:
+    net, other = (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(2))
+    torch.save({prefix + name: value for name, value in net.state_dict().items()}, tmp_path / "model.pt")
+    load_weights(other, tmp_path / "model.pt")
+    assert torch.equal(other[0].weight, net[0].weight)
+    wrapped = nn.ModuleDict({"module": net})
+    save_weights(wrapped, tmp_path / "net.safetensors")
+    load_weights(wrapped, tmp_path / "net.safetensors")
 
 
 def test_weights_of_another_module(tmp_path: Path) -> None:

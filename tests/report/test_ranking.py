@@ -56,6 +56,12 @@ def test_only_runs_count_in_which_the_attack_works() -> None:
     assert found["none"].figures["asr_lift"]["value"] == pytest.approx(0.75)
 
 
+def test_a_defence_that_refused_in_all_runs_is_listed_last() -> None:
+    found = ranking([record(s, 0.9, good=(0.1, 0.0), refusing=None) for s in (0, 1)])
+    assert [(rank.defence, rank.cells, rank.failed) for rank in found] == [("good", 2, 0), ("none", 2, 0), ("refusing", 0, 2)]
+    assert found[-1].figures == {}
+
+
 def test_spread_is_that_over_runs() -> None:
     found = {rank.defence: rank for rank in ranking(RECORDS)}
     assert spread("asr", found["good"].figures["asr"]) == "31.0 ± 26.9"

@@ -45,6 +45,8 @@ class Dataset:
         if int((counts > 0).sum()) < 2:
             raise InvalidInput("the data set has one class only; a backdoor needs a class to lead away from")
         missing = (counts == 0).nonzero().flatten().tolist()
+        if missing and classes:
+            raise InvalidInput(f"no sample of class '{classes[missing[0]]}'; add one or leave the name out")
         if missing:
             raise InvalidInput(f"no sample has label {missing[0]}, labels must not skip a class; renumber them 0, 1, ...")
         modality.validate(inputs, "the data set")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,6 +25,9 @@ class Digits(DataSource, name="digits"):
     modalities = frozenset({"image"})
     clean_rate: Rate = 0.05
     size: Positive = 16
+
+    def content(self) -> str:
+        return "8 bits"
 
     def read(self) -> tuple[Dataset, Tensor | None]:
         from sklearn.datasets import load_digits
@@ -61,8 +66,10 @@ class Npz(DataSource, name="npz"):
         test = _read_npz(self.test)
         if train[0].shape[1:] != test[0].shape[1:]:
             raise InvalidInput(f"{self.path} and {self.test} hold images of different shapes; resize one of them")
+        if train[2] and test[2] and train[2] != test[2]:
+            raise InvalidInput(f"{self.path} and {self.test} name different classes; give both the same, in the same order")
         mask = torch.arange(len(train[0]) + len(test[0])) >= len(train[0])
-        return image_data(torch.cat([train[0], test[0]]), torch.cat([train[1], test[1]]), train[2]), mask
+        return image_data(torch.cat([train[0], test[0]]), torch.cat([train[1], test[1]]), train[2] or test[2]), mask
 
     def tied(self) -> Tensor | None:
         found = [_tracks(path) for path in (self.path, self.test) if path]
@@ -109,27 +116,36 @@ def image_data(images: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> Data
 
 
 def _read_npz(path: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
-    place: Path = find_file(path, "images")
-    try:
-        with place.open("rb") as file, np.load(file, allow_pickle=False) as z:
-            images, labels = z["images"], z["labels"]
-            classes = tuple(map(str, z["classes"])) if "classes" in z.files else ()
-    except (ValueError, KeyError, OSError, EOFError, BadZipFile) as error:
-        raise InvalidInput(f"{place} is no .npz with arrays 'images' and 'labels': {error}") from error
+    place, held = _arrays(path, "classes")
+    images, labels = held["images"], held["labels"]
+    classes = tuple(map(str, held.get("classes", ())))
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype != np.uint8:
         raise InvalidInput(f"{place}: 'images' must be uint8 [n, h, w, c], got {images.dtype} {images.shape}")
+    if images.shape[3] not in (1, 3):
+        remedy = "move the channels last" if images.shape[1] in (1, 3) else "make them grey or RGB"
+        raise InvalidInput(f"{place}: 'images' must be [n, height, width, 1 or 3], got {images.shape}; {remedy}")
     if labels.dtype.kind not in "iu":
         raise InvalidInput(f"{place}: 'labels' must be integers 0, 1, ..., got {labels.dtype}")
     return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels.astype(np.int64)), classes
 
 
+def _arrays(path: str, extra: str, needed: tuple[str, ...] = ("images", "labels")) -> tuple[Path, dict[str, Any]]:
+    """The file, and the arrays that it needs and, if present, `extra`."""
+    place = find_file(path, "images")
+    try:
+        with place.open("rb") as file, np.load(file, allow_pickle=False) as z:
+            return place, {name: z[name] for name in (*needed, extra) if name in needed or name in z.files}
+    except (ValueError, KeyError, OSError, EOFError, TypeError, BadZipFile, zlib.error):  # TypeError: an .npy is no archive
+        wanted = ".npz with arrays 'images' and 'labels', free of Python objects"
+        raise InvalidInput(f"{place} is no {wanted}; write it with numpy.savez") from None  # NumPy's own advice is unsafe
+
+
 def _tracks(path: str) -> tuple[Tensor | None, Tensor]:
     """(tracks, labels) of a file that `_read_npz` has read."""
-    with find_file(path, "images").open("rb") as file, np.load(file, allow_pickle=False) as z:
-        labels = torch.from_numpy(z["labels"].astype(np.int64))
-        tracks = z["tracks"] if "tracks" in z.files else None
+    held = _arrays(path, "tracks", ("labels",))[1]
+    labels, tracks = torch.from_numpy(held["labels"].astype(np.int64)), held.get("tracks")
     if tracks is not None and (tracks.dtype.kind not in "iu" or tracks.shape != labels.shape):
         raise InvalidInput(f"{path}: 'tracks' must be one integer per image, got {tracks.dtype} {tracks.shape}")
     return None if tracks is None else torch.from_numpy(tracks.astype(np.int64)), labels

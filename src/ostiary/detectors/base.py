@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, TypeVar, final
 
+import torch
 from torch import Tensor
 
 from ostiary.component import Component
@@ -41,6 +42,7 @@ class Detector(Component):
     needs: ClassVar[frozenset[str]]
     about: ClassVar[About]
     measure: ClassVar[str] = "score"
+    searches: ClassVar[bool] = False  # along gradients of the victim's answers
 
     def subject(self) -> About:
         """What `scores` runs over, with the options of this detector."""
@@ -57,6 +59,8 @@ class Detector(Component):
         if held.modality_name not in self.modalities:
             raise Unsupported(f"detector '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
         held.check_call()
+        if self.searches and held.victim and held.clean and not held.victim.learns(held.clean.take(torch.tensor([0])).inputs):
+            raise Unsupported(f"detector '{self.name}' not applicable: the model passes no gradient to search by")
         reason = self.refuse(held)
         if reason:
             raise Unsupported(f"detector '{self.name}' not applicable: {reason}")

@@ -44,6 +44,7 @@ class InversionScan(Detector, name="inversion-scan"):
     modalities = frozenset({"graph"})
     needs = frozenset({"victim", "clean"})
     about = "model"
+    searches = True
     nodes: NonNegative = 0
     copies: Positive = 2
     steps: Positive = 40
@@ -71,8 +72,7 @@ class InversionScan(Detector, name="inversion-scan"):
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         victim, clean = given(evidence.victim), given(evidence.clean)
-        features = feature_kind(clean.inputs)
-        school = School(victim, clean, self.references, self.lessons, self.epochs)
+        features, school = feature_kind(clean.inputs), School(victim, clean, self.references, self.lessons, self.epochs)
         panel = partial(Panel, victim, clean=clean, quantile=self.quantile, peers=self.peers)
         structure = panel(school.by_labels(ctx))
         kinds = structure if features == "degree" else panel(school.by_answers(ctx), doubt=self.doubt)

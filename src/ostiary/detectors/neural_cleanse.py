@@ -39,6 +39,7 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
     modalities = frozenset({"image"})
     needs = frozenset({"victim", "clean"})
     about = "model"
+    searches = True
     presets = {"paper": {"steps": 1000}, "auto": {"scale": "log", "outlier": 3.5}}
     added = frozenset({"scale"})
     steps: Positive = 400

@@ -23,8 +23,8 @@ class Strip(InputDetector, name="strip"):
 
     Source: Gao et al., STRIP, ACSAC 2019, arXiv:1902.06531. The defender holds the model and a few clean samples. Each input
     is superposed with the same `overlays` (paper: 100, or all there are) clean samples by the modality's rule: images are
-    added and cut at white (the authors' code), graphs stand side by side in one graph (ours). Score: less the mean
-    entropy, in nats, of what the model then says. Flagged is what lies under the `frr` quantile (paper: 1 %) of a normal
+    added and cut at white (the authors' code; `mean`: averaged), graphs stand side by side in one (ours). Score: less the
+    mean entropy, in nats, of what the model then says. Flagged is what lies under the `frr` quantile (paper: 1 %) of a normal
     distribution fitted to the clean samples' own entropies, each without itself among the overlays; where that lies below 0,
     where no entropy does (models that are sure of most superpositions), under the same quantile of these entropies (ours).
 
@@ -36,9 +36,13 @@ class Strip(InputDetector, name="strip"):
     measure = "negative mean entropy, nats"
     overlays: Positive = 100
     frr: Rate = 0.01
+    mean: bool = False
+    added = frozenset({"mean"})
 
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.clean is not None
+        if self.mean and evidence.modality_name != "image":
+            return "only images have a mean; leave mean out"
         n = len(evidence.clean)
         return "" if n >= 3 else f"entropies of {n} clean sample{'s' * (n > 1)} have no spread; give at least 3"
 
@@ -48,8 +52,8 @@ class Strip(InputDetector, name="strip"):
         chosen = torch.randperm(len(clean), generator=ctx.rng("overlays"))[: self.overlays]
         overlays = clean.take(chosen).inputs
         data: Dataset = self.suspects(evidence)
-        entropies = entropy(victim, data.inputs, overlays).mean(1)
-        own = entropy(victim, clean.inputs, overlays)
+        entropies = entropy(victim, data.inputs, overlays, self.mean).mean(1)
+        own = entropy(victim, clean.inputs, overlays, self.mean)
         others = (torch.arange(len(clean))[:, None] != chosen).to(own.dtype)  # a sample on top of itself says nothing
         known = (own * others).sum(1) / others.sum(1).clamp(min=1)
         normal = torch.distributions.Normal(known.mean(), known.std().clamp(min=1e-9))
@@ -60,13 +64,13 @@ class Strip(InputDetector, name="strip"):
         return Findings(-entropies, entropies < threshold, info=info)
 
 
-def entropy(victim: Victim, inputs: Inputs, overlays: Inputs) -> Tensor:
+def entropy(victim: Victim, inputs: Inputs, overlays: Inputs, mean: bool = False) -> Tensor:
     """Entropy, in nats, of the victim's answer to every input under every overlay: float64 [inputs, overlays]."""
     modality, found = victim.modality, []
     n, m = modality.count(inputs), modality.count(overlays)
     for rows in torch.arange(n).split(max(1, AT_ONCE // m)):
         below = modality.take(inputs, rows.repeat_interleave(m))
         above = modality.take(overlays, torch.arange(m).repeat(len(rows)))
-        chances = victim.predict(modality.superpose(below, above))[0].double().log_softmax(1)
+        chances = victim.predict(modality.superpose(below, above, mean))[0].double().log_softmax(1)
         found.append(-(chances.exp() * chances).sum(1).view(len(rows), m))
     return torch.cat(found).clamp(0, math.log(max(2, chances.shape[1])))

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ostiary.errors import BadSpec, InvalidInput
+from ostiary.component import suggest
+from ostiary.errors import BadSpec, InvalidInput, UnknownName
 from ostiary.experiment.record import encode
 
+PUBLISHED = (  # metrics that a report sets beside a paper's
+    *("acc", "asr", "natural", "asr_lift", "ra", "drop", "der", "seconds", "cad"),
+    *("asr_strict", "asr_candidates", "asr_strict_candidates", "natural_candidates"),
+)
 _SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")  # YAML 1.1 takes 1e-3 for text
 
 
@@ -53,7 +60,22 @@ def read_file(path: Path) -> dict[str, Any]:
         raise InvalidInput(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(found, dict):
         raise InvalidInput(f"{path} holds no settings; expected lines like 'dataset: solubility'")
+    if isinstance(found.get("published"), dict):
+        check_published(found["published"])
     return found
+
+
+def check_published(given: Mapping[str, Any]) -> None:
+    """Metrics are numbers and numbers are metrics; text under any other name is a remark."""
+    for name, value in given.items():
+        if isinstance(value, Mapping):
+            check_published(value)
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if name in PUBLISHED and not number:
+            raise BadSpec(f"published: {name} is {value!r}, expected a number; put remarks under another name")
+        if name not in PUBLISHED and number:
+            raise UnknownName(f"published: '{name}' is no metric, and a remark would be text{suggest(str(name), PUBLISHED)}")
 
 
 def _yaml(text: str) -> Any:

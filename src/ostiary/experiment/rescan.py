@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.base import Detector, Findings
-from ostiary.errors import OstiaryError, Unsupported
+from ostiary.errors import OstiaryError
 from ostiary.evidence import Evidence
 from ostiary.experiment.bench import Bench
 from ostiary.experiment.plan import Cell
@@ -60,8 +60,6 @@ def _again(detector: Detector, made: Victim, cell: Cell, bench: Bench) -> dict[s
     few = torch.randperm(len(splits.test), generator=ctx.rng("scan again"))[: len(splits.clean)]
     seen = splits.test.take(few)
     try:
-        if not made.learns(seen.take(torch.tensor([0])).inputs):
-            raise Unsupported(f"detector '{detector.name}' not applicable: the model passes no gradient to search by")
         found = detector.inspect(Evidence(made, clean=seen), ctx.within(f"detector {detector.name}"))
     except OstiaryError as error:
         return {"classes": [], "refused": str(error)}

@@ -24,7 +24,7 @@ from typing import Any, Self
 import msgspec
 import numpy as np
 
-from ostiary.console import progress
+from ostiary.console import log, progress
 from ostiary.errors import StoreError
 from ostiary.experiment.record import Record, StageRow, decode_record, encode
 
@@ -222,12 +222,21 @@ class Store:
                 raise
 
     def records(self, keys: list[str] | None = None) -> list[Record]:
-        """All records, oldest first, or those with the given keys in their order."""
+        """All records, oldest first, or those with the given keys in their order; damaged ones are left out with a warning."""
         with _clear(self.folder):
             rows = self._db.execute("select key, body from record order by made, key").fetchall()
         found = dict(rows)
         wanted = list(found) if keys is None else [k for k in keys if k in found]
-        return [decode_record(found[k] or b"", k[:12]) for k in wanted]
+        whole = (_readable(found[k] or b"", k[:12]) for k in wanted)
+        return [record for record in whole if record is not None]
+
+
+def _readable(body: bytes, where: str) -> Record | None:
+    try:
+        return decode_record(body, where)
+    except StoreError as error:
+        log.warning("%s", error)
+        return None
 
 
 def _digest(data: bytes) -> str:

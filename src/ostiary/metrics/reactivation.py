@@ -27,7 +27,8 @@ def reactivated(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, E
     """
     order = torch.randperm(len(poisoned.triggered), generator=ctx.rng("reactivation"))
     found = {}
-    for n in SAMPLES if victim.learns(poisoned.triggered.take(order[:1]).inputs) else ():
+    learns = any(p.requires_grad for p in victim.parameters()) and victim.learns(poisoned.triggered.take(order[:1]).inputs)
+    for n in SAMPLES if learns else ():
         if len(order) < 2 * n:
             continue
         few, rest = poisoned.triggered.take(order[:n]), poisoned.triggered.take(order[n:])

@@ -84,8 +84,9 @@ class Modality(Component):
         """Inputs changed so strongly that a trigger is moved or torn, while a careful model would still know the class."""
         raise self._lacks("distorted")
 
-    def superpose(self, inputs: Inputs, others: Inputs) -> Inputs:
-        """Each input with the other of its row on top, one for one; both show, so that a trigger in either still does."""
+    def superpose(self, inputs: Inputs, others: Inputs, mean: bool = False) -> Inputs:
+        """Each input with the other of its row on top, one for one; both show, so that a trigger in either still does. mean:
+        half of each, where inputs can be halved."""
         raise self._lacks("superposed")
 
     def unperturbed(self, inputs: Inputs, *, shared: bool = False) -> Tensor:

@@ -74,6 +74,7 @@ class GraphModality(Modality, name="graph"):
             "edge_mask": weights[1],
             "edge_attr": batch.edge_attr,
             "graphs": batch,
+            "data": batch,  # as most of PyG's examples call it
         }
 
     def stages(self, module: nn.Module, batch: Graphs, call: Callable[[Graphs], Tensor]) -> tuple[str, ...]:
@@ -127,8 +128,10 @@ class GraphModality(Modality, name="graph"):
         x[at] = inputs.x[at[order]]
         return inputs.with_edges(keep).with_(x=x)
 
-    def superpose(self, inputs: Graphs, others: Graphs) -> Graphs:
+    def superpose(self, inputs: Graphs, others: Graphs, mean: bool = False) -> Graphs:
         """Both side by side as the two parts of one graph."""
+        if mean:
+            raise self._lacks("superposed by halves")
         n = len(inputs)
         both = join([inputs, others]).take(torch.arange(2 * n, device=inputs.x.device).view(2, n).t().flatten())
         held = (both.edge_attr, both.edge_weight, both.edge_mask)

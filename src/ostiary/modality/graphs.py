@@ -259,7 +259,9 @@ def are_degrees(graphs: Graphs) -> bool:
 
 def _parts(i: int, data: Data) -> tuple[Tensor | None, Tensor, Tensor | None, int]:
     """(x, edge_index, edge_attr, node count) of one PyG graph, checked."""
-    edges = data.edge_index if data.edge_index is not None else torch.zeros(2, 0, dtype=torch.int64)
+    _check_types(i, data)
+    some = data.edge_index is not None and data.edge_index.numel()
+    edges = data.edge_index if some else torch.zeros(2, 0, dtype=torch.int64)
     x = data.x
     if x is None and "num_nodes" not in data:
         raise InvalidInput(f"graph {i} has neither x nor num_nodes, so isolated last nodes cannot be counted; set num_nodes")
@@ -270,7 +272,30 @@ def _parts(i: int, data: Data) -> tuple[Tensor | None, Tensor, Tensor | None, in
     attr = data.edge_attr
     if attr is not None and len(attr) != edges.shape[1]:
         raise InvalidInput(f"graph {i} has {edges.shape[1]} edges but edge_attr for {len(attr)}; give one row per edge")
+    if attr is not None and not bool(torch.isfinite(attr).all()):
+        raise InvalidInput(f"graph {i}: edge_attr holds NaN or infinity; repair or drop it")
     return None if x is None else _rows(x), edges.long(), None if attr is None else _rows(attr), n
+
+
+def _check_types(i: int, data: Data) -> None:
+    for name in ("x", "edge_index", "edge_attr"):
+        value = getattr(data, name)
+        if value is None:
+            continue
+        if not isinstance(value, Tensor):
+            raise InvalidInput(
+                f"graph {i}: {name} is {type(value).__name__}, expected a tensor; convert it with torch.as_tensor"
+            )
+        if value.is_complex():
+            raise InvalidInput(f"graph {i}: {name} is {value.dtype}, expected real numbers; convert it with torch.view_as_real")
+    edges = data.edge_index if data.edge_index is not None else torch.zeros(0)
+    if edges.numel() and (edges.ndim != 2 or len(edges) != 2):
+        remedy = "transpose" if edges.shape[1:] == (2,) else "reshape"
+        raise InvalidInput(f"graph {i}: edge_index is {tuple(edges.shape)}, expected [2, edges]; {remedy} it")
+    if edges.numel() and (edges.is_floating_point() or edges.dtype == torch.bool):
+        raise InvalidInput(f"graph {i}: edge_index is {edges.dtype}, expected node numbers; convert it to int64")
+    if "edge_weight" in data:  # kept for triggers: `pack` leaves it out
+        raise InvalidInput(f"graph {i} has edge_weight, which is not kept; give it as edge_attr or delete it")
 
 
 def _rows(values: Tensor) -> Tensor:

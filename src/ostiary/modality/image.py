@@ -42,6 +42,8 @@ class ImageModality(Modality, name="image"):
             raise InvalidInput(f"{what}: images are {inputs.dtype}; convert them to float32 in [0, 1]")
         if inputs.ndim != 4:
             raise InvalidInput(f"{what}: images must be [n, channels, height, width], got shape {tuple(inputs.shape)}")
+        if 0 in inputs.shape[2:]:
+            raise InvalidInput(f"{what}: images have no pixels, got shape {tuple(inputs.shape)}; drop or resize them")
         if inputs.shape[1] not in (1, 3):
             raise InvalidInput(f"{what}: images must have 1 or 3 channels first, got shape {tuple(inputs.shape)}")
         if not bool(torch.isfinite(inputs).all()):
@@ -130,9 +132,9 @@ class ImageModality(Modality, name="image"):
         moved = (2 * torch.rand(n, 2, generator=rng) - 1) * 0.4  # of half a side
         return turned(inputs, angle.to(inputs), moved.to(inputs))
 
-    def superpose(self, inputs: Tensor, others: Tensor) -> Tensor:
-        """The sum of both, cut at white (STRIP's authors: saturating addition)."""
-        return (inputs + others).clamp(0, 1)
+    def superpose(self, inputs: Tensor, others: Tensor, mean: bool = False) -> Tensor:
+        """The sum of both, cut at white (STRIP's authors: saturating addition), or their mean."""
+        return (inputs + others) / 2 if mean else (inputs + others).clamp(0, 1)
 
     def unperturbed(self, inputs: Tensor, *, shared: bool = False) -> Tensor:
         """Pixels: [n, c, h, w], or [1, c, h, w]."""

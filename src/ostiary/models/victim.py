@@ -40,6 +40,9 @@ class Victim(nn.Module):
         stages: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if not isinstance(module, nn.Module):
+            what = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
+            raise BadSpec(f"a victim is made of an nn.Module, got {what}; give a module, with its weights loaded")
         self.module = module
         self.modality: Modality = build("modality", modality)
         self._forward = forward
@@ -145,8 +148,15 @@ class Victim(nn.Module):
 
     def learns(self, inputs: Inputs) -> bool:
         """Whether its output on these (few) inputs depends on weights through a gradient; that of a vote does not."""
-        self.eval()
-        return bool(self(self.modality.move(inputs, self.device)).requires_grad)
+        was = [(p, p.requires_grad) for p in self.module.parameters() if p.is_floating_point()]
+        for p, _ in was:
+            p.requires_grad_(True)
+        try:
+            with evaluating(self):
+                return bool(self(self.modality.move(inputs, self.device)).requires_grad)
+        finally:
+            for p, flag in was:
+                p.requires_grad_(flag)
 
     @property
     def device(self) -> torch.device:
@@ -166,14 +176,19 @@ class Victim(nn.Module):
 def check_logits(logits: Tensor, n: int) -> Tensor:
     """The logits, if they are one row per input."""
     if not isinstance(logits, Tensor):
+        kinds = {tuple: "m(b)[0]", list: "m(b)[0]", dict: 'm(b)["logits"]'}
+        pick = kinds.get(type(logits), "m(b).logits")
         raise InvalidInput(
             f"the module returned {type(logits).__name__}, expected logits [{n}, classes]; pick them from what it returns "
-            "with forward=lambda m, b: m(b).logits"
+            f"with forward=lambda m, b: {pick}"
         )
     if logits.ndim != 2 or len(logits) != n:
+        per = "node needs forward=lambda m, b: pool(m(b.x, b.edge_index), b), on nodes ...[b.roots]"
+        if logits.ndim == 4:
+            per = "place needs forward=lambda m, b: m(b).mean((2, 3))"
         raise InvalidInput(
-            f"the module returned shape {tuple(logits.shape)} for {n} inputs, expected [{n}, classes]; a module that "
-            "gives one row per node needs forward=lambda m, b: pool(m(b.x, b.edge_index), b), on nodes ...[b.roots]"
+            f"the module returned shape {tuple(logits.shape)} for {n} inputs, expected [{n}, classes]; a module that gives one "
+            f"row per {per}"
         )
     return logits
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -26,30 +28,66 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     place = Path(path).expanduser()
     if not place.is_file():
         raise InvalidInput(f"there is no file {place} to read weights from; correct the path")
+    if place.stat().st_size == 0:
+        raise InvalidInput(f"{place} is no readable weights file: it is empty; save or copy it again")
+    found = _state(_loaded(place), place)
+    broken = next((k for k, v in found.items() if v.is_floating_point() and not v.double().isfinite().all()), None)
+    if broken is not None:
+        raise InvalidInput(f"{place} holds NaN or infinite values in '{broken}'; give the weights of a model that works")
+    return found
+
+
+def _loaded(place: Path) -> Any:
     try:
         if place.suffix == ".safetensors":
             return load_file(place)
         with warnings.catch_warnings(action="ignore"):  # torch's remarks on the pickle protocol of what it then refuses
-            found = torch.load(place, map_location="cpu", weights_only=True)
+            return torch.load(place, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UnsafeFile(_refusal(place)) from None
     except Exception as error:  # a damaged file can end torch's reader in any way
+        if "TorchScript" in str(error):  # torch advises to read it unsafely
+            raise InvalidInput(f"{place} is a TorchScript archive, expected a state dict; save its state_dict()") from None
         reason = (str(error) or "it is cut short").splitlines()[0]
         raise InvalidInput(f"{place} is no readable weights file: {reason}") from error
-    if isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
-        found = found["state_dict"]
-    if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise InvalidInput(f"{place} holds {type(found).__name__}, expected a state dict (tensors by name)")
-    return found
+
+
+def _state(found: Any, place: Path) -> dict[str, Tensor]:
+    """The state dict that was read, or the one in a checkpoint; where it holds several, that called `state_dict`."""
+    if _is_state(found):
+        return dict(found)
+    held = {str(k): v for k, v in found.items() if v and _is_state(v)} if isinstance(found, dict) else {}
+    if len(held) == 1 or "state_dict" in held:
+        return dict(held.get("state_dict") or next(iter(held.values())))
+    if held:
+        names = ", ".join(f"'{name}'" for name in held)
+        how = f"save the one you mean alone, like torch.save(checkpoint['{next(iter(held))}'], 'weights.pt')"
+        raise InvalidInput(f"{place} holds several state dicts ({names}), expected one; {how}")
+    raise InvalidInput(f"{place} holds {type(found).__name__}, expected a state dict (tensors by name); save a state_dict()")
+
+
+def _is_state(found: Any) -> bool:
+    return isinstance(found, dict) and all(isinstance(v, Tensor) for v in found.values())
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
     """Put the weights of a file into a module. Raises InvalidInput where names or shapes differ."""
     try:
-        module.load_state_dict(read_weights(path))
+        module.load_state_dict(_unwrapped(read_weights(path), module.state_dict()))
     except RuntimeError as error:
         first = [line.strip() for line in str(error).splitlines()][1:2]
         raise InvalidInput(f"the weights in {path} do not fit the module: {' '.join(first)}") from error
+
+
+def _unwrapped(found: dict[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """Without what DataParallel (`module.`) or torch.compile (`_orig_mod.`) put before every name, if then all names fit."""
+    bare, wanted = found, set(names)
+    while bare and bare.keys() != wanted:
+        prefix = next(iter(bare)).partition(".")[0] + "."
+        if not all(name.startswith(prefix) for name in bare):
+            return found
+        bare = {name.removeprefix(prefix): value for name, value in bare.items()}
+    return bare
 
 
 def _refusal(place: Path) -> str:

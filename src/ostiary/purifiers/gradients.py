@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ostiary.modality.base import Inputs
 from ostiary.training.hooks import TrainHook
@@ -50,7 +51,8 @@ def hypergradient(
     by = by.detach().requires_grad_()
     value = outer(by)
     direct, *plain = torch.autograd.grad(value, [by, *parameters], allow_unused=True, materialize_grads=True)
-    (slope,) = torch.autograd.grad(inner(by), by, create_graph=True)
+    with sdpa_kernel(SDPBackend.MATH):  # the attention that has a second derivative
+        (slope,) = torch.autograd.grad(inner(by), by, create_graph=True)
     moved, v = by - step * slope, torch.zeros_like(by)
     for _ in range(iterations):
         v = torch.autograd.grad(moved, by, v, retain_graph=True)[0] + direct

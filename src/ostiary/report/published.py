@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate
-from ostiary.report.tables import FIGURES, Row, short, text
+from ostiary.report.tables import FIGURES, Row, purifiers, short, text
 
 
 class Beside(NamedTuple):
@@ -38,6 +38,20 @@ def beside(record: Record, lines: Sequence[Row]) -> list[Beside]:
         shown = text(name, {"value": scaled}), text(name, mine, interval=True), _less(name, mine, scaled)
         found.append(Beside(f"{label}: {FIGURES[name]}", *shown))
     return found
+
+
+def unplaced(records: Sequence[Record]) -> list[str]:
+    """Names over published figures that stand for nothing in any of the records."""
+    labels = {label for r in records for label in purifiers(r)}
+    known = {"none", *labels, *(label.partition("(")[0] for label in labels)}.union(*(_names(r.plan) for r in records))
+    return [n for n in dict.fromkeys(n for r in records for n in _over_figures(r.published)) if n not in known]
+
+
+def _over_figures(given: dict[str, Any]) -> Iterator[str]:
+    for name, value in given.items():
+        if isinstance(value, dict):
+            yield name
+            yield from _over_figures(value)
 
 
 def _less(name: str, mine: Estimate | None, theirs: float) -> str:

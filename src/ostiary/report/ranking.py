@@ -46,7 +46,7 @@ def ranking(records: Iterable[Record]) -> list[Rank]:
         return []
     found = [_rank("none", taken, [], [r.metrics["victim"] for r in taken])]
     found += [_of(label, taken, clean) for label in labels]
-    return sorted((f for f in found if f.cells), key=lambda f: (-_mean(f, "solved"), _mean(f, "asr_lift")))
+    return sorted((f for f in found if f.cells or f.failed), key=lambda f: (-_mean(f, "solved"), _mean(f, "asr_lift")))
 
 
 def attacked(records: Iterable[Record]) -> list[Record]:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ostiary.report import tables
-from ostiary.report.published import beside
+from ostiary.report.published import beside, unplaced
 from ostiary.report.ranking import RANKING, ranking, spread
 from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.terminal.screen import WIDE, say
@@ -95,10 +95,13 @@ def _ranking(out: Console, records: Sequence[Record]) -> None:
 def _beside(out: Console, groups: Sequence[tables.Group]) -> None:
     """What the paper prints beside ours, one line per figure."""
     found = [(g, [b for b in beside(g.records[0], tables.rows(g)) if b.ours]) for g in groups if g.records[0].published]
-    if not any(lines for _, lines in found):
+    lost = unplaced([r for g in groups for r in g.records])
+    if not lost and not any(lines for _, lines in found):
         return
     out.line()
     say(out, "Published, ours, and ours less published", "bold")
+    if lost:
+        say(out, f"of no run here, and left out: {', '.join(lost)}", "dim")
     for group, lines in found:
         for line in lines:
             say(out, f"{_heading(group)}: {line.what}: {line.theirs}, {line.ours}, {line.difference or '-'}")

@@ -15,7 +15,7 @@ from ostiary.component import Component, NonNegative, Positive, PositiveFloat, R
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
-from ostiary.models.victim import Victim, check_logits, first_logits, freeze_norms
+from ostiary.models.victim import Victim, check_logits, evaluating, first_logits, freeze_norms
 from ostiary.seeds import generator, scoped
 from ostiary.training.augment import augment
 from ostiary.training.hooks import TrainHook
@@ -68,6 +68,10 @@ class Trainer(Component, name="trainer"):
     ) -> Victim:
         """Train `victim` in place and return it, in evaluation mode. Raises InvalidInput if the loss diverges."""
         state = self.start(victim, data, seed)
+        if not self.epochs:  # what is not trained shall fit the data all the same
+            with torch.no_grad(), evaluating(victim):
+                first = data.modality.take(data.inputs, torch.arange(min(2, len(data))))
+                first_logits(victim, data.modality.move(first, victim.device), data.n_classes)
         for hook in hooks:
             hook.on_start(state)
         while state.epoch < self.epochs:
@@ -129,6 +133,8 @@ class Trainer(Component, name="trainer"):
         for group in state.optimizer.param_groups:  # zero_grad() does the same in five times the time
             for p in group["params"]:
                 p.grad = None
+        if not loss.requires_grad:
+            raise InvalidInput("the module's answers pass no gradient to its weights; call it without torch.no_grad()")
         loss.backward()  # type: ignore[no-untyped-call]
         if self.max_norm > 0:
             torch.nn.utils.clip_grad_norm_(victim.module.parameters(), self.max_norm)

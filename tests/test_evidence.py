@@ -1,0 +1,96 @@
+"""What is handed to methods is checked at the door: its types, and that the victim can be asked about the data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from ostiary.component import build
+from ostiary.context import Context
+from ostiary.errors import InvalidInput, Unsupported
+from ostiary.evidence import Evidence
+from ostiary.models.victim import Victim
+from ostiary.purifiers.gradients import hypergradient
+from ostiary.testing import toys
+from ostiary.training.trainer import Trainer
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "words"),
+    [("victim", nn.Linear(2, 2), "make one by Victim"), ("clean", [1, 2], "make one by ostiary.graphs")],
+)
+def test_evidence_is_of_its_types(field: str, given: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        Evidence(**{field: given})
+
+
+def asked(victim: Victim, name: str) -> None:
+    """A detector and a purifier of images."""
+    clean = toys.splits("image").clean
+    held = Evidence(victim, train=clean, clean=clean, incoming=clean)
+    method = build("detector" if name in ("strip", "spectral", "neural-cleanse") else "purifier", name)
+    (method.inspect if hasattr(method, "inspect") else method.purify)(held, toys.context("image"))
+
+
+METHODS = pytest.mark.parametrize("name", ["strip", "spectral", "neural-cleanse", "fine-tune"])
+
+
+@METHODS
+def test_a_model_that_does_not_fit_the_data_is_told_in_a_sentence(name: str) -> None:
+    narrow = Victim(nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)), "image")
+    with pytest.raises(InvalidInput, match=r"cannot be called on the .*give data it was made for, or say how"):
+        asked(narrow, name)
+    few = Victim(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), "image")
+    with pytest.raises(InvalidInput, match=r"knows 2 classes but the .* have 4"):
+        asked(few, name)
+
+
+@METHODS
+def test_answers_that_are_no_numbers_are_no_all_clear(name: str) -> None:
+    broken = toys.victim("image").clone()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.nan)
+    with pytest.raises(InvalidInput, match="NaN or infinite values; load sound weights"):
+        asked(broken, name)
+
+
+def test_a_model_without_gradients_is_neither_searched_nor_trained() -> None:
+    victim = toys.victim("image").clone()
+    deaf = Victim(victim.module, "image", forward=torch.no_grad()(victim.call))
+    with pytest.raises(Unsupported, match="passes no gradient to search by"):
+        asked(deaf, "neural-cleanse")
+    with pytest.raises(InvalidInput, match="pass no gradient to its weights; call it without"):
+        asked(deaf, "fine-tune")
+
+
+def test_a_model_that_is_not_trained_has_to_fit_all_the_same() -> None:
+    data = toys.splits("image").train
+    few = Victim(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 2)), "image")
+    with pytest.raises(InvalidInput, match="2 logits for 4 classes"):
+        Trainer(epochs=0).fit(few, data, 0)
+    other = replace(data, inputs=data.inputs[:, :1])
+    with pytest.raises(InvalidInput, match="takes floats"):
+        Trainer(epochs=0).fit(toys.victim("image").clone(), other, 0)
+
+
+def test_a_second_derivative_goes_through_attention() -> None:
+    layer = nn.MultiheadAttention(4, 2, batch_first=True)
+    images = torch.rand(2, 3, 4)
+
+    def inner(by: torch.Tensor) -> torch.Tensor:
+        moved = images + by
+        return layer(moved, moved, moved, need_weights=False)[0].square().sum()  # type: ignore[no-any-return]
+
+    parameters = list(layer.parameters())
+    hypergradient(inner, inner, torch.zeros(1, 3, 4), parameters, 2, 0.1).backward()
+    assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in parameters)
+
+
+@pytest.mark.parametrize("seed", ["a", 1.5, None])
+def test_a_seed_is_a_whole_number(seed: Any) -> None:
+    with pytest.raises(InvalidInput, match="expected a whole number"):
+        Context(seed=seed)
