@@ -77,6 +77,14 @@ def test_a_model_that_is_not_trained_has_to_fit_all_the_same() -> None:
         Trainer(epochs=0).fit(toys.victim("image").clone(), other, 0)
 
 
+def test_a_frozen_model_that_is_not_trained_is_judged_as_it_is() -> None:
+    victim, data = toys.victim("image").clone(), toys.splits("image").train
+    victim.requires_grad_(False)
+    assert Trainer(epochs=0).fit(victim, data, 0) is victim and not victim.training
+    with pytest.raises(InvalidInput, match="no parameter that may be trained"):
+        Trainer(epochs=1).fit(victim, data, 0)
+
+
 def test_a_second_derivative_goes_through_attention() -> None:
     layer = nn.MultiheadAttention(4, 2, batch_first=True)
     images = torch.rand(2, 3, 4)

@@ -50,7 +50,7 @@ class TrojanNN(PoisoningAttack, name="trojan-nn"):
         """The neurons: int64 [neurons]."""
         weight = model.module.get_submodule(model.head).weight
         assert isinstance(weight, Tensor)
-        influence = weight.detach().abs().flatten(2).sum(2).sum(0) if weight.ndim > 2 else weight.detach().abs().sum(0)
+        influence = weight.detach().abs().transpose(0, 1).flatten(1).sum(1)  # of a convolution, over all its places
         return influence.topk(min(self.neurons, len(influence))).indices
 
     def excite(self, model: Victim, first: Tensor, mask: Tensor) -> Tensor:

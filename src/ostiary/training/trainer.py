@@ -67,11 +67,13 @@ class Trainer(Component, name="trainer"):
         self, victim: Victim, data: Dataset, seed: int, hooks: Sequence[TrainHook] = (), *, what: str = "training"
     ) -> Victim:
         """Train `victim` in place and return it, in evaluation mode. Raises InvalidInput if the loss diverges."""
-        state = self.start(victim, data, seed)
-        if not self.epochs:  # what is not trained shall fit the data all the same
+        if not self.epochs:  # what is not trained shall fit the data all the same, and may be frozen
             with torch.no_grad(), evaluating(victim):
                 first = data.modality.take(data.inputs, torch.arange(min(2, len(data))))
                 first_logits(victim, data.modality.move(first, victim.device), data.n_classes)
+            if not hooks:
+                return victim.eval()
+        state = self.start(victim, data, seed)
         for hook in hooks:
             hook.on_start(state)
         while state.epoch < self.epochs:
