@@ -7,6 +7,7 @@ import torch
 
 from ostiary.component import build
 from ostiary.errors import Unsupported
+from ostiary.modality.graphs import counts_degrees, with_degrees
 from ostiary.modality.image import turned
 from ostiary.testing import toys
 
@@ -29,6 +30,12 @@ def test_a_distorted_graph_keeps_its_nodes_and_about_half_of_its_edges() -> None
     assert 0.35 < other.edge_index.shape[1] / graphs.edge_index.shape[1] < 0.65
     kinds = [torch.zeros(len(g), g.x.shape[1]).index_add(0, g.batch, g.x) for g in (graphs, other)]
     assert torch.equal(*kinds)
+
+
+def test_degrees_of_a_distorted_graph_are_those_of_the_edges_left() -> None:
+    clean = toys.splits("graph").clean
+    other = clean.modality.distort(with_degrees(clean.inputs), torch.Generator().manual_seed(0))
+    assert bool(counts_degrees(other).all()) and other.edge_index.shape[1] < 0.65 * clean.inputs.edge_index.shape[1]
 
 
 def test_a_distorted_image_of_one_shade_keeps_it_away_from_what_is_filled_in() -> None:

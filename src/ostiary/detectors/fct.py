@@ -21,8 +21,9 @@ class FCT(Detector, name="fct"):
     consistency towards transformations). The defender holds the training set and can train. (1) A model of one's own,
     without augmentation, for two epochs and at least `steps` updates. (2) `tuning_epochs` that only push the mean features of
     classes apart. (3) Mean squared distance of features to those of the input distorted (images turned by any angle and
-    shifted; graphs with half of their edges, features swapped), over `n_draws` draws. The share `poisoned` scored highest is
-    flagged; `info` counts that, the share `clean` scored lowest and the rest by class.
+    shifted; graphs with half of their edges, features swapped, or counted anew where they are degrees), over `n_draws`
+    draws. The share `poisoned` scored highest is flagged; `info` counts that, the share `clean` scored lowest and the rest
+    by class.
     Batches of 128, 10 epochs of (2), shares 0.05 and 0.2, on images SGD at 0.01 with momentum 0.9 and weight decay 5e-4:
     paper. `steps` 800: the two epochs of the paper count about that many updates on its data; on small sets the backdoor
     would not be learnt (10,000 CIFAR-10 images, BadNets, seed 11: AUROC 0.48 after 300 updates, 0.89 after 800). On graphs

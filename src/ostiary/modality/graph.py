@@ -11,7 +11,7 @@ from torch import Tensor, device, nn
 from ostiary.component import Json
 from ostiary.errors import InvalidInput
 from ostiary.modality.base import Modality
-from ostiary.modality.graphs import Graphs, join
+from ostiary.modality.graphs import Graphs, are_degrees, join, with_degrees
 from ostiary.modality.sparse import bag_sum, pointer
 
 
@@ -118,9 +118,12 @@ class GraphModality(Modality, name="graph"):
 
     def distort(self, inputs: Graphs, rng: torch.Generator) -> Graphs:
         """Every undirected edge dropped with probability one half, features swapped among the nodes of a graph for half
-        of them: counts of nodes and of their kinds stay."""
+        of them: counts of nodes and of their kinds stay. Features that are degrees are counted anew instead: the old ones
+        would still show the edges that are gone."""
         where, pairs = inputs.x.device, int(inputs.pairs.max()) + 1 if len(inputs.pairs) else 0
         keep = torch.rand(pairs, generator=rng).to(where)[inputs.pairs] < 0.5
+        if are_degrees(inputs):
+            return with_degrees(inputs.with_edges(keep))
         moved = torch.rand(len(inputs.x), generator=rng) < 0.5
         at = moved.nonzero().flatten().to(where)
         order = (inputs.batch[at] + torch.rand(len(at), generator=rng).to(where).double()).argsort()  # within each graph
