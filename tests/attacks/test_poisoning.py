@@ -110,6 +110,7 @@ def test_all_to_one_judges_on_all_other_test_samples() -> None:
     ("rule", "eligible", "sources", "wanted"),
     [
         (AllToOne(), [0, 1, 1], [0, 1, 1], [0, 0, 0]),
+        (AllToOne(from_target=True), [1, 1, 1], [0, 1, 1], [0, 0, 0]),
         (AllToAll(), [1, 1, 1], [1, 1, 1], [1, 2, 0]),
         (CleanLabel(), [1, 0, 0], [0, 1, 1], [0, 0, 0]),
     ],

@@ -59,6 +59,7 @@ def test_detection_figures_by_hand() -> None:
     assert found["auprc"] == pytest.approx((1 + 2 / 3) / 2)
     assert found["tpr_at_fpr_1"] == 0.5
     assert [found[k]["value"] for k in ("precision", "tpr", "fpr")] == pytest.approx([1 / 2, 1 / 2, 1 / 3])
+    assert found["f1"] == 0.5
     assert [found[k]["n"] for k in ("precision", "tpr", "fpr")] == [2, 2, 3]
     upside_down = detection(-scores, None, poisoned)
     assert upside_down["auroc"] == pytest.approx(1 / 6)

@@ -62,8 +62,9 @@ def test_figures_that_cannot_be_placed_are_refused(
     with pytest.raises(kind, match=words):
         check_published(given)
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"dataset": "toy-graphs", "victim": "gin", "published": given}))
-    with pytest.raises(kind, match=words):
-        read_plan(tmp_path / "plan.yaml")
+    for source in (tmp_path / "plan.yaml", {"dataset": "toy-graphs", "victim": "gin", "published": given}):
+        with pytest.raises(kind, match=words):
+            read_plan(source)
 
 
 def test_figures_and_remarks_are_read(tmp_path: Path) -> None:

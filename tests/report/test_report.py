@@ -176,7 +176,7 @@ def test_names_cannot_break_out(made: Made, tmp_path: Path) -> None:
 def test_failures_doubts_and_published_figures(made: Made, tmp_path: Path) -> None:
     record = made.graphs[0]
     stages = {**record.stages, "purifier nad": "", "verdict nad": ""}
-    published = {"asr": 99.1, "fine-tune": {"acc": 50}, "source": "table 3"}
+    published = {"asr": 99.1, "fine-tune": {"acc": 50}, "nowhere": {"acc": 1}, "source": "table 3"}
     half = replace(record, errors={"purifier nad": "the loss diverged"}, stages=stages, published=published)
     half = replace(half, doubts=["nothing was learnt"])
     other = {**record.plan, "attack": {**record.plan["attack"], "size": 9}}
@@ -184,6 +184,8 @@ def test_failures_doubts_and_published_figures(made: Made, tmp_path: Path) -> No
     page = write([half, made.graphs[1], failed], made.store, tmp_path)
     assert "nothing was learnt (seed 0)" in page.words
     assert "purifier nad: the loss diverged" in page.words
+    assert [(row.defence, bool(row.figures)) for row in rows(groups([half])[0])][-1] == ("nad", False)
+    assert "Published figures of no run here, and left out: nowhere" in page.words
     assert "not run: verdict nad" in page.words
     assert "data: no such file" in page.words
     assert "no result" in page.words

@@ -33,10 +33,14 @@ class LabelRule(Component):
 
 
 class AllToOne(LabelRule, name="all-to-one"):
-    """Inputs of other classes, relabelled to the target."""
+    """Inputs of other classes, relabelled to the target. from_target: of all classes, as BackdoorBench poisons; those of the
+    target keep their label."""
+
+    added = frozenset({"from_target"})
+    from_target: bool = False
 
     def eligible(self, y: Tensor, target: int) -> Tensor:
-        return y != target
+        return torch.ones_like(y, dtype=torch.bool) if self.from_target else y != target
 
     def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
         return torch.full_like(y, target)

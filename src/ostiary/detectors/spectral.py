@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from ostiary.component import PositiveFloat, Rate
 from ostiary.context import Context
@@ -38,10 +39,19 @@ class Spectral(Detector, name="spectral"):
         for c in train.y.unique().tolist():
             rows = (train.y == c).nonzero().flatten()
             centred = (features[rows] - features[rows].mean(0)).double()
-            spread, top = torch.linalg.svd(centred, full_matrices=False)[1:]
-            found = (centred @ top[0]).square()
+            found, peak = along_top(centred)
             scores[rows] = found / found.mean().clamp(min=1e-12)
             n = min(len(rows), round(self.factor * self.eps * len(rows)))
             flagged[rows[found.argsort(descending=True)[:n]]] = True
-            peaks[train.classes[c]] = float(spread[0].square() / spread.square().sum().clamp(min=1e-12))
+            peaks[train.classes[c]] = peak
         return Findings(scores, flagged, info={"share of variance in the top direction": peaks})
+
+
+def along_top(centred: Tensor) -> tuple[Tensor, float]:
+    """(squared projections of the rows on the top right singular vector, float64 [n]; its share of the variance). By the
+    eigenvectors of the smaller Gram matrix, since features may be many more than rows or rows than features."""
+    n, d = centred.shape
+    values, vectors = torch.linalg.eigh(centred.T @ centred if d < n else centred @ centred.T)
+    top = vectors[:, -1]
+    found = (centred @ top).square() if d < n else values[-1].clamp(min=0.0) * top.square()
+    return found, float(values[-1] / values.sum().clamp(min=1e-12))

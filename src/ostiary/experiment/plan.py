@@ -14,7 +14,7 @@ from ostiary.component import Component, Json, Rate, build, hints, lookup, plain
 from ostiary.data.source import DataSource
 from ostiary.detectors.base import Detector
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, UnknownName
-from ostiary.experiment.plan_file import read_file, read_value
+from ostiary.experiment.plan_file import check_published, read_file, read_value
 from ostiary.experiment.record import canonical
 from ostiary.models.base import Architecture
 from ostiary.purifiers.base import Purifier
@@ -51,6 +51,7 @@ class Plan(Component, name="plan"):
         if self.attack in ("none", {"name": "none"}):  # as people write it; YAML's own word is null
             object.__setattr__(self, "attack", None)
         super().__post_init__()
+        check_published(self.published)
 
     def training(self) -> Trainer:
         """The victim's recipe for such data with the plan's own options on top."""

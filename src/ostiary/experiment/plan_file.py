@@ -60,8 +60,6 @@ def read_file(path: Path) -> dict[str, Any]:
         raise InvalidInput(f"{path} cannot be read as YAML: {error}") from error
     if not isinstance(found, dict):
         raise InvalidInput(f"{path} holds no settings; expected lines like 'dataset: solubility'")
-    if isinstance(found.get("published"), dict):
-        check_published(found["published"])
     return found
 
 

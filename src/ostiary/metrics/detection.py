@@ -9,7 +9,7 @@ from ostiary.metrics.intervals import Estimate, rate
 
 
 def detection(scores: Tensor, flagged: Tensor | None, poisoned: Tensor) -> dict[str, float | Estimate]:
-    """AUROC, AUPRC, TPR at 1 % and 5 % FPR; precision, TPR and FPR at the method's own operating point.
+    """AUROC, AUPRC, TPR at 1 % and 5 % FPR; precision, TPR, FPR and F1 at the method's own operating point.
 
     scores: float [n], higher = more suspicious; poisoned: bool [n], with both kinds present.
     """
@@ -28,4 +28,5 @@ def detection(scores: Tensor, flagged: Tensor | None, poisoned: Tensor) -> dict[
         result["precision"] = rate(hits, int(flagged.sum()))
         result["tpr"] = rate(hits, int(poisoned.sum()))
         result["fpr"] = rate(int((flagged & ~poisoned).sum()), int((~poisoned).sum()))
+        result["f1"] = 2 * hits / int(flagged.sum() + poisoned.sum())
     return result

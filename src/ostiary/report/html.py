@@ -18,7 +18,7 @@ from ostiary.experiment.record import LEFT_OUT, Record
 from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
-from ostiary.report.published import beside
+from ostiary.report.published import beside, unplaced
 from ostiary.report.ranking import RANKING, ranking, spread
 from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.report.tables import (
@@ -72,6 +72,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         reactivation=REACTIVATION,
         ranks=ranking(records),
         ranking=RANKING,
+        unplaced=unplaced(records),
         drawn=DRAWN,
         now=time.time(),
         bundle=bundle() if moving or left or any(s["figures"] for s in found) else "",

@@ -51,6 +51,7 @@ DETECTION = {
     "fpr": "FPR %",
     "flagged": "flagged %",
     "precision": "precision %",
+    "f1": "F1",
     "found_target": "target found %",
     "score": "score",
     "alarm": "alarm %",
@@ -116,10 +117,10 @@ def short(value: Any) -> str:
 
 
 def rows(group: Group) -> list[Row]:
-    """The victim as it came, then every purifier; a figure missing in all seeds is left out."""
+    """The victim as it came, then every purifier, also one that failed in all seeds; a figure that none has is left out."""
     done = [r for r in group.records if "acc" in r.metrics.get("victim", {})]
     found = [Row(group.name, "none", _figures([r.metrics["victim"] for r in done], _victim_seconds(done)))]
-    labels = list(dict.fromkeys(label for r in group.records for label in r.metrics.get("purifiers", {})))
+    labels = dict.fromkeys(label for r in group.records for label in judged(r))
     for label in labels:
         having = [r for r in done if "acc" in r.metrics["purifiers"].get(label, {})]
         seconds = [r.seconds.get(f"purifier {label}", math.nan) for r in having]
@@ -159,6 +160,12 @@ def purifiers(record: Record) -> list[str]:
     """The labels of a record's purifiers in the order of its plan, those that failed among them."""
     kinds = (name.partition(" ") for name in record.stages)
     return [label for kind, _, label in kinds if kind == "purifier"]
+
+
+def judged(record: Record) -> list[str]:
+    """Those that have figures, then those that failed: not those left out because the attack did."""
+    failed = (name.partition(" ") for name in record.failed)
+    return [*record.metrics.get("purifiers", {}), *(label for kind, _, label in failed if kind in ("purifier", "verdict"))]
 
 
 def detector_rows(group: Group) -> list[Row]:
@@ -212,7 +219,7 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
         return f"{value:.0f}"
     if name == "psnr":
         return f"{value:.1f}"
-    if name in ("der", "auroc", "auprc", "score") or (name in STEALTH and name != "cross"):
+    if name in ("der", "auroc", "auprc", "f1", "score") or (name in STEALTH and name != "cross"):
         return f"{value:.3f}"
     shown = f"{100 * value:.1f}"
     low, high = _number(figure.get("low")), _number(figure.get("high"))
