@@ -48,11 +48,12 @@ class Context:
         """The same context with seeds of its own."""
         return replace(self, seed=self.key(name))
 
-    def fresh(self, data: Dataset) -> Victim:
-        """An untrained model of the plan's architecture."""
+    def fresh(self, data: Dataset, *, given: bool = False) -> Victim:
+        """An untrained model of the plan's architecture; `given`: with the weights that come with it, where some do."""
         if self.architecture is None:
             raise MissingEvidence("this method trains a model of its own; give Context(architecture=...)")
-        return self.architecture.make(data, self.seed).to(self.device)
+        made = self.architecture if given else self.architecture.untaught()
+        return made.make(data, self.seed).to(self.device)
 
     def surrogate(self, data: Dataset) -> Victim:
         """A model of one's own, trained on `data`: the same one for every method that asks with the same context."""
@@ -67,6 +68,6 @@ class Context:
             _surrogates[key] = own.fit(data, what="training a surrogate").cpu()
         return _surrogates[key].clone().to(self.device)
 
-    def fit(self, data: Dataset, hooks: Sequence[TrainHook] = (), *, what: str = "training") -> Victim:
-        """A fresh model trained on `data`."""
-        return self.trainer.fit(self.fresh(data), data, self.seed, hooks, what=what)
+    def fit(self, data: Dataset, hooks: Sequence[TrainHook] = (), *, what: str = "training", given: bool = False) -> Victim:
+        """A fresh model (`given`: see `fresh`) trained on `data`."""
+        return self.trainer.fit(self.fresh(data, given=given), data, self.seed, hooks, what=what)

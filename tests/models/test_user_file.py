@@ -11,6 +11,7 @@ import torch
 
 import ostiary
 from ostiary.component import build
+from ostiary.context import Context
 from ostiary.data.source import file_mark
 from ostiary.errors import BadSpec, InvalidInput, UnknownName
 from ostiary.models.weights import save_weights
@@ -172,3 +173,16 @@ def test_missing_file_and_missing_path() -> None:
         build("victim", {"name": "file", "path": "nowhere.py"}).make(GRAPHS, 0)
     with pytest.raises(UnknownName, match="has no option 'pth'; did you mean 'path'"):
         build("victim", {"name": "file", "pth": "nowhere.py"})
+
+
+def test_models_that_others_train_do_not_start_from_the_given_weights(tmp_path: Path) -> None:
+    splits, plain = build("dataset", "toy-graphs").load(0), build("victim", {"name": "file", "path": str(MODEL)})
+    save_weights(plain.make(splits.train, 5).module, tmp_path / "w.safetensors")  # knows nothing
+    given = plain.replace(weights=str(tmp_path / "w.safetensors"))
+    ctx = Context(seed=3, architecture=given)
+    weights = [v.module.out.weight for v in (ctx.fresh(splits.train), ctx.fresh(splits.train, given=True))]
+    assert torch.equal(weights[0], plain.make(splits.train, 3).module.out.weight)
+    assert torch.equal(weights[1], given.make(splits.train, 0).module.out.weight)
+    plan = {"dataset": "toy-graphs", "victim": given, "trainer": {"epochs": 0}, "attack": {"name": "sub-ba", "rate": 0}}
+    record = ostiary.run({**plan, "purifiers": ["retrain-without"]}, store=tmp_path / "store")[0]
+    assert record.metrics["victim"]["acc"]["value"] < 0.7 < record.metrics["purifiers"]["retrain-without"]["acc"]["value"]

@@ -13,6 +13,7 @@ from ostiary.component import build
 from ostiary.errors import BadSpec, InvalidInput, Unsupported
 from ostiary.modality.graphs import Graphs
 from ostiary.models.graph_layers import pool
+from ostiary.models.polarized import polarized
 from ostiary.models.victim import Victim, evaluating, freeze_norms, without_gradients
 from ostiary.seeds import scoped
 from ostiary.testing import toys
@@ -247,6 +248,36 @@ def test_features_of_tokens_are_the_mean_over_tokens() -> None:
     assert features is not None
     torch.testing.assert_close(features, images.mean((2, 3)))
     torch.testing.assert_close(victim.module.head(features), logits)
+
+
+class Disordered(nn.Module):
+    """Its classifier is defined before another layer with a 2-D weight, and a projection is for training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out, self.first, self.extra = nn.Linear(6, 2), nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(x.mean((2, 3))).relu()
+        return self.extra(hidden) if self.training else self.out(hidden)
+
+
+def test_the_head_is_the_layer_that_gives_the_logits_not_the_last_one_defined() -> None:
+    images = toys.splits("image").test.inputs[:5]
+    victim = Victim(Disordered(), "image").train()
+    logits, features = victim.predict(images, features=True)
+    assert victim.head == victim.clone().head == "out" and victim.module.training
+    assert features is not None
+    torch.testing.assert_close(victim.module.out(features), logits)
+    mended = polarized(victim)
+    assert mended.head == "out.layer"
+    torch.testing.assert_close(mended.predict(images)[0], logits)
+
+
+def test_a_head_that_is_never_called_is_told() -> None:
+    victim = Victim(Disordered(), "image", head="extra")
+    with pytest.raises(Unsupported, match="the head 'extra' is not called with the model; name the layer that gives logits"):
+        victim.predict(toys.splits("image").test.inputs[:5], features=True)
 
 
 class OfData(nn.Module):

@@ -33,8 +33,10 @@ class LabelRule(Component):
 
 
 class AllToOne(LabelRule, name="all-to-one"):
-    """Inputs of other classes, relabelled to the target. from_target: of all classes, as BackdoorBench poisons; those of the
-    target keep their label."""
+    """Inputs of other classes, relabelled to the target.
+
+    from_target: of all classes, as BackdoorBench poisons; those of the target keep their label.
+    """
 
     added = frozenset({"from_target"})
     from_target: bool = False

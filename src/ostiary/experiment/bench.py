@@ -41,9 +41,10 @@ class Bench:
         self._held.move_to_end(name)
         return self._held[name]
 
-    def context(self, cell: Cell) -> Context:
+    def context(self, cell: Cell, *, own: bool = False) -> Context:
+        """own: of those who train models for themselves, the defender and the attacker."""
         plan = cell.plan
-        return Context(cell.seed, self.device, plan.victim, plan.training())
+        return Context(cell.seed, self.device, plan.victim, plan.training(own=own))
 
     def splits(self, cell: Cell) -> Splits:
         key = Stage("data", cell).key()

@@ -73,18 +73,18 @@ def _data(stage: Stage, bench: Bench) -> Result:
 
 def _control(stage: Stage, bench: Bench) -> Result:
     splits, ctx = bench.splits(stage.cell), bench.context(stage.cell)
-    victim = ctx.fit(splits.train, what="training the clean control")
+    victim = ctx.fit(splits.train, what="training the clean control", given=True)
     return Result({}, artefacts={"weights": _weights(victim)})
 
 
 def _victim(stage: Stage, bench: Bench) -> Result:
     splits, ctx, attack = bench.splits(stage.cell), bench.context(stage.cell), stage.cell.plan.attack
     if attack is None:
-        return Result({}, artefacts={"weights": _weights(ctx.fit(splits.train, what="training the victim"))})
-    own = ctx.within("attack")
+        return Result({}, artefacts={"weights": _weights(ctx.fit(splits.train, what="training the victim", given=True))})
+    own = bench.context(stage.cell, own=True).within("attack")
     poisoned = attack.poison(splits, own)
     hooks = [poisoned.hook] if poisoned.hook else []
-    victim = ctx.fit(poisoned.splits.train, hooks, what="training the victim")
+    victim = ctx.fit(poisoned.splits.train, hooks, what="training the victim", given=True)
     poisoned = attack.settle(splits, poisoned, own)
     spec, tensors = poisoned.trigger.pack()
     modality = splits.modality
@@ -153,7 +153,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     detector, poisoned, cell = stage.part, bench.poisoned(stage.cell), stage.cell
     assert isinstance(detector, Detector)
     splits, victim = poisoned.splits, bench.victim(Stage("victim", cell))
-    ctx = bench.context(cell).within(f"detector {detector.name}")
+    ctx = bench.context(cell, own=True).within(f"detector {detector.name}")
     incoming, truth = splits.test, torch.zeros(len(splits.train), dtype=torch.bool)
     truth[poisoned.index] = True
     ids = splits.train.ids if detector.subject() == "train" else splits.test.ids
@@ -199,7 +199,7 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
         return found["acc"]["value"], found["asr"]["value"]
 
     evidence = Evidence(victim, poisoned.splits.train, poisoned.splits.clean, None, oracle if peeks else None)
-    ctx, asked = bench.context(cell), list[float]()
+    ctx, asked = bench.context(cell, own=True), list[float]()
 
     def ask(detector: Detector, shown: Evidence) -> Findings | None:
         """What the detector says of this cell, computed with its stage's seeds and taken from there if it is done."""

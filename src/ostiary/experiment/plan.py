@@ -53,9 +53,13 @@ class Plan(Component, name="plan"):
         super().__post_init__()
         check_published(self.published)
 
-    def training(self) -> Trainer:
-        """The victim's recipe for such data with the plan's own options on top."""
-        options = {**self.victim.training(self.dataset.modalities), **self.trainer}
+    def training(self, *, own: bool = False) -> Trainer:
+        """The victim's recipe for such data with the plan's own options on top. own: of models that others train for
+        themselves; where the plan trains none (0 epochs, a model that is given), for as many epochs as the recipe has."""
+        recipe = self.victim.training(self.dataset.modalities)
+        options = {**recipe, **self.trainer}
+        if own and options.get("epochs") == 0:
+            options["epochs"] = recipe.get("epochs", Trainer.epochs)
         trainer: Trainer = build("trainer", {**options, "name": "trainer"})
         return trainer
 

@@ -56,7 +56,7 @@ def succeed(packed: dict[str, Tensor], victim: Victim, goals: Sequence[int]) -> 
 
 def _again(detector: Detector, made: Victim, cell: Cell, bench: Bench) -> dict[str, Any]:
     """From as many inputs as the first scan had."""
-    splits, ctx = bench.splits(cell), bench.context(cell)
+    splits, ctx = bench.splits(cell), bench.context(cell, own=True)
     few = torch.randperm(len(splits.test), generator=ctx.rng("scan again"))[: len(splits.clean)]
     seen = splits.test.take(few)
     try:

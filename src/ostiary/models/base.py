@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, final
 
+import torch
 from torch import nn
 
 from ostiary.component import Component, Json
@@ -35,6 +36,10 @@ class Architecture(Component):
         own = [cls.recipes.get(m, {}) for m in modalities]
         return {**cls.recipe, **(own[0] if len(own) == 1 else {})}
 
+    def untaught(self) -> Architecture:
+        """The same without weights that come with it."""
+        return self
+
     def content(self) -> str:
         """A mark of the files the module comes from; empty for built-in ones."""
         return ""
@@ -49,7 +54,10 @@ class Architecture(Component):
             raise Unsupported(
                 f"victim '{self.name}' works on {', '.join(sorted(self.modalities))} data, not {data.modality.name}"
             )
-        return self.rebuild(data.describe(), data.modality, seed)
+        made = self.rebuild(data.describe(), data.modality, seed)
+        if len(data):
+            made.seek_head(data.take(torch.arange(min(2, len(data)))).inputs)
+        return made
 
     @final
     def rebuild(self, described: Mapping[str, Any], modality: Modality, seed: int = 0) -> Victim:

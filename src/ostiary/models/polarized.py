@@ -87,8 +87,7 @@ def polarized(victim: Victim, name: str = "") -> Victim:
     width = int(weighted.weight.shape[1]) * int(getattr(weighted, "groups", 1))  # type: ignore[union-attr, index, arg-type]
     both = Polarized(Polarizer(width, isinstance(weighted, nn.Conv2d)), layer).to(victim.device)
     other.module.set_submodule(name, both)
-    if other.named_head == name:
-        other.named_head = f"{name}.layer"
+    other.moved(name, f"{name}.layer")
     both.train(victim.training)
     return other
 

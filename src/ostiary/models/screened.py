@@ -46,9 +46,9 @@ def screened(victim: Victim, screen: Screen) -> Victim:
 
     def forward(both: nn.Module, batch: Inputs) -> Tensor:
         assert isinstance(both, Screened)
-        bare = Victim(both.inner, own.modality, forward=own._forward, head=own.named_head, stages=own.named_stages)
+        bare = Victim(both.inner, own.modality, forward=own._forward, head=own.known_head, stages=own.named_stages)
         return bare.call(both.inner, both.screen.before(bare, batch))
 
-    head = None if own.named_head is None else f"inner.{own.named_head}"
+    head = None if own.known_head is None else f"inner.{own.known_head}"
     stages = tuple(f"inner.{name}" for name in own.named_stages)
     return Victim(Screened(own.module, screen), own.modality, forward=forward, head=head, stages=stages)

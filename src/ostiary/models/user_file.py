@@ -28,7 +28,8 @@ class FromFile(Architecture, name="file"):
     """A module made by the function or class called `maker` in the user's file `path`, called with `options`.
 
     It may ask by name for what the data look like (`width` or `channels`, `height`, `classes`). `weights`: a
-    .safetensors file or a state dict to start from (never unpickled). `head`, `stages`: names of submodules, as in
+    .safetensors file or a state dict to start from (never unpickled); models that attackers and defenders train for
+    themselves start without. `head`, `stages`: names of submodules, as in
     Victim. A function `forward(module, batch)` in the same file, if any, is how the module is called.
     """
 
@@ -40,6 +41,9 @@ class FromFile(Architecture, name="file"):
     weights: str = ""
     head: str = ""
     stages: tuple[str, ...] = ()
+
+    def untaught(self) -> FromFile:
+        return self.replace(weights="")
 
     def content(self) -> str:
         given = [Path(p).expanduser() for p in (self.path, self.weights) if p and Path(p).expanduser().exists()]

@@ -25,7 +25,8 @@ class Victim(nn.Module):
         module: any nn.Module that yields logits [b, k], one row per input.
         modality: a Modality or its name ("graph", "image", "node").
         forward: `(module, batch) -> logits` where arguments cannot be matched by parameter name.
-        head: name of the last layer (its input are the features); default: the last module with a 2-D weight.
+        head: name of the last layer (its input are the features); default: of the modules with a 2-D weight the one that is
+            called last with as many outputs as there are logits, as the first batch shows, or else the last one.
         stages: names of the modules whose outputs stand for the layers; default: message-passing layers, or the
             last module at each spatial size.
     """
@@ -51,6 +52,7 @@ class Victim(nn.Module):
             if name not in modules:
                 raise BadSpec(f"the module has no submodule '{name}'; it has {', '.join(n for n in modules if n)}")
         self.named_head, self.named_stages = head, tuple(stages)
+        self._seen_head: str | None = None  # found by the first batch
         self._takes: dict[str, bool] = {}  # soft_edges.acts, once known
         self.notes: dict[str, Any] = {}  # what a purifier found out on the way, as JSON values
 
@@ -78,13 +80,48 @@ class Victim(nn.Module):
                     self._takes[name] = soft_edges.acts(self._call, batch, name)
         return frozenset(n for n, taken in self._takes.items() if taken)
 
+    @torch.no_grad()
+    def seek_head(self, batch: Inputs) -> None:
+        """Find the head, if it was not named, by a call in evaluation mode: the order of definition does not tell."""
+        heads = self._heads()
+        if self.known_head is not None or len(heads) < 2:
+            return
+        wide: list[tuple[str, int]] = []
+
+        def note(name: str) -> Any:
+            return lambda _m, _i, out: wide.append((name, out.shape[-1])) if isinstance(out, Tensor) else None
+
+        handles = [self.module.get_submodule(name).register_forward_hook(note(name)) for name in heads]
+        try:
+            with evaluating(self):
+                logits = self.call(self.module, self.modality.move(batch, self.device))
+        except Exception:  # noqa: BLE001  whatever it is, the call that follows will tell
+            return
+        finally:
+            for handle in handles:
+                handle.remove()
+        if isinstance(logits, Tensor) and logits.ndim == 2:
+            self._seen_head = next((name for name, width in reversed(wide) if width == logits.shape[1]), heads[-1])
+
+    def moved(self, name: str, to: str) -> None:
+        """The module's layer `name` is now called `to`."""
+        self.named_head, self._seen_head = (to if head == name else head for head in (self.named_head, self._seen_head))
+
+    def _heads(self) -> list[str]:
+        """Names of the modules with a 2-D weight (PyG has its own Linear, so the class says nothing)."""
+        return [n for n, m in self.module.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
+
+    @property
+    def known_head(self) -> str | None:
+        """Its name, if it was named or found."""
+        return self.named_head or self._seen_head
+
     @property
     def head(self) -> str:
-        """Name of the last module with a 2-D weight (PyG has its own Linear, so the class says nothing)."""
-        if self.named_head is not None:
-            return self.named_head
-        found: list[str] = [n for n, m in self.module.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
-        if not found:
+        """Name of the last layer."""
+        if self.known_head is not None:
+            return self.known_head
+        if not (found := self._heads()):
             raise Unsupported("the module has no layer with a 2-D weight to take features from; name one as head=")
         return found[-1]
 
@@ -104,6 +141,7 @@ class Victim(nn.Module):
 
     def both(self, batch: Inputs) -> tuple[Tensor, Tensor]:
         """(logits, features) of one forward pass."""
+        self.seek_head(batch)
         seen: list[Tensor] = []
         head = self.module.get_submodule(self.head)
         handle = head.register_forward_pre_hook(lambda _m, i: seen.append(i[0]))
@@ -111,6 +149,8 @@ class Victim(nn.Module):
             logits = self(batch)
         finally:
             handle.remove()
+        if not seen:
+            raise Unsupported(f"the head '{self.head}' is not called with the model; name the layer that gives logits as head=")
         entering = seen[-1]
         if entering.ndim > 2 and getattr(getattr(head, "weight", None), "ndim", 0) == 2:
             entering = entering.movedim(-1, 1)  # a linear layer of tokens takes their features last
@@ -136,6 +176,8 @@ class Victim(nn.Module):
     def predict(self, inputs: Inputs, *, features: bool = False) -> tuple[Tensor, Tensor | None]:
         """(logits [n, k], features [n, d] or None) in evaluation mode, in chunks, on the CPU."""
         logits, found = [], []
+        if self.known_head is None:
+            self.seek_head(self.modality.take(inputs, torch.arange(min(2, self.modality.count(inputs)))))
         with evaluating(self):
             for at in torch.arange(self.modality.count(inputs)).split(self.modality.chunk):
                 batch = self.modality.move(self.modality.take(inputs, at), self.device)
