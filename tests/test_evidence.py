@@ -65,6 +65,43 @@ def test_a_model_without_gradients_is_neither_searched_nor_trained() -> None:
         asked(deaf, "neural-cleanse")
     with pytest.raises(InvalidInput, match="pass no gradient to its weights; call it without"):
         asked(deaf, "fine-tune")
+    for name in ("anp", "tsbd", "i-bau", "sau", "npd"):
+        with pytest.raises(Unsupported, match="pass no gradient to its weights; call it without"):
+            asked(deaf, name)
+
+
+def test_weights_of_half_precision_are_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"weights are torch.bfloat16, too coarse to train or to measure; call module.float\(\)"):
+        asked(Victim(toys.victim("image").clone().module.bfloat16(), "image"), "fine-tune")
+
+
+class WithAside(nn.Module):
+    """Answers twice in training, as GoogLeNet does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = toys.victim("image").clone().module
+
+    def forward(self, x: torch.Tensor) -> Any:
+        said = self.module(x)
+        return (said, said) if self.training else said
+
+
+@pytest.mark.parametrize("name", ["fine-tune", "tsbd", "i-bau", "sau"])
+def test_a_module_that_answers_otherwise_in_training_is_told_how_to_be_called(name: str) -> None:
+    with pytest.raises(InvalidInput, match=r"returned tuple, .*forward=lambda m, b: m\(b\)\[0\] if m.training else m\(b\)"):
+        asked(Victim(WithAside(), "image"), name)
+
+
+def test_an_old_spectral_norm_is_no_hindrance() -> None:
+    module = toys.victim("image").clone().module
+    last = [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
+    nn.utils.spectral_norm(last)
+    victim = Victim(module, "image")
+    assert victim.learns(toys.splits("image").clean.inputs[:1])
+    build("purifier", {"name": "sau", "steps": 2}).purify(
+        Evidence(victim, clean=toys.splits("image").clean), toys.context("image")
+    )
 
 
 def test_a_model_that_is_not_trained_has_to_fit_all_the_same() -> None:

@@ -47,6 +47,11 @@ class Evidence:
         data = next((d for d in (self.clean, self.train, self.incoming) if d is not None), None)
         if self.victim is None or data is None:
             return
+        for p in self.victim.parameters():
+            if p.dtype in (torch.float16, torch.bfloat16):
+                raise InvalidInput(
+                    f"the victim's weights are {p.dtype}, too coarse to train or to measure; call module.float()"
+                )
         name = "clean data" if data is self.clean else "training set" if data is self.train else "incoming inputs"
         try:
             logits, _ = self.victim.predict(data.take(torch.arange(min(2, len(data)), device=data.ids.device)).inputs)

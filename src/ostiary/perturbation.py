@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ostiary.errors import Unsupported
 from ostiary.modality.base import Inputs
 from ostiary.models.edit import times
 
@@ -52,7 +53,13 @@ class Ball:
 
 def owners(batch: Inputs, by: Tensor, n: int) -> Tensor:
     """Which of the batch's n inputs each row of a perturbation belongs to: int64 [rows]."""
-    return torch.arange(n, device=by.device) if len(by) == n else batch.batch  # type: ignore[no-any-return]
+    if len(by) == n:
+        return torch.arange(n, device=by.device)
+    if len(by) != len(getattr(batch, "batch", ())):
+        raise Unsupported(
+            f"{len(by)} rows of {n} inputs cannot be perturbed, one neither per input nor per node; perturb another layer"
+        )
+    return batch.batch  # type: ignore[no-any-return]
 
 
 def descend(

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from ostiary.attacks.base import Attack, Poisoned
 from ostiary.attacks.bilevel import BiLevel
 from ostiary.attacks.evading import Evading
-from ostiary.attacks.terms import Attention, Latent, Seen, Similarity, Term, kept
+from ostiary.attacks.terms import Attention, Latent, Seen, Similarity, Term
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
-from ostiary.errors import Unsupported
+from ostiary.errors import BadSpec, Unsupported
+from ostiary.explainers.heat import of_old_nodes
 from ostiary.inversion import hinge
 from ostiary.models.victim import Victim, evaluating
 from ostiary.testing import toys
@@ -113,7 +114,7 @@ def test_attention_is_zero_without_a_trigger_and_knows_old_nodes_among_new_ones(
     before = splits.train.inputs
     trigger = build("attack", {"name": "multi-target", "size": 3}).make_trigger(splits.train, context())
     after = trigger.apply(before, splits.train.ids, seed=0, target=splits.train.y)
-    assert torch.equal(kept(after.x[:, 0], after, before), before.x[:, 0])
+    assert torch.equal(of_old_nodes(after.x[:, 0], after, before), before.x[:, 0])
 
 
 @pytest.mark.parametrize("term", TERMS)
@@ -185,3 +186,14 @@ def test_hooks_of_the_inner_attack_are_called(splits: Splits) -> None:
     assert isinstance(poisoned.hook.inner, BiLevel)
     ctx.fit(poisoned.splits.train, [poisoned.hook])
     assert len(poisoned.hook.inner.losses) == 3 * 4
+
+
+def test_a_term_has_to_see_the_attacks_data() -> None:
+    with pytest.raises(BadSpec, match="term 'attention' does not work on node data, which 'sba' poisons"):
+        build("attack", {"name": "adaptive", "attack": "sba", "term": "attention"})
+    assert build("attack", {"name": "adaptive", "attack": "sba", "term": "latent"}).modalities == {"node"}
+
+
+def test_gta_that_hands_out_data_does_not_train_the_victim() -> None:
+    held = [build("attack", {"name": "gta", "mode": mode}).controls for mode in ("model", "poison")]
+    assert held == [{"data", "training"}, {"data"}]

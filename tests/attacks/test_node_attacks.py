@@ -19,7 +19,7 @@ from ostiary.attacks.ugba import Alike
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
-from ostiary.errors import InvalidInput
+from ostiary.errors import BadSpec, InvalidInput
 from ostiary.evaluate import Outputs, evaluate
 from ostiary.testing import toys
 from ostiary.triggers.generated_nodes import NodeMaker
@@ -115,8 +115,8 @@ def test_the_hinge_on_likeness_by_hand() -> None:
     features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
     adjacency = torch.tensor([[[0.0, 1, 0], [1, 0, 1], [0, 1, 0]]])
     made = Made(x, features, adjacency, x, 1)
-    # root - 0: cosine 1; 0 - 1: 0, both ways; 1 - 2: 1/sqrt(2), both ways
-    expected = 2.0 * (0 + 0.8 + 0.8 + 2 * (0.8 - math.sqrt(0.5))) / 5
+    # root - 0: cosine 1; 0 - 1: 0; 1 - 2: 1/sqrt(2)
+    expected = 2.0 * (0 + 0.8 + (0.8 - math.sqrt(0.5))) / 3
     assert float(Alike(2.0, 0.8)(made, toys.victim("node"))) == pytest.approx(expected, abs=1e-6)
 
 
@@ -197,3 +197,22 @@ def test_without_our_terms_generated_triggers_fool_clean_models_too() -> None:
 
     assert natural(natural=0.0, warm_up=0) > 0.4
     assert natural() < 0.2
+
+
+@pytest.mark.parametrize("name", ["ugba", "gta-node", "dpgba"])
+def test_a_generator_that_would_learn_nothing_is_refused(name: str) -> None:
+    with pytest.raises(BadSpec, match=r"of 101 epochs the first 100 \(warm_up\) and the last do not change the generator"):
+        build("attack", {"name": name, "epochs": 101})
+    build("attack", {"name": name, "epochs": 102})
+
+
+def test_percba_sets_some_features_not_all() -> None:
+    width = toys.splits("node").train.inputs.x.shape[1]
+    with pytest.raises(InvalidInput, match=f"percba sets {width} features of nodes that have {width}, so all; lower width"):
+        poison(name="percba", rate=0.1, width=width)
+
+
+def test_likeness_is_asked_of_all_triggers_not_of_the_poisoned_nodes_alone() -> None:
+    x, unlike = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
+    made = Made(x, unlike, torch.zeros(2, 1, 1), x, 1)
+    assert float(Alike(1.0, 0.5)(made, toys.victim("node"))) == pytest.approx(0.25)

@@ -250,3 +250,11 @@ def test_what_no_model_should_see_is_refused_in_one_sentence() -> None:
         NODE.validate(replace(nodes, owner=torch.tensor([-1, -1])), "x")
     with pytest.raises(InvalidInput, match="NaN"):
         NODE.validate(nodes.with_(x=nodes.x * float("nan")), "x")
+
+
+def test_as_held_no_trigger_can_be_told_and_none_goes_with_its_root() -> None:
+    whole = marked(path([4, 1])).alter(torch.ones(2, 3))
+    held = NODE.as_held(whole)
+    assert torch.equal(held.x, whole.x) and torch.equal(held.edge_index, whole.edge_index) and held.pristine
+    left = held.take(torch.tensor([1]))
+    assert torch.equal(left.x, whole.x) and left.roots.tolist() == whole.roots[1:].tolist()

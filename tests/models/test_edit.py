@@ -60,3 +60,21 @@ def test_embeddings_and_transposed_convolutions_have_no_neurons_on_their_first_a
 def test_a_module_that_is_only_a_head_has_none() -> None:
     with pytest.raises(Unsupported, match="before its head"):
         Neurons.of(Victim(nn.Sequential(nn.Flatten(), nn.Linear(4, 2), nn.BatchNorm1d(2, affine=False)), "image"))
+
+
+class Kipf(nn.Module):
+    """A layer that keeps its weight the other way round."""
+
+    def __init__(self, d_in: int, d_out: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(d_in, d_out))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.weight
+
+
+def test_a_layer_of_unknown_make_has_no_neurons_on_its_first_axis() -> None:
+    module = nn.Sequential(nn.Flatten(), Kipf(4, 8), nn.Linear(8, 6), nn.Linear(6, 2))
+    assert Neurons.of(Victim(module, "image", head="3")).weights == ("module.2.weight",)
+    with pytest.raises(Unsupported, match="before its head"):
+        Neurons.of(Victim(nn.Sequential(nn.Flatten(), Kipf(4, 8), nn.Linear(8, 2)), "image", head="2"))

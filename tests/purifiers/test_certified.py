@@ -398,6 +398,14 @@ def test_self_loops_and_one_way_edges_are_refused() -> None:
             method.purify(Evidence(train=replace(train, inputs=one_way)), TINY)
 
 
+def test_a_partition_of_the_training_set_takes_edges_of_any_kind() -> None:
+    train = toys.splits("graph").train
+    one_way = train.inputs.with_edges(train.inputs.edge_index[0] < train.inputs.edge_index[1])
+    method = TrainingPartition(parts=3)
+    found = method.purify(Evidence(train=replace(train, inputs=one_way)), TINY)
+    assert len(method.radius(found, one_way).votes) == len(train)
+
+
 def test_large_votes_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ostiary.component import build
+from ostiary.errors import BadSpec
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 from ostiary.testing import toys
@@ -126,3 +128,23 @@ def test_where_no_node_stands_out_the_attack_says_that_chance_decides() -> None:
     said = blind.doubts(splits.train.take(made.index).inputs, made.index, seed=0)
     n = len(made.index)
     assert len(said) == 1 and said[0].startswith(f"in {n} of {n} graphs to poison") and "positions are random" in said[0]
+
+
+class OfAttributes(nn.Module):
+    """What it says depends on the edges' attributes alone, without which it cannot be called."""
+
+    def forward(self, x: Tensor, edge_index: Tensor, edge_attr: Tensor, batch: Tensor) -> Tensor:
+        per_node = x.new_zeros(len(x), 2).index_add(0, edge_index[1], edge_attr.expand(-1, 2))
+        return x.new_zeros(int(batch.max()) + 1, 2).index_add(0, batch, per_node)
+
+
+def test_impact_leaves_the_attributes_of_the_other_edges() -> None:
+    graphs = toys.splits("graph").test.take(torch.arange(3)).inputs
+    graphs = replace(graphs, edge_attr=torch.zeros(graphs.edge_index.shape[1], 1))
+    found = build("position", "impact").score(graphs, torch.arange(3), 0, Victim(OfAttributes(), "graph"))
+    assert float(found.max()) == 0.0  # attributes of nought are missed nowhere
+
+
+def test_an_explainer_that_judges_by_the_batch_gives_no_positions() -> None:
+    with pytest.raises(BadSpec, match="explainer 'pg-explainer' judges a graph by what comes with it"):
+        build("position", {"name": "explained", "explainer": "pg-explainer"})

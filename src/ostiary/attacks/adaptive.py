@@ -12,6 +12,7 @@ from ostiary.attacks.evading import Evading
 from ostiary.attacks.terms import Similarity, Term
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
+from ostiary.errors import BadSpec
 
 
 class Adaptive(Attack, name="adaptive"):
@@ -26,7 +27,7 @@ class Adaptive(Attack, name="adaptive"):
     Differs from the paper as printed: Eq. 7's sign is that of its text (the hinge pulls embeddings together, alpha apart).
     """
 
-    modalities = frozenset({"graph", "image"})  # of the class; an instance has those of its attack
+    modalities = frozenset({"graph", "image"})  # of the class; an instance has those of its attack and term
     controls = frozenset({"data", "training"})
     attack: Attack
     term: Term = Similarity()
@@ -34,7 +35,13 @@ class Adaptive(Attack, name="adaptive"):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "modalities", self.attack.modalities)
+        common = self.attack.modalities & self.term.modalities
+        if not common:
+            kinds = ", ".join(sorted(self.attack.modalities))
+            raise BadSpec(
+                f"term '{self.term.name}' does not work on {kinds} data, which '{self.attack.name}' poisons; take another"
+            )
+        object.__setattr__(self, "modalities", common)
         object.__setattr__(self, "controls", self.attack.controls | {"training"})
 
     def craft(self, splits: Splits, ctx: Context) -> Poisoned:

@@ -50,6 +50,15 @@ class Poisoned:
     subsets: dict[str, Tensor] = field(default_factory=dict)
 
 
+def handed_out(splits: Splits) -> Splits:
+    """All parts in the precision in which data are handed out."""
+    for part in ("train", "test", "clean"):
+        data: Dataset = getattr(splits, part)
+        handed = splits.modality.handed_out(data.inputs)
+        splits = splits if handed is data.inputs else splits.with_part(part, replace(data, inputs=handed))
+    return splits
+
+
 class Attack(Component):
     """`controls`: what the attacker must hold: data, training, weights."""
 
@@ -63,11 +72,7 @@ class Attack(Component):
         made of them is all of one precision, lest poison be told by its own."""
         if splits.modality.name not in self.modalities:
             raise Unsupported(f"attack '{self.name}' works on {', '.join(self.modalities)} data, not {splits.modality.name}")
-        for part in ("train", "test", "clean"):
-            data: Dataset = getattr(splits, part)
-            handed = splits.modality.handed_out(data.inputs)
-            splits = splits if handed is data.inputs else splits.with_part(part, replace(data, inputs=handed))
-        return self.craft(splits, ctx)
+        return self.craft(handed_out(splits), ctx)
 
     @abstractmethod
     def craft(self, splits: Splits, ctx: Context) -> Poisoned:
@@ -201,5 +206,5 @@ class PoisoningAttack(RateAttack):
     def settle(self, clean: Splits, poisoned: Poisoned, ctx: Context) -> Poisoned:
         if not isinstance(poisoned.hook, TriggerHook):
             return poisoned
-        again = self.stamp(clean, poisoned.index, poisoned.hook.trigger, ctx)
+        again = self.stamp(handed_out(clean), poisoned.index, poisoned.hook.trigger, ctx)
         return replace(again, doubts=poisoned.doubts, hook=None)

@@ -27,7 +27,10 @@ class DPGBA(Injection, name="dpgba"):
     Adam 0.01 with weight decay 5e-4: the authors' code; rate 0.5 %: UGBA's 10 nodes of Cora. `weight_detector` is 1 there
     and tuned by data set; with 1 hardly half of the triggers worked on the block model, hence 0.1.
 
-    Differs from the authors' code: generator and detector have `hidden` units (there 512); see `ugba` for the rest.
+    Differs from the authors' code: generator and detector have `hidden` units (there 512); the detector takes one step a turn,
+    on triggers of poisoned and other nodes and any real ones (there several, on those of poisoned nodes and on real nodes of
+    typical reconstruction error); cross-entropy is not weighted by 1 + exp(-p), and triggered embeddings are not pushed
+    apart; the contrast is with the whole target class (there with its ten nearest in turn). See `ugba` for the rest.
     """
 
     select: Selector = Clustered()

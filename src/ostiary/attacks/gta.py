@@ -33,7 +33,7 @@ class GTA(PoisoningAttack, name="gta"):
     """
 
     modalities = frozenset({"graph"})
-    controls = frozenset({"data", "training"})
+    controls = frozenset({"data", "training"})  # of the class; an instance of mode poison needs the data alone
     rate: Rate = 0.05
     mode: Literal["model", "poison"] = "model"
     size: NonNegative = 0
@@ -41,6 +41,11 @@ class GTA(PoisoningAttack, name="gta"):
     rounds: Positive = 12
     steps: Positive = 20
     generator_lr: PositiveFloat = 0.01
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode == "poison":
+            object.__setattr__(self, "controls", frozenset({"data"}))
 
     def make_trigger(self, train: Dataset, ctx: Context) -> GeneratedSubgraph:
         trigger = untrained(self.size or trigger_size(train), train, self.hidden, ctx)

@@ -8,7 +8,7 @@ from ostiary.attacks.penalties import Penalty
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.errors import InvalidInput
+from ostiary.errors import BadSpec, InvalidInput
 from ostiary.training.trainer import Trainer
 from ostiary.triggers.generated_nodes import GeneratedNodes, NodeFeatures
 
@@ -21,7 +21,8 @@ class Injection(PoisoningAttack):
     Ours are `warm_up` epochs in which the surrogate first learns the triggers as the untrained generator makes them, and
     the weight `natural` of -log(1 - p), p being how probable a twin of the surrogate, trained on clean data at the same
     pace, finds the target. With both at 0, as published, triggers fool clean models as well (natural rates of 47 to 100 %
-    where we measured): that is evasion, which needs no poison, and leaves little to detect in the victim."""
+    where we measured): that is evasion, which needs no poison, and leaves little to detect in the victim. Raises BadSpec
+    where `warm_up` leaves the generator no epoch to learn in."""
 
     modalities = frozenset({"node"})
     rate: Rate = 0.005
@@ -33,6 +34,14 @@ class Injection(PoisoningAttack):
     others: NonNegative = 512
     warm_up: NonNegative = 100
     natural: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.epochs < self.warm_up + 2:
+            raise BadSpec(
+                f"{self.name}: of {self.epochs} epochs the first {self.warm_up} (warm_up) and the last do not change the "
+                "generator, so that it would learn nothing; raise epochs or lower warm_up"
+            )
 
     def penalty(self, train: Dataset, ctx: Context) -> Penalty:
         return Penalty()

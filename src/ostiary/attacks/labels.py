@@ -33,10 +33,7 @@ class LabelRule(Component):
 
 
 class AllToOne(LabelRule, name="all-to-one"):
-    """Inputs of other classes, relabelled to the target.
-
-    from_target: of all classes, as BackdoorBench poisons; those of the target keep their label.
-    """
+    """Inputs of other classes, relabelled to the target; of all classes where `from_target` (BackdoorBench)."""
 
     added = frozenset({"from_target"})
     from_target: bool = False
@@ -81,7 +78,8 @@ class MultiTarget(LabelRule, name="multi-target"):
         return torch.ones_like(y, dtype=torch.bool)
 
     def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
-        """The k-th row of a class is wanted as class + 1 + k mod (classes - 1): all pairs occur, about equally often."""
+        """The k-th row of a class is wanted as class + 1 + k mod (classes - 1): all pairs occur, about equally often, where a
+        class has that many rows; of fewer, only the next classes after it."""
         order = y.argsort(stable=True)
         before = torch.bincount(y, minlength=n_classes).cumsum(0).roll(1)  # rows of lower classes
         before[0] = 0

@@ -64,7 +64,7 @@ def different(n: int, size: int, density: float, rng: torch.Generator, tries: in
     for _ in range(n):
         for _ in range(tries):
             edges = erdos_renyi(size, density, rng)
-            degrees = tuple(torch.bincount(torch.tensor(edges).flatten(), minlength=size).sort()[0].tolist())
+            degrees = tuple(torch.bincount(torch.tensor(edges, dtype=torch.int64).flatten(), minlength=size).sort()[0].tolist())
             if degrees not in found:
                 break
         again.append(found.setdefault(degrees, edges))

@@ -13,6 +13,7 @@ from ostiary.attacks.select import Correct, Selector
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.errors import InvalidInput
 from ostiary.models.victim import evaluating, without_gradients
 from ostiary.triggers.features import SetFeatures
 
@@ -45,6 +46,8 @@ class PerCBA(PoisoningAttack, name="percba"):
 
     def make_trigger(self, train: Dataset, ctx: Context) -> SetFeatures:
         x = train.inputs.x
+        if self.width >= x.shape[1]:
+            raise InvalidInput(f"percba sets {self.width} features of nodes that have {x.shape[1]}, so all; lower width")
         used = (x != 0).sum(0) if self.columns == "rare" else torch.rand(x.shape[1], generator=ctx.rng("columns"))
         columns = used.argsort(stable=True)[: self.width].sort()[0]
         return SetFeatures(state={"columns": columns, "values": self.refine(train, columns, ctx)})

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from ostiary.component import Component, Rate
 from ostiary.data.dataset import Dataset
-from ostiary.explainers.heat import heat_maps, watched
+from ostiary.explainers.heat import heat_maps, of_old_nodes, watched
 from ostiary.inversion import hinge
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs
-from ostiary.modality.sparse import ranges
 from ostiary.models.victim import Victim, evaluating
 
 
@@ -37,6 +36,7 @@ class Term(Component):
     """What a defence sees of the trigger, small where it sees nothing."""
 
     kind = "term"
+    modalities: ClassVar[frozenset[str]] = frozenset({"graph", "image", "node"})
 
     @abstractmethod
     def loss(self, seen: Seen) -> Tensor:
@@ -84,17 +84,13 @@ class Attention(Term, name="attention"):
     unit norm per input; of graphs that got new nodes, the nodes they had before.
     """
 
+    modalities = frozenset({"graph", "image"})
+
     def loss(self, seen: Seen) -> Tensor:
         with torch.enable_grad(), evaluating(seen.victim):
             _, marked = heat_maps(seen.victim, watched(seen.batch), seen.plain.y)
             _, before = heat_maps(seen.victim, watched(seen.plain.inputs), seen.plain.y)
         total = seen.features.sum() * 0
         for a, b in zip(marked, before, strict=True):
-            total = total + (kept(a, seen.batch, seen.plain.inputs) - b.detach()).square().sum() / len(seen.y)
+            total = total + (of_old_nodes(a, seen.batch, seen.plain.inputs) - b.detach()).square().sum() / len(seen.y)
         return total
-
-
-def kept(heat: Tensor, after: Inputs, before: Inputs) -> Tensor:
-    """Of node values of `after`, those of the nodes that `before` has; other values as they are."""
-    grown = isinstance(after, Graphs) and len(heat) == len(after.x) != len(before.x)
-    return heat[ranges(after.node_ptr[:-1], before.n_nodes)] if grown else heat

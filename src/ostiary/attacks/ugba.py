@@ -21,7 +21,7 @@ class UGBA(Injection, name="ugba"):
     Source: Dai, Lin, Zhang & Wang, Unnoticeable Backdoor Attacks on Graph Neural Networks, WWW 2023, arXiv:2303.01263. The
     adversary controls training data only, and trains a surrogate (of the plan's architecture; paper: GCN). Nodes are chosen
     by `clustered`: typical ones of small degree. Loss of the generator: cross-entropy to the target on poisoned and other
-    nodes + `weight` * mean over edges of new nodes of max(0, `threshold` - cosine of both ends' features). `size` 3,
+    nodes + `weight` * mean over edges of their new nodes of max(0, `threshold` - cosine of both ends' features). `size` 3,
     `epochs` 400, `weight` 50, `threshold` 0.5, Adam 0.01 with weight decay 5e-4: the authors' settings for Cora; rate 0.5 %
     are its 10 nodes.
 
@@ -45,8 +45,7 @@ class Alike(Penalty):
         self.weight, self.threshold = weight, threshold
 
     def __call__(self, made: Made, victim: Victim) -> Tensor:
-        n = made.poisoned
-        unit = F.normalize(made.features[:n], dim=2)
-        stems = (unit[:, 0] * F.normalize(made.x[:n], dim=1)).sum(1)
-        within = (unit @ unit.transpose(1, 2))[made.adjacency[:n] > 0.5]
+        unit = F.normalize(made.features, dim=2)
+        stems = (unit[:, 0] * F.normalize(made.x, dim=1)).sum(1)
+        within = (unit @ unit.transpose(1, 2))[(made.adjacency > 0.5).triu(1)]
         return self.weight * F.relu(self.threshold - torch.cat([stems, within])).mean()

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor
 
-from ostiary.attacks.base import Poisoned
+from ostiary.attacks.base import Poisoned, handed_out
 from ostiary.attacks.none import unknown
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
@@ -88,7 +88,7 @@ class Bench:
 
 
 def _unpack(bench: Bench, stage: Stage) -> Poisoned:
-    splits, tensors = bench.splits(stage.cell), bench.tensors(stage, "poison")
+    splits, tensors = handed_out(bench.splits(stage.cell)), bench.tensors(stage, "poison")
 
     def under(prefix: str) -> dict[str, Tensor]:
         return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -17,6 +17,7 @@ from torch import Tensor
 from ostiary import sanity
 from ostiary.attacks.base import Poisoned
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.detectors.base import Detector, Findings
 from ostiary.errors import InvalidInput, Unsupported
 from ostiary.evaluate import Metrics, Outputs, evaluate
@@ -149,6 +150,11 @@ def _heat(victim: Victim, before: Tensor, after: Tensor, ctx: Context) -> list[l
     return [list(pair) for pair in zip(*found, strict=True)]
 
 
+def held(data: Dataset) -> Dataset:
+    """The data as a defender holds them."""
+    return replace(data, inputs=data.modality.as_held(data.inputs))
+
+
 def _detector(stage: Stage, bench: Bench) -> Result:
     detector, poisoned, cell = stage.part, bench.poisoned(stage.cell), stage.cell
     assert isinstance(detector, Detector)
@@ -163,7 +169,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         blank = torch.zeros(len(order), dtype=torch.int64)
         incoming = replace(splits.test, inputs=splits.modality.take(mixed, order), y=blank, ids=torch.arange(len(order)))
         truth, ids = order >= len(splits.test), torch.cat([ids, ids[poisoned.rows]])[order]
-    findings = detector.inspect(Evidence(victim, splits.train, splits.clean, incoming), ctx)
+    findings = detector.inspect(Evidence(victim, held(splits.train), splits.clean, held(incoming)), ctx)
     info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
     metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, "info": finite(info)}
     metrics["classes"] = list(findings.classes)
@@ -198,7 +204,7 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
         found = evaluate(outputs := Outputs.of(candidate, poisoned), poisoned, outputs)
         return found["acc"]["value"], found["asr"]["value"]
 
-    evidence = Evidence(victim, poisoned.splits.train, poisoned.splits.clean, None, oracle if peeks else None)
+    evidence = Evidence(victim, held(poisoned.splits.train), poisoned.splits.clean, None, oracle if peeks else None)
     ctx, asked = bench.context(cell, own=True), list[float]()
 
     def ask(detector: Detector, shown: Evidence) -> Findings | None:

@@ -11,7 +11,7 @@ from ostiary.explainers.guided_backprop import GuidedBackprop
 from ostiary.explainers.integrated_gradients import IntegratedGradients
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs, unit
-from ostiary.modality.sparse import bag_sum
+from ostiary.modality.sparse import bag_sum, ranges
 from ostiary.models.victim import Victim
 
 HeatBy = Literal["grad-cam", "guided-backprop", "integrated-gradients"]
@@ -70,3 +70,9 @@ def watched(batch: Inputs) -> Inputs:
     values = batch.x if isinstance(batch, Graphs) else batch
     values = values if values.requires_grad else values.detach().clone().requires_grad_()
     return batch.with_(x=values) if isinstance(batch, Graphs) else values
+
+
+def of_old_nodes(heat: Tensor, after: Inputs, before: Inputs) -> Tensor:
+    """Of node values of `after`, those of the nodes that `before` has; other values as they are."""
+    grown = isinstance(after, Graphs) and len(heat) == len(after.x) != len(before.x)
+    return heat[ranges(after.node_ptr[:-1], before.n_nodes)] if grown else heat

@@ -123,6 +123,10 @@ class Modality(Component):
         """Inputs as whoever gets the data set reads them, after the precision that such files have."""
         return inputs
 
+    def as_held(self, inputs: Inputs) -> Inputs:
+        """Inputs as a defender holds them, without what only the attacker can tell of a trigger's traces."""
+        return inputs
+
     def stamp(self, splits: Splits, part: str, at: Tensor, trigger: Trigger, *, seed: int, target: Tensor) -> Splits:
         """The splits with `trigger` on the inputs at `at` of `part`. (Node tasks share one graph, hence whole splits.)"""
         data = getattr(splits, part)

@@ -83,6 +83,11 @@ class NodeModality(Modality, name="node"):
             held["x"] = held["x.value"].new_zeros(n * d).index_copy(0, held["x.at"], held["x.value"]).view(n, d)
         return Nodes(_GRAPH.unpack(held), *(held[k] for k in ("roots", "owner", "changed", "plain")))
 
+    def as_held(self, inputs: Nodes) -> Nodes:
+        """No node is known to have come with a trigger: it stays in the graph when the input that it was joined to is left out,
+        and features that were changed stay changed."""
+        return Nodes.of(inputs.graphs, inputs.roots)
+
     def describe(self, inputs: Nodes) -> dict[str, Json]:
         return {"width": inputs.x.shape[1], "nodes": len(inputs.x), "level": "node"}
 

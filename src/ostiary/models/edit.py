@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
 from ostiary.errors import Unsupported
 from ostiary.modality.base import Inputs
@@ -93,10 +94,11 @@ def _hidden(victim: Victim) -> list[str]:
 
 
 def has_neurons(module: nn.Module) -> bool:
-    """Whether the first axis of the module's weight runs over its outputs; PyG has a Linear of its own."""
+    """Whether the first axis of the module's weight runs over its outputs, as in linear and convolutional layers. PyG has a
+    Linear of its own; what else has a weight may keep it the other way round, or several in one."""
     weight = getattr(module, "weight", None)
-    other = isinstance(module, nn.Embedding | nn.EmbeddingBag) or getattr(module, "transposed", False)
-    return isinstance(weight, nn.Parameter) and weight.ndim >= 2 and not other
+    known = isinstance(module, nn.Linear | _ConvNd) or any(c.__name__ == "Linear" for c in type(module).__mro__)
+    return isinstance(weight, nn.Parameter) and weight.ndim >= 2 and known and not getattr(module, "transposed", False)
 
 
 def times(p: Tensor, scale: Tensor) -> Tensor:

@@ -190,15 +190,11 @@ class Victim(nn.Module):
 
     def learns(self, inputs: Inputs) -> bool:
         """Whether its output on these (few) inputs depends on weights through a gradient; that of a vote does not."""
-        was = [(p, p.requires_grad) for p in self.module.parameters() if p.is_floating_point()]
-        for p, _ in was:
-            p.requires_grad_(True)
-        try:
-            with evaluating(self):
-                return bool(self(self.modality.move(inputs, self.device)).requires_grad)
-        finally:
-            for p, flag in was:
-                p.requires_grad_(flag)
+        other = self.clone().eval()  # a forward with gradients may leave traces, as old spectral norms do
+        for p in other.module.parameters():
+            if p.is_floating_point():
+                p.requires_grad_(True)
+        return bool(other(self.modality.move(inputs, self.device)).requires_grad)
 
     @property
     def device(self) -> torch.device:
@@ -215,11 +211,11 @@ class Victim(nn.Module):
         return other
 
 
-def check_logits(logits: Tensor, n: int) -> Tensor:
-    """The logits, if they are one row per input."""
+def check_logits(logits: Tensor, n: int, *, training: bool = False) -> Tensor:
+    """The logits, if they are one row per input. training: of a module in training mode, which may answer otherwise then."""
     if not isinstance(logits, Tensor):
         kinds = {tuple: "m(b)[0]", list: "m(b)[0]", dict: 'm(b)["logits"]'}
-        pick = kinds.get(type(logits), "m(b).logits")
+        pick = kinds.get(type(logits), "m(b).logits") + " if m.training else m(b)" * training
         raise InvalidInput(
             f"the module returned {type(logits).__name__}, expected logits [{n}, classes]; pick them from what it returns "
             f"with forward=lambda m, b: {pick}"
@@ -246,7 +242,7 @@ def first_logits(victim: Victim, batch: Inputs, classes: int) -> Tensor:
         what = f"inputs of shape {list(batch.shape[1:])}" if isinstance(batch, Tensor) else "these inputs"
         raise InvalidInput(f"the module cannot be trained on {what}: {reason}; change the inputs or the module") from error
     n = victim.modality.count(batch)
-    if check_logits(logits, n).shape[1] < classes:
+    if check_logits(logits, n, training=victim.training).shape[1] < classes:
         raise InvalidInput(f"the module gives {logits.shape[1]} logits for {classes} classes; give it {classes} outputs")
     return logits
 

@@ -11,7 +11,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim, evaluating
-from ostiary.purifiers.base import Budget, as_images
+from ostiary.purifiers.base import Budget, as_images, untrainable
 from ostiary.purifiers.holdout import accuracy, hold_out
 from ostiary.training.budget import lowered
 from ostiary.training.hooks import TrainHook
@@ -71,8 +71,10 @@ class Unlearner(Budget):
 
 def unmoved(evidence: Evidence) -> str:
     """Why no perturbation of the inputs can be found for the victim, or nothing."""
-    victim, clean = evidence.victim, evidence.clean
-    assert victim is not None and clean is not None
+    if why := untrainable(evidence):
+        return why
+    assert evidence.victim is not None and evidence.clean is not None
+    victim, clean = evidence.victim.clone(), evidence.clean
     batch = clean.take(torch.arange(2)).move(victim.device).inputs
     by = clean.modality.unperturbed(batch).requires_grad_()
     with evaluating(victim):

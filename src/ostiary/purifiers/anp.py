@@ -15,7 +15,7 @@ from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim, evaluating, without_gradients
-from ostiary.purifiers.base import Purifier
+from ostiary.purifiers.base import Purifier, untrainable
 from ostiary.purifiers.holdout import Choice, deepest, hold_out
 from ostiary.training.draws import draws
 
@@ -52,7 +52,7 @@ class ANP(Choice, Purifier, name="anp"):
             Neurons.of(evidence.victim)
         except Unsupported as error:
             return str(error)
-        return self.at_odds("threshold", self.threshold)
+        return self.at_odds("threshold", self.threshold) or untrainable(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None

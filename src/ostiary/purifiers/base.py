@@ -6,6 +6,8 @@ from abc import abstractmethod
 from dataclasses import replace
 from typing import ClassVar, Literal, final
 
+import torch
+
 from ostiary.component import Component, NonNegative, Positive, PositiveFloat
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
@@ -16,6 +18,13 @@ from ostiary.training.budget import at_least
 from ostiary.training.trainer import Trainer
 
 SMALL = 16  # images of which BatchNorm still gets usable statistics
+
+
+def untrainable(evidence: Evidence) -> str:
+    """Why no gradient reaches the victim's weights, or nothing."""
+    assert evidence.victim is not None and evidence.clean is not None
+    learns = evidence.victim.learns(evidence.clean.take(torch.tensor([0])).inputs)
+    return "" if learns else "the model's answers pass no gradient to its weights; call it without torch.no_grad()"
 
 
 class Batches(Component):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import final
+from typing import ClassVar, final
 
 import torch
 from torch import Generator, Tensor
@@ -29,6 +29,7 @@ class Certified(Purifier):
 
     modalities = frozenset({"graph"})
     needs = frozenset({"train"})
+    splits_edges: ClassVar[bool] = True  # whether what a vote sees, and so the proof, depends on single edges
 
     def members(self) -> int:
         return 1
@@ -49,7 +50,7 @@ class Certified(Purifier):
     def radius(self, victim: Victim, inputs: Inputs) -> Certificate:
         """The victim's predictions on `inputs` with what is certain of them. victim: what `purify` gave. Raises InvalidInput
         for graphs of which nothing can be."""
-        if isinstance(inputs, Graphs) and not simple(inputs):
+        if self.splits_edges and isinstance(inputs, Graphs) and not simple(inputs):
             raise InvalidInput(f"no certificate for these graphs: {TAKES}")
         return self.certify(ballots(victim.predict(inputs)[0]), inputs)
 
@@ -58,7 +59,7 @@ class Certified(Purifier):
 
     def refuse(self, evidence: Evidence) -> str:
         held = next(d.inputs for d in (evidence.train, evidence.clean) if d is not None)
-        return "" if not isinstance(held, Graphs) or simple(held) else TAKES
+        return "" if not self.splits_edges or not isinstance(held, Graphs) or simple(held) else TAKES
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train = evidence.train

@@ -59,6 +59,7 @@ class TrainingPartition(Partitioned, name="training-partition"):
     Differs from the paper: hashes ids by default, for attacks that change samples in place; a keyed hash.
     """
 
+    splits_edges = False
     modalities = frozenset({"graph", "image"})
 
     def certify(self, votes: Tensor, inputs: Inputs) -> Certificate:

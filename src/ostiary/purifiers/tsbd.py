@@ -13,7 +13,7 @@ from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim
-from ostiary.purifiers.base import Budget, FineTuning, Purifier
+from ostiary.purifiers.base import Budget, FineTuning, Purifier, untrainable
 from ostiary.purifiers.gradients import Calm
 from ostiary.purifiers.holdout import Choice, accuracy, deepest, halved, hold_out
 from ostiary.purifiers.weight_change import changes, unlearnt, zeroed
@@ -58,7 +58,7 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
             Neurons.filters(evidence.victim, self.skip)
         except Unsupported as error:
             return str(error)
-        return ""
+        return self.at_odds("share of neurons", self.neurons) or untrainable(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None

@@ -21,8 +21,8 @@ class GeneratedSubgraph(ModelTrigger, name="generated-subgraph"):
     """`size` nodes of each graph, at `position`, get the features and inner edges that a generator makes for them.
 
     `width`: node features; `hidden`: units of the generator; `features`: one-hot, range (of the training data), or
-    degree (then only edges are generated and degrees counted again). The generator's weights are the state, beside
-    those of the attacker's model where `position` asks one.
+    degree (then only edges are generated and degrees counted again; with gradients, in `soft`, they are those before). The
+    generator's weights are the state, beside those of the attacker's model where `position` asks one.
     """
 
     modalities = frozenset({"graph"})

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ostiary.component import Positive
 from ostiary.context import Context
+from ostiary.errors import BadSpec
 from ostiary.explainers.base import Explainer
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.masks import node_scores
@@ -22,12 +23,20 @@ class Explained(Ranked, name="explained"):
     """The nodes that an explainer finds most (or least) important for what the attacker's model says of the graph.
 
     Default: GNNExplainer's edge mask, summed at nodes over ln(1 + degree) (XGBD's rule), with lr 0.05 for PyG's 0.01,
-    at which the mask hardly leaves its random start.
+    at which the mask hardly leaves its random start. Raises BadSpec for an explainer that judges a graph by its batch.
     """
 
     asks = True
     end: Literal["most", "least"] = "most"
     explainer: Explainer = GNNExplainer(node_mask="none", lr=0.05)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.explainer.apart:
+            raise BadSpec(
+                f"explainer '{self.explainer.name}' judges a graph by what comes with it, and positions may not depend on "
+                "other graphs; use another, such as gnn-explainer"
+            )
 
     def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
         assert model is not None
@@ -55,7 +64,7 @@ class Impact(Ranked, name="impact"):
         for at in best.unbind(1):
             at = at[at >= 0]
             keep = ~torch.isin(graphs.edge_index, at).any(0)
-            after = model.predict(Graphs.build(graphs.x, graphs.edge_index[:, keep], graphs.n_nodes))[0]
+            after = model.predict(graphs.with_edges(keep))[0]
             missed[at] = (after - before).square().mean(1).to(missed)[graphs.batch[at]]
         unit = per_graph(missed, graphs, "amax").clamp(min=1e-30)[graphs.batch]
         return torch.where(missed < 0, graphs.in_degree / most - 1, missed / unit)
