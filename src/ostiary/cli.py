@@ -27,6 +27,7 @@ from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError, Unkn
 
 if TYPE_CHECKING:
     from ostiary.experiment.record import Record
+    from ostiary.experiment.store import Store
 
 STORE = Path("ostiary-store")  # as in experiment/runner.py, which imports torch
 INTERNAL = ("plan", "trigger", "modality")  # rooms that the overview leaves out
@@ -262,6 +263,7 @@ def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE,
     if of not in held:
         raise UnknownName(f"record {record.key[:8]} holds no model '{of}'; it has {', '.join(held)}")
     with contextlib.closing(Store(store, create=False)) as book:
+        _check_here(record, "victim" if of == "victim" else f"purifier {of}", book)
         content = book.get_object(held[of])
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(content)
@@ -288,6 +290,7 @@ def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Com
         here = ", ".join(judged) or "no detector of samples"
         raise UnknownName(f"record {record.key[:8]} holds no scores of samples by '{of}'; it has {here}")
     with contextlib.closing(Store(store, create=False)) as book:
+        _check_here(record, f"detector {of}", book)
         held = book.arrays(digest)
     if "ids" not in held:
         raise StoreError(f"the scores of '{of}' were stored without the numbers of their samples; run the plan in a new store")
@@ -301,6 +304,17 @@ def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Com
         lines.writerow(columns)
         lines.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))
     _answered({"path": str(file), "of": of}, f"{len(held['ids'])} scores by {of} in {file}", common)
+
+
+def _check_here(record: Record, stage: str, book: Store) -> None:
+    """Raises StoreError where only the figures of a stage came here from another store."""
+    key = record.stages.get(stage, "")
+    row = book.told(key)
+    if row is not None and row.elsewhere and book.stage(key) is None:
+        raise StoreError(
+            f"only the figures of '{stage}' came here; what it made stayed in the store that computed it: merge that store, or "
+            "run the plan in a fresh one"
+        )
 
 
 def _one(key: str, store: Path) -> Record:

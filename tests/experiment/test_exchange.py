@@ -12,9 +12,9 @@ from toy_runs import TOY, TUNED, check_whole, facts, kinds, toy, watch
 
 from ostiary import cli
 from ostiary.errors import StoreError
-from ostiary.experiment import exchange
+from ostiary.experiment import exchange, runner
 from ostiary.experiment.exchange import merge, read_records, write_records
-from ostiary.experiment.record import Record, StageRow
+from ostiary.experiment.record import LEFT_OUT, Record, StageRow, latest
 from ostiary.experiment.runner import run
 from ostiary.experiment.selection import of_plan
 from ostiary.experiment.store import Store
@@ -218,3 +218,38 @@ def test_a_plan_chooses_its_records_and_gives_them_its_own_title_and_figures(
     source.write_bytes(msgspec.yaml.encode({**figure, "seeds": [7]}))
     assert cli.main(["export", str(file), "--plan", str(source), "--store", str(store)]) == 2
     assert "is of the plan" in capsys.readouterr().err
+
+
+def test_a_record_that_leaves_defences_out_does_not_take_the_place_of_one_that_has_them(tmp_path: Path) -> None:
+    plan = toy(attack={**TOY["attack"], "rate": 0.0})
+    run(plan, store=tmp_path / "a")
+    run({**plan, "least_lift": 0.9}, store=tmp_path / "b")  # newer
+    merge([tmp_path / "a", tmp_path / "b"], tmp_path / "merged")
+    (found,) = read_records(tmp_path / "merged")
+    assert found.metrics["purifiers"] and not any(d.startswith(LEFT_OUT) for d in found.doubts)
+
+
+def test_a_run_that_computes_nothing_leaves_the_record_as_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (before,) = run(toy(), store=tmp_path)
+    monkeypatch.setattr(runner, "git_revision", lambda: "another")
+    monkeypatch.setattr(runner, "host", lambda: {"machine": "another"})
+    (again,) = run(toy(), store=tmp_path)
+    assert (again.git, again.host, again.made) == (before.git, before.host, before.made)
+    (more,) = run(toy(detectors=["spectral"]), store=tmp_path)
+    assert (more.git, more.host) == ("another", {"machine": "another"})
+
+
+def test_of_records_of_files_that_changed_the_newest_counts() -> None:
+    base = {"plan": {"seed": 0}, "metrics": {}, "seconds": {}, "doubts": []}
+    old, new = (Record(key=k, status=s, made=m, **base) for k, s, m in (("a", "done", 1.0), ("b", "failed", 2.0)))
+    assert latest([old, new]) == [new]
+
+
+def test_weights_that_stayed_elsewhere_are_told_so(
+    first: tuple[Path, list[Record]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    merge([write_records(first[1], tmp_path / "records.jsonl")], tmp_path / "s")
+    key, place = first[1][0].key, ["--store", str(tmp_path / "s")]
+    for command in (["weights", key, "w.safetensors"], ["scores", key, "s.csv", "--of", "spectral"]):
+        assert cli.main([*command, *place]) == 2
+        assert "came here; what it made stayed in the store that computed it: merge that store" in capsys.readouterr().err

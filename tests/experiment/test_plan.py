@@ -67,11 +67,20 @@ def test_a_file_a_mapping_and_a_plan_are_the_same(tmp_path: Path) -> None:
 
 def test_parts_may_be_instances_and_classes_and_are_passed_on_as_plain_values() -> None:
     parts = {"attack": SubBA, "purifiers": (FineTune(epochs=2), FineTune)}
-    plan, passed = read_plan({**TOY, **parts, "vary": {"attack": [SubBA(rate=0.2), "gta"]}}, ["attack.rate=0.3"])
-    assert passed["attack"] == {"name": "sub-ba", "rate": 0.3}
+    assert read_plan({**TOY, **parts}, ["attack.rate=0.3"])[1]["attack"] == {"name": "sub-ba", "rate": 0.3}
+    plan, passed = read_plan({**TOY, **parts, "vary": {"attack": [SubBA(rate=0.2), "gta"]}})
     assert passed["purifiers"] == [FineTune(epochs=2).spec(), "fine-tune"]
     assert msgspec.json.decode(encode(passed)) == passed
     assert [cell.plan.attack.name for cell in plan.cells()] == ["sub-ba", "gta"]
+
+
+@pytest.mark.parametrize("change", ["attack=gta", "attack.rate=0.3"])
+def test_a_change_that_vary_overrides_is_refused(change: str) -> None:
+    plan = {**TOY, "vary": {"attack + seeds": [["sub-ba", [0]], ["gta", [1]]]}}
+    refused(
+        BadSpec, plan, change.partition("=")[0], "the plan varies attack, so that it would change nothing", changes=(change,)
+    )
+    read_plan({**TOY, "vary": {"attack.rate": [0.1, 0.2]}}, ["attack=gta"])
 
 
 def test_changes_reach_into_parts_and_leave_the_source_alone() -> None:
@@ -195,6 +204,20 @@ def test_content_of_a_users_file_is_part_of_the_keys(path: str, tmp_path: Path) 
     after = keys(plan)
     assert (before["data"] != after["data"]) == (path == "npz")
     assert before["control"] != after["control"]
+
+
+def test_content_of_an_attackers_own_model_is_part_of_the_keys(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    plan = {**TOY, "attack": {"name": "exp-ba", "surrogate": {"name": "file", "path": str(file)}}}
+    found = []
+    for text in ("A = 1\n", "A = 2\n"):
+        file.write_text(text, encoding="utf-8")
+        (cell,) = read_plan(plan)[0].cells()
+        found.append({s.name: s.key() for s in stages_of(cell)})
+    assert found[0]["control"] == found[1]["control"] and found[0]["victim"] != found[1]["victim"]
+    file.write_text("A = 3\n", encoding="utf-8")
+    with pytest.raises(InvalidInput, match="changed during the run"):
+        cell.check_files()
 
 
 def test_keys_of_a_large_sweep_take_little_time() -> None:

@@ -115,6 +115,21 @@ def test_content_marks_what_the_file_imports_from_its_own_folder(tmp_path: Path)
     assert arch.content() == marks[-1]
 
 
+def test_a_folder_beside_the_model_is_its_own_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    path, folder = write(tmp_path, "from nets.wide import Net as make\n"), tmp_path / "nets"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from .parts import BIAS\n", encoding="utf-8")
+    helper(folder, "wide", "from nets import BIAS\n" + NET.format("BIAS"))
+    marks, seen = [], []
+    for bias in (True, False):
+        helper(folder, "parts", f"BIAS = {bias}\n")
+        arch = build("victim", {"name": "file", "path": path})
+        marks.append(arch.content())
+        seen.append(arch.module({"width": 3, "classes": 2}).bias is not None)
+    assert marks[0] != marks[1] and seen == [True, False] and "nets" not in sys.modules
+
+
 def test_files_beside_the_models_are_its_own_and_read_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "dont_write_bytecode", True)  # a file changed twice in a second looks the same to its cache
     before, path = list(sys.path), write(tmp_path, "from helper import Net as make\n")

@@ -16,6 +16,10 @@ class Run:
     metrics: dict[str, Any]
     stages: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def key(self) -> str:
+        return str(id(self))
+
 
 def after(asr: float, confusion: list[list[int]]) -> dict[str, Any]:
     return {"asr": {"value": asr, "n": 20}, "confusion": confusion}

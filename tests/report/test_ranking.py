@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from ostiary.experiment.record import Record
 from ostiary.report.ranking import collapsed, ranking, solves, spread
@@ -27,7 +28,15 @@ def record(seed: int, before: float, *, poisoned: int = 20, **after: tuple[float
     seconds = {f"purifier {name}": 2.0 + seed for name in after}
     return Record(
         **{"key": str(seed), "plan": {"seed": seed}, "metrics": metrics, "seconds": seconds, "doubts": [], "status": "done"},
-        **{"passed": {}, "errors": {}, "stages": stages, "artefacts": {}, "versions": {}, "git": "", "device": "cpu"},
+        **{
+            "passed": {},
+            "errors": {f"purifier {name}": "no" for name, held in after.items() if not held},
+            "stages": stages,
+            "artefacts": {},
+            "versions": {},
+            "git": "",
+            "device": "cpu",
+        },
         **{"host": {}, "made": 0.0, "title": "", "published": {}},
     )
 
@@ -81,3 +90,25 @@ def test_saying_one_class_only_solves_nothing() -> None:
     assert not solves(lost)
     assert collapsed(lost)
     assert not collapsed(useful)
+
+
+def test_a_run_with_several_records_counts_once() -> None:
+    """As two plans leave that list other purifiers for the same attack and victim."""
+    other = [structs.replace(r, stages={**r.stages, "judge": r.key}) for r in RECORDS]
+    late = [record(seed, before, late=(0.1, 0.0)) for seed, before in ((0, 0.9), (1, 0.8))]
+    again = [structs.replace(r, key=f"{r.key} again", stages={**r.stages, "judge": r.key}) for r in late]
+    found = {rank.defence: rank for rank in ranking([*other, *again])}
+    before = {rank.defence: rank for rank in ranking(RECORDS)}
+    assert found["none"].cells == 2 and found["good"].figures == before["good"].figures
+    assert (found["late"].cells, found["late"].figures["solved"]["value"]) == (2, 1.0)
+
+
+def test_five_points_are_five_points() -> None:
+    held = figures(0.1, drop=0.9 - 0.85)
+    assert held["drop"]["value"] > 0.05 and solves(held)
+
+
+def test_a_defence_that_was_left_out_has_not_failed() -> None:
+    left = record(5, 0.9, good=(0.1, 0.0))
+    left = structs.replace(left, stages={**left.stages, "purifier spared": "k"})
+    assert "spared" not in {rank.defence for rank in ranking([*RECORDS, left])}

@@ -26,7 +26,7 @@ from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.report import figures, html
 from ostiary.report.published import beside
-from ostiary.report.tables import TITLES, Row, groups, reactivation_rows, rows, text
+from ostiary.report.tables import TITLES, Group, Row, groups, reactivation_rows, rows, text
 
 EVIL = "</script><script>alert('x')</script>&\"<b>"
 VOID = {"meta", "link", "br", "img", "hr", "input"}
@@ -378,11 +378,26 @@ def test_of_many_defences_the_best_are_told() -> None:
 
     many = [row("none", 0.9), *(row(f"d{i}", 0.8 - i / 10) for i in range(8))]
     many += [row("costly", 0.0, 0.9), Row("group", "failed", {})]
-    told = html._headline(many)
-    assert [line.defence for line, _ in told["after"]] == ["d7", "d6", "d5", "d4", "d3", "d2"]
+    nothing = Group("group", {}, ())
+    told = html._headline(nothing, many)
+    assert [line.defence for line, _, _ in told["after"]] == ["d7", "d6", "d5", "d4", "d3", "d2"]
     assert told["more"] == 4
-    few = html._headline(many[:4])
-    assert ([line.defence for line, _ in few["after"]], few["more"]) == (["d0", "d1", "d2"], 0)
+    few = html._headline(nothing, many[:4])
+    assert ([line.defence for line, _, _ in few["after"]], few["more"]) == (["d0", "d1", "d2"], 0)
+
+
+def test_a_defence_is_held_against_the_victims_it_was_judged_on(made: Made) -> None:
+    one, label = made.graphs[0], next(iter(made.graphs[0].metrics["purifiers"]))
+
+    def seen(seed: int, before: float, after: float | None) -> Record:
+        was = {**one.metrics["victim"], "asr": {"value": before, "n": 50}, "natural": {"value": 0.0, "n": 50}}
+        held = {} if after is None else {label: {**one.metrics["purifiers"][label], "asr": {"value": after, "n": 50}}}
+        return replace(one, plan={**one.plan, "seed": seed}, metrics={**one.metrics, "victim": was, "purifiers": held})
+
+    group = groups([seen(0, 1.0, None), seen(1, 0.4, 0.4)])[0]
+    ((line, words, own),) = html._headline(group, rows(group))["after"]
+    assert (line.defence, own["asr"]["value"]) == (label, 0.4)
+    assert words.startswith("still there") and words.endswith("(1 of 2 seeds)")
 
 
 def test_of_many_purified_models_those_with_the_least_success_are_drawn(made: Made) -> None:
@@ -393,3 +408,16 @@ def test_of_many_purified_models_those_with_the_least_success_are_drawn(made: Ma
     drawn = figures._pictured(changed(record, purifiers=many))
     assert [name for name, _ in drawn] == ["none", *(f"{label} {i}" for i in (1, 3, 4, 5))]
     assert figures._pictured(changed(record, victim={}, purifiers={})) == []
+
+
+def test_groups_are_told_apart_by_options_of_their_parts(made: Made) -> None:
+    record = made.graphs[0]
+
+    def named(key: str, *values: Any) -> list[str]:
+        plans = [{**record.plan, key: {**record.plan[key], "labels": v} if key == "attack" else v} for v in values]
+        return [group.name.rpartition(" / ")[2] for group in groups([replace(record, plan=p) for p in plans])]
+
+    rules = ({"name": "all-to-one"}, {"name": "all-to-one", "from_target": True})
+    assert [n.partition("labels=")[2] for n in named("attack", *rules)] == ["all-to-one)", "all-to-one(from_target=True))"]
+    lists = ([{"name": "nad", "epochs": 1}], [{"name": "nad", "epochs": 2}])
+    assert named("purifiers", *lists) == ["purifiers nad(epochs=1)", "purifiers nad(epochs=2)"]

@@ -89,7 +89,7 @@ def judged(lift: float, poisoned: int, score: float, alarm: bool, target: bool, 
     found = {"score": score, "alarm": float(alarm), "found_target": float(target), "classes": [], "info": {}}
     victim = {**like.metrics["victim"], "asr_lift": {"value": lift, "n": 50}}
     metrics = {**like.metrics, "victim": victim, "attack": {"poisoned": poisoned}, "detectors": {"scan": found}}
-    return msgspec.structs.replace(like, metrics=metrics)
+    return msgspec.structs.replace(like, metrics=metrics, stages={**like.stages, "judge": f"{lift} {score}"})
 
 
 def test_victims_of_a_store_are_told_apart(made: Any, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from ostiary.errors import StoreError
-from ostiary.experiment.record import LEFT_OUT, Record, StageRow, decode_record, encode
+from ostiary.experiment.record import LEFT_OUT, Record, StageRow, decode_record, encode, fuller
 from ostiary.experiment.store import Damaged, Store
 
 LONGEST = 2**27  # bytes of one record: a file of a stranger's must not fill the memory
@@ -69,7 +69,8 @@ def merge(sources: Sequence[str | Path], store: str | Path) -> Merged:
 
     From a store come stages with all that was made of them, and records; from a file records, and of their stages the
     figures: a run then computes such a stage again only where a new stage builds on what was made of it. Of two records
-    with one key a finished one is kept rather than a failed one, then the newer. Nothing in the sources is changed.
+    with one key a finished one is kept rather than a failed one, then one that leaves out nothing, then the newer. Nothing
+    in the sources is changed.
     """
     found = Merged()
     known = [(s, read_records(s)) for s in map(Path, sources)]  # all are looked at before anything is written
@@ -80,7 +81,7 @@ def merge(sources: Sequence[str | Path], store: str | Path) -> Merged:
                 with Store(source, create=False) as other:
                     found.stages += _copied(other, book)
             for record in records:
-                if record.key not in held or _rank(record) > _rank(held[record.key]):
+                if record.key not in held or fuller(record) > fuller(held[record.key]):
                     book.save_record(record)
                     held[record.key] = record
                     found.records += 1
@@ -147,10 +148,6 @@ def _copied(other: Store, book: Store) -> int:
         book.save_stage(row)
         n += 1
     return n
-
-
-def _rank(record: Record) -> tuple[bool, float]:
-    return record.status == "done", record.made
 
 
 def _lines(file: IO[bytes], source: Path) -> Iterator[bytes]:

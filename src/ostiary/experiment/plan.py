@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class Plan(Component, name="plan"):
         known: set[bytes] = set()
         marks: dict[bytes, str] = {}
         plans = [_combined(base, {k: v for point in points for k, v in point.items()}) for points in itertools.product(*axes)]
-        marked = [(plan, (_mark(plan.dataset, marks), _mark(plan.victim, marks)), said) for plan, said in plans]
+        marked = [(plan, _marks(plan, marks), said) for plan, said in plans]
         for seed in dict.fromkeys(s for plan, _ in plans for s in plan.seeds):  # outermost: a run cut short has some of all
             for plan, files, said in (m for m in marked if seed in m[0].seeds):
                 cell = Cell(plan.replace(seeds=(seed,), vary={}), seed, files)
@@ -91,12 +91,13 @@ class Plan(Component, name="plan"):
 class Cell:
     """One combination and one seed: what a record is about.
 
-    files: marks of the user's files behind data and victim when the run began. keys: of the stages that all parts share.
+    files: marks of the user's files behind data, victim and attack when the run began. keys: of the stages that all parts
+    share.
     """
 
     plan: Plan
     seed: int
-    files: tuple[str, str]
+    files: tuple[str, str, str]
     keys: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def spec(self) -> dict[str, Json]:
@@ -105,7 +106,7 @@ class Cell:
 
     def check_files(self) -> None:
         """Raises InvalidInput if files changed since the run began: what was made of them would carry a wrong key."""
-        if self.files != (_mark(self.plan.dataset, {}), _mark(self.plan.victim, {})):
+        if self.files != _marks(self.plan, {}):
             raise InvalidInput("the files of the data set or the model changed during the run; run the same command again")
 
 
@@ -158,6 +159,22 @@ def _check_lists(plan: Plan) -> None:
             raise BadSpec(f"{name} lists {twice[0]} twice; name each once")
 
 
+def _marks(plan: Plan, known: dict[bytes, str]) -> tuple[str, str, str]:
+    """Those of the data's files, the victim's, and those of models that the attack takes from files."""
+    nets = " ".join(mark for net in _nets(plan.attack) if (mark := _mark(net, known)))
+    return _mark(plan.dataset, known), _mark(plan.victim, known), nets
+
+
+def _nets(part: Component | None) -> Iterator[Architecture]:
+    """The architectures among a part's options, and theirs."""
+    for name in hints(type(part)) if part is not None else ():
+        value = getattr(part, name)
+        if isinstance(value, Architecture):
+            yield value
+        elif isinstance(value, Component):
+            yield from _nets(value)
+
+
 def _mark(part: DataSource | Architecture, known: dict[bytes, str]) -> str:
     """The mark of a part's files; `known` spares looking at them once per cell."""
     spec = canonical(part.spec())
@@ -191,12 +208,14 @@ def put(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[str] = ()) -> tuple[Plan, dict[str, Json]]:
     """(plan, what was passed) from a YAML file, a mapping or a Plan, with `path=value` changes on top."""
-    passed = _as_passed(source)
+    passed, changed = _as_passed(source), list[str]()
     for change in [changes] if isinstance(changes, str) else changes:
         path, sign, text = str(change).partition("=")
         if not sign:
             raise BadSpec(f"'{change}' is no setting; write option=value, like attack.rate=0.1")
+        changed.append(path.strip())
         passed = put(passed, path.strip(), read_value(text, change))
+    _check_changed(changed, passed.get("vary"))
     known = hints(Plan)
     for name in passed:
         if name not in known:
@@ -211,6 +230,15 @@ def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[s
     except (TypeError, ValueError, OverflowError) as error:
         raise BadSpec(f"the plan holds a value that is no JSON ({error}); give plain numbers and text") from error
     return plan, passed
+
+
+def _check_changed(changed: Iterable[str], vary: Any) -> None:
+    """Raises BadSpec for a change that `vary` overrides."""
+    varied = [p.strip() for axis in (vary if isinstance(vary, Mapping) else ()) for p in str(axis).split("+")]
+    for path in (c for c in changed if c != "vary"):
+        over = next((v for v in varied if path == v or path.startswith(f"{v}.")), None)
+        if over is not None:
+            raise BadSpec(f"{path} is set, but the plan varies {over}, so that it would change nothing; set vary instead")
 
 
 def _as_passed(source: Any) -> dict[str, Json]:

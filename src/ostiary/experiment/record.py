@@ -87,15 +87,22 @@ def decode_record(data: bytes | str, where: str) -> Record:
 
 
 def latest(records: Sequence[Record]) -> list[Record]:
-    """One record for each plan and seed, in the given order: a finished one before a failed one, then the newer. Files behind
-    data or model that have changed since leave records of their old state in a store."""
+    """One record for each plan and seed, in the given order: the newest, for files behind data or model that have changed since
+    leave records of their old state in a store, with other keys; of several with its key the `fuller`."""
     found: dict[bytes, Record] = {}
     for record in records:
         mark = canonical(record.plan)
-        if mark not in found or (record.status == "done", record.made) >= (found[mark].status == "done", found[mark].made):
+        old = found.get(mark)
+        if old is None or (fuller(record) >= fuller(old) if record.key == old.key else record.made >= old.made):
             found[mark] = record
     kept = {record.key for record in found.values()}
     return [record for record in records if record.key in kept]
+
+
+def fuller(record: Record) -> tuple[bool, bool, float]:
+    """What to compare two records of one key by: a finished one is fuller than a failed one, then one that leaves out nothing,
+    then the newer."""
+    return record.status == "done", not any(doubt.startswith(LEFT_OUT) for doubt in record.doubts), record.made
 
 
 def canonical(value: Any) -> bytes:

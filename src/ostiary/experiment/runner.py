@@ -385,6 +385,9 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         label = stage.part.label() if stage.part else ""
         doubts += [f"{label}: {d}" if label else d for d in row.doubts]
         _place(metrics, stage.kind, label, row.metrics)
+    newest = max((row.made for _, row in rows.values() if row is not None), default=0.0)
+    olds = [] if errors else store.records([record_key(cell)])
+    source = next((r for r in olds if r.seconds.keys() == seconds.keys() and newest <= r.made), None)  # nothing is new
     return Record(
         key=record_key(cell),
         plan=cell.spec(),
@@ -396,11 +399,11 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         errors=errors,
         stages={s.name: s.key() for s in stages},
         artefacts=artefacts,
-        versions=versions(),
-        git=git_revision(),
-        device=device,
-        host=host(),
-        made=now(),
+        versions=source.versions if source else versions(),
+        git=source.git if source else git_revision(),
+        device=source.device if source else device,
+        host=source.host if source else host(),
+        made=source.made if source else now(),
         title=plan.title,
         published=plan.published,
     )

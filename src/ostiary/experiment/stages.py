@@ -45,7 +45,7 @@ class Stage:
 
     def spec(self) -> dict[str, Any]:
         """Every setting the result depends on beside the upstream stages."""
-        plan, (data_files, victim_files) = self.cell.plan, self.cell.files
+        plan, (data_files, victim_files, attack_files) = self.cell.plan, self.cell.files
         if self.kind == "data":
             return {"dataset": plan.dataset.spec(), "files": data_files, "seed": self.cell.seed}
         if self.kind in ("judge", "relearning", "verdict", "rescan"):
@@ -53,7 +53,10 @@ class Stage:
         if self.part is not None:
             return {"part": self.part.spec()}
         net = {"victim": plan.victim.spec(), "files": victim_files, "trainer": plan.training().spec()}
-        return net if self.kind == "control" else {**net, "attack": plan.attack.spec() if plan.attack else None}
+        if self.kind == "control":
+            return net
+        own = {"attack files": attack_files} if attack_files else {}
+        return {**net, "attack": plan.attack.spec() if plan.attack else None, **own}
 
     def key(self) -> str:
         """A hash of all that the result depends on; kept by the cell for the stages that its parts share."""

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -93,12 +94,15 @@ class FromFile(Architecture, name="file"):
 
 
 def _helpers(place: Path) -> list[Path]:
-    """The Python files beside a model's file that it imports, and those that these import, in the order of their names."""
+    """The Python files beside a model's file that it imports, whole folders among them, and those that these import, in the
+    order of their names."""
     found: set[Path] = set()
     waiting = [place]
     while waiting:
-        beside = {place.with_name(f"{name}.py") for name in _imported(waiting.pop())}
-        new = {file for file in beside - found - {place} if file.is_file()}
+        names = _imported(waiting.pop())
+        beside = {place.with_name(f"{name}.py") for name in names}
+        inside = {file for name in names if name for file in place.with_name(name).rglob("*.py")}
+        new = {file for file in (beside | inside) - found - {place} if file.is_file()}
         found |= new
         waiting += new
     return sorted(found)
@@ -119,14 +123,18 @@ def _imported(file: Path) -> set[str]:
 def _own_folder(place: Path) -> Iterator[None]:
     """Inside, a file's imports find those beside it first, read anew: another model may have a `helper` of its own, and
     this one's may have changed."""
-    folder, names = str(place.parent.resolve()), [file.stem for file in _helpers(place)]
-    others = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    folder = str(place.parent.resolve())
+    tops = {file.relative_to(place.parent).parts[0].removesuffix(".py") for file in _helpers(place)}
+
+    def taken() -> dict[str, ModuleType]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in tops}
+
+    others = taken()
     sys.path.insert(0, folder)
     importlib.invalidate_caches()
     try:
         yield
     finally:
         sys.path.remove(folder)
-        for name in names:
-            sys.modules.pop(name, None)
+        taken()
         sys.modules.update(others)

@@ -10,7 +10,7 @@ from ostiary.experiment.record import Record
 from ostiary.report.drawing import ATTACK, PLAIN, Figure, Rows, alt, specification, tips
 from ostiary.report.levels import curved
 from ostiary.report.ranking import attacked
-from ostiary.report.tables import groups
+from ostiary.report.tables import groups, united
 
 ONE_TARGET = ("all-to-one", "clean-label")
 LEAST = 6  # runs: fewer points are read from the tables
@@ -21,7 +21,7 @@ def causes(records: Iterable[Record]) -> list[Figure]:
 
     On the diagonal the trigger does nothing any more: the model has lost the source class. Above it the trigger works.
     """
-    held = attacked(records)
+    held = attacked(united(records))
     points = [point for group in groups(held) for record in group.records for point in _points(group.name, record)]
     if len({p["run"] for p in points}) < LEAST:
         return []

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,14 @@ from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
 from ostiary.report.published import beside, unplaced
-from ostiary.report.ranking import RANKING, ranking, spread
+from ostiary.report.ranking import COUNTS, EXACT, RANKING, ranking, spread
 from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.report.tables import (
     DETECTION,
     REACTIVATION,
     STEALTH,
     TITLES,
+    WORKS,
     Group,
     Row,
     detector_rows,
@@ -131,7 +133,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "name": group.name,
         "records": records,
         "first": first(group) or records[0],
-        "headline": _headline([line for line in lines if line.defence not in apart]),
+        "headline": _headline(group, [line for line in lines if line.defence not in apart]),
         "unknown": not group.plan.get("attack"),
         "accused": accused(records),
         "untrained": group.plan.get("trainer", {}).get("epochs") == 0,
@@ -151,15 +153,25 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
     }
 
 
-def _headline(lines: list[Row]) -> dict[str, Any]:
+def _headline(group: Group, lines: list[Row]) -> dict[str, Any]:
     """The result in words: the victim, then one line per purifier, of many the best. Empty without a result."""
     before = lines[0].figures
     if "acc" not in before:
         return {}
-    took = _number(before, "asr") - _number(before, "natural") >= 0.3
+    took = _number(before, "asr") - _number(before, "natural") >= WORKS - EXACT
     told = lines[1:] if len(lines) - 1 <= TOLD else sorted(lines[1:], key=lambda line: _rank(line.figures))[:TOLD]
-    after = [(line, _verdict(before, line.figures) if took else "") for line in told]
+    after = []
+    for line in told:
+        own = _before(group, line) or before
+        few = f"({own['acc']['n']} of {before['acc']['n']} seeds)" if own["acc"]["n"] < before["acc"]["n"] else ""
+        after.append((line, " ".join(w for w in (_verdict(own, line.figures) if took else "", few) if w), own))
     return {"before": before, "took": took, "after": after, "more": len(lines) - 1 - len(told)}
+
+
+def _before(group: Group, line: Row) -> dict[str, Estimate]:
+    """The victim's figures over the seeds in which the purifier of this line was judged; nothing where in none."""
+    having = tuple(r for r in group.records if "acc" in r.metrics.get("purifiers", {}).get(line.defence, {}))
+    return rows(replace(group, records=having))[0].figures if having else {}
 
 
 def _rank(figures: dict[str, Estimate]) -> float:
@@ -174,9 +186,9 @@ def _verdict(before: dict[str, Estimate], after: dict[str, Estimate]) -> str:
     if "asr" not in after:
         return "no result"
     asr, drop = _number(after, "asr"), _number(after, "drop")
-    lower = "lower, not gone" if _number(before, "asr") - asr >= 0.05 else "still there"
-    found = "down to the clean model's rate" if asr - _number(after, "natural") <= 0.05 else lower
-    return found + (f", for {100 * drop:.0f} points of accuracy" if drop >= 0.05 else "")
+    lower = "lower, not gone" if _number(before, "asr") - asr >= COUNTS - EXACT else "still there"
+    found = "down to the clean model's rate" if asr - _number(after, "natural") <= COUNTS + EXACT else lower
+    return found + (f", for {100 * drop:.0f} points of accuracy" if drop >= COUNTS - EXACT else "")
 
 
 def _number(figures: dict[str, Estimate], name: str, part: str = "value") -> float:

@@ -9,10 +9,12 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, mean
+from ostiary.report import tables
 from ostiary.report.levels import curved
-from ostiary.report.tables import WORKS, purifiers
+from ostiary.report.tables import WORKS, united
 
 COUNTS = 0.05  # the least difference that counts: 5 points
+EXACT = 1e-9  # by which differences of rates are off that are meant to be equal
 RANKING = {
     "solved": "solved %",
     "asr": "ASR %",
@@ -37,11 +39,12 @@ class Rank:
 
 def ranking(records: Iterable[Record]) -> list[Rank]:
     """The best first: by the share of runs it solves, then by what is left of the attack. Points of a curve are not ranked."""
-    judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
+    told = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
+    judged = united(told)
     taken = attacked(judged)
     clean = [r for r in judged if r.metrics.get("attack", {}).get("poisoned") == 0]
-    apart = set().union(*map(curved, judged))
-    labels = list(dict.fromkeys(label for r in judged for label in purifiers(r) if label not in apart))
+    apart = set().union(*map(curved, told))
+    labels = list(dict.fromkeys(label for r in judged for label in tables.purifiers(r) if label not in apart))
     if len(taken) < 2 or len(labels) < 2:
         return []
     found = [_rank("none", taken, [], [r.metrics["victim"] for r in taken])]
@@ -52,11 +55,11 @@ def ranking(records: Iterable[Record]) -> list[Rank]:
 def attacked(records: Iterable[Record]) -> list[Record]:
     """The runs in which the attack works."""
     judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
-    return [r for r in judged if _value(r.metrics["victim"], "asr_lift") >= WORKS]
+    return [r for r in judged if _value(r.metrics["victim"], "asr_lift") >= WORKS - EXACT]
 
 
 def _of(label: str, taken: Sequence[Record], clean: Sequence[Record]) -> Rank:
-    own = [r for r in taken if label in purifiers(r)]
+    own = [r for r in taken if label in tables.judged(r)]
     having = [r for r in own if "asr" in r.metrics["purifiers"].get(label, {})]
     seconds = [r.seconds.get(f"purifier {label}", math.nan) for r in having]
     costs = [r.metrics["purifiers"][label] for r in clean if "drop" in r.metrics["purifiers"].get(label, {})]
@@ -76,7 +79,8 @@ def _rank(
 def solves(metrics: dict[str, Any]) -> bool:
     """Whether a defence leaves a lift of at most 5 points, takes at most 5 points of accuracy, and does not do so by saying
     one class only: where the classes are as uneven as the victim is poor, that costs no accuracy."""
-    return _value(metrics, "asr_lift") <= COUNTS and _value(metrics, "drop") <= COUNTS and not collapsed(metrics)
+    most = COUNTS + EXACT
+    return _value(metrics, "asr_lift") <= most and _value(metrics, "drop") <= most and not collapsed(metrics)
 
 
 def collapsed(metrics: dict[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, rate
-from ostiary.report.tables import WORKS, Row
+from ostiary.report.tables import WORKS, Row, united
 
 SCANS = {
     "auroc": "AUROC",
@@ -25,7 +25,7 @@ SCANS = {
 def scan_rows(records: Iterable[Record]) -> list[Row]:
     """One line per detector that judges models: how it tells victims whose attack works from those with nothing poisoned.
     Empty for a detector that has not seen both kinds."""
-    judged = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
+    judged = united(r for r in records if "asr_lift" in r.metrics.get("victim", {}))
     poisoned = [r.metrics.get("attack", {}).get("poisoned") for r in judged]
     clean = [r for r, n in zip(judged, poisoned, strict=True) if n == 0]
     lifts = [r.metrics["victim"]["asr_lift"]["value"] or math.nan for r in judged]

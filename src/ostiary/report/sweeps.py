@@ -72,7 +72,7 @@ def _drawn(path: str, name: str, points: Rows) -> Figure:
     labels = list(dict.fromkeys(p["line"] for p in points))
     colours = {label: MANY[i % len(MANY)] for i, label in enumerate(labels)}
     title = f"{FIGURES[name].removesuffix(' %')} along {path}"
-    said = "Means over seeds; bars: 95 % interval over seeds."
+    said = "Means over seeds; bars: 95 % intervals, over seeds or, of a single one, over its test inputs."
     if any(p["own"] for p in points):
         said += " Over the paper's own candidates where an attack names some, else over all test sources."
     drawn = _panels(points, path, {"title": FIGURES[name]}, colours)

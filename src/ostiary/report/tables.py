@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from ostiary.experiment.record import Record, canonical
 from ostiary.metrics.intervals import Estimate, mean
 
@@ -97,14 +99,28 @@ def _name(plan: dict[str, Any], plans: Sequence[dict[str, Any]]) -> str:
             continue
         base = defaults[own["name"]]
         differs = {k for p in having for k, v in p[kind].items() if p[kind]["name"] == own["name"] and v != base.get(k)}
-        shown = [f"{k}={short(own[k])}" for k in own if k in differs]
+        others = [p[kind] for p in having if p[kind]["name"] == own["name"]]
+        shown = [f"{k}={_apart(own[k], [o.get(k) for o in others])}" for k in own if k in differs]
         if own["name"] == "tu" and "set" not in differs:
             shown.insert(0, own["set"])
         parts.append(own["name"] + (f"({', '.join(shown)})" if shown else ""))
     for kind in ("trainer", "detectors", "purifiers"):
         if len({canonical(p.get(kind)) for p in plans if all(p[k] == plan[k] for k in ("dataset", "victim", "attack"))}) > 1:
-            parts.append(f"{kind} {short(plan.get(kind))}")
+            listed = [part for p in plans for part in (p.get(kind) or ())] if kind != "trainer" else []
+            own = plan.get(kind) or []
+            told = ", ".join(_apart(part, listed) for part in own) or "none" if listed else short(plan.get(kind))
+            parts.append(f"{kind} {told}")
     return " / ".join(parts)
+
+
+def _apart(value: Any, others: Sequence[Any]) -> str:
+    """A setting in a few words; a part by its name and by the options in which others of that name differ."""
+    if not isinstance(value, dict) or "name" not in value:
+        return short(value)
+    same = [o for o in others if isinstance(o, dict) and o.get("name") == value["name"]]
+    differ = [k for k in dict.fromkeys(k for o in same for k in o) if any(o.get(k) != value.get(k) for o in same)]
+    said = ", ".join(f"{k}={_apart(value[k], [o.get(k) for o in same])}" for k in differ if k in value)
+    return f"{value['name']}({said})" if said else str(value["name"])
 
 
 def short(value: Any) -> str:
@@ -160,6 +176,24 @@ def purifiers(record: Record) -> list[str]:
     """The labels of a record's purifiers in the order of its plan, those that failed among them."""
     kinds = (name.partition(" ") for name in record.stages)
     return [label for kind, _, label in kinds if kind == "purifier"]
+
+
+def united(records: Iterable[Record]) -> list[Record]:
+    """One record for each run, victim and attack together, with what all records of it say: plans that list other defences
+    for the same run leave a record each."""
+    found: dict[str, Record] = {}
+    for record in records:
+        key = record.stages.get("judge", record.key)
+        old = found.get(key)
+        if old is None:
+            found[key] = record
+            continue
+        parts = {kind: {**old.metrics.get(kind, {}), **record.metrics.get(kind, {})} for kind in ("detectors", "purifiers")}
+        seconds, stages = {**old.seconds, **record.seconds}, {**record.stages, **old.stages, **record.stages}
+        errors = {name: why for name, why in {**old.errors, **record.errors}.items() if name not in seconds}
+        changes = {"metrics": {**record.metrics, **parts}, "seconds": seconds, "stages": stages, "errors": errors}
+        found[key] = msgspec.structs.replace(record, **changes)
+    return list(found.values())
 
 
 def judged(record: Record) -> list[str]:

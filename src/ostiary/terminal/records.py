@@ -33,7 +33,7 @@ def detail(out: Console, record: Record) -> None:
     results(out, [record])
     out.line()
     say(out, "Other figures", "bold")
-    for name, value in _numbers({k: v for k, v in record.metrics.items() if k != "purifiers"}):
+    for name, value in _numbers(record.metrics):
         say(out, f"{name}: {value}")
     for heading, mapping in (("Settings", record.plan), ("Published", record.published)):
         if mapping:
