@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from xml.etree import ElementTree
 
+from msgspec import structs
+
 from ostiary.experiment.record import Record
 from ostiary.report.sweeps import sweeps
 from ostiary.report.tables import groups
@@ -46,3 +48,14 @@ def test_strict_rates_are_those_of_a_papers_own_candidates() -> None:
 
 def test_nothing_varied_draws_nothing() -> None:
     assert sweeps(groups([record(0.1, s, 0.5) for s in range(4)])) == []
+
+
+def test_lines_that_differ_in_another_setting_are_told_apart() -> None:
+    def cell(rate: float, size: int) -> Record:
+        one = record(rate, 0, rate + size / 10)
+        return structs.replace(one, key=f"{rate} {size}", plan={**one.plan, "attack": {**one.plan["attack"], "size": size}})
+
+    made = sweeps(groups([cell(r, s) for r in (0.1, 0.2, 0.3) for s in (1, 2, 3)]))
+    drawn = next(f for f in made if f.name == "sweep-attack.rate-asr").spec["data"]["values"]
+    found = {(p["line"].rpartition(" / ")[2], p["at"]): p["%"] for p in drawn}
+    assert len(drawn) == len(found) == 9 and found["sub-ba(size=2)", 0.1] == 30.0

@@ -56,13 +56,13 @@ def families(items: Iterable[tuple[dict[str, Any], T]], path: str) -> dict[bytes
     for settings, item in items:
         value = dict(numbers(settings)).get(path)
         if value is not None:
-            found.setdefault(canonical(_without(settings, path)), []).append((value, item))
+            found.setdefault(canonical(without(settings, path)), []).append((value, item))
     return {key: members for key, members in found.items() if len({value for value, _ in members}) >= LEAST}
 
 
-def _without(settings: dict[str, Any], path: str) -> dict[str, Any]:
+def without(settings: dict[str, Any], path: str) -> dict[str, Any]:
     head, _, rest = path.partition(".")
-    return {k: _without(v, rest) if k == head and rest else v for k, v in settings.items() if k != head or rest}
+    return {k: without(v, rest) if k == head and rest else v for k, v in settings.items() if k != head or rest}
 
 
 def _common(labels: list[str]) -> str:

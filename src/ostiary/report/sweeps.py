@@ -9,8 +9,8 @@ from typing import Any
 
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.drawing import ATTACK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, specification, stem, tips
-from ostiary.report.levels import Levels, families, levels, numbers
-from ostiary.report.tables import FIGURES, Group, Row, rows, short
+from ostiary.report.levels import Levels, families, levels, numbers, without
+from ostiary.report.tables import FIGURES, Group, Row, names, rows, short
 
 SHOWN = ("asr", "asr_strict", "cad", "drop")  # strict ASR is shown where a paper counts it: over candidates of its own
 PURIFIED = {"acc": TARGET, "asr": ATTACK, "ra": MANY[2]}
@@ -38,17 +38,24 @@ def sweeps(found: Sequence[Group]) -> list[Figure]:
 def _lines(found: Sequence[Group], path: str) -> Iterator[dict[str, Any]]:
     """The points of all lines along `path`: groups that differ in nothing else."""
     plans = (({k: v for k, v in group.plan.items() if k != "seed"}, group) for group in found)
-    for members in families(plans, path).values():
+    held = list(families(plans, path).values())
+    places = [_place(members[0][1].plan) for members in held]
+    whole = names([without(members[0][1].plan, path) for members in held])
+    for members, (what, panel), name in zip(held, places, whole, strict=True):
+        told = what if places.count((what, panel)) == 1 else name  # several lines of one attack differ in other settings
         for value, group in members:
-            yield from (point for row in rows(group) for point in _points(value, group, row))
+            yield from (point for row in rows(group) for point in _points(value, told, panel, row))
 
 
-def _points(value: float, group: Group, row: Row) -> Iterator[dict[str, Any]]:
-    plan = group.plan
-    part = plan["dataset"].get("set") or plan["dataset"]["name"]
+def _place(plan: dict[str, Any]) -> tuple[str, str]:
+    """(the attack, data and victim) in a few words."""
     attack = plan["attack"] or {"name": "no attack"}
-    line = " ".join(w for w in (attack["name"], _box(attack), "" if row.defence == "none" else f"after {row.defence}") if w)
-    place = {"at": value, "line": line, "panel": f"{part}, {plan['victim']['name']}"}
+    part = plan["dataset"].get("set") or plan["dataset"]["name"]
+    return " ".join(w for w in (attack["name"], _box(attack)) if w), f"{part}, {plan['victim']['name']}"
+
+
+def _points(value: float, what: str, panel: str, row: Row) -> Iterator[dict[str, Any]]:
+    place = {"at": value, "line": what if row.defence == "none" else f"{what} after {row.defence}", "panel": panel}
     for name in SHOWN:
         own = row.figures.get(f"{name}_candidates") if name == "asr_strict" else None
         yield from ({**point, **place, "own": own is not None} for point in _point(name, own or row.figures.get(name)))

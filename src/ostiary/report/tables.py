@@ -85,8 +85,13 @@ def groups(records: Iterable[Record]) -> list[Group]:
     found: dict[bytes, list[Record]] = {}
     for record in records:
         found.setdefault(canonical({k: v for k, v in record.plan.items() if k != "seed"}), []).append(record)
-    plans = [rs[0].plan for rs in found.values()]
-    return [Group(_name(rs[0].plan, plans), rs[0].plan, tuple(rs)) for rs in found.values()]
+    called = names([rs[0].plan for rs in found.values()])
+    return [Group(name, rs[0].plan, tuple(rs)) for name, rs in zip(called, found.values(), strict=True)]
+
+
+def names(plans: Sequence[dict[str, Any]]) -> list[str]:
+    """What tells each of some plans from the others, in words."""
+    return [_name(plan, plans) for plan in plans]
 
 
 def _name(plan: dict[str, Any], plans: Sequence[dict[str, Any]]) -> str:
