@@ -20,6 +20,10 @@ class InvalidInput(OstiaryError, ValueError):
     """Data that no method can work on: NaN features, labels without samples, ..."""
 
 
+class Diverged(InvalidInput):
+    """Training whose loss is no number any more."""
+
+
 class MissingEvidence(OstiaryError, ValueError):
     """A defence was not given what it declares to need."""
 

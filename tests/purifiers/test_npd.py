@@ -10,7 +10,7 @@ from planted import images, rates
 from torch import Tensor, nn
 
 from ostiary.component import build
-from ostiary.errors import Unsupported
+from ostiary.errors import Diverged, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.polarized import Polarizer, place, polarized, polarizer, watched
 from ostiary.models.victim import Victim
@@ -146,3 +146,20 @@ def test_perturbations_lead_to_the_class_aimed_at(modality: str, space: str) -> 
     p, q = (s.softmax(1).gather(1, goal[:, None]).mean() for s in (before, after))
     assert float(q) > float(p) + 0.2
     assert not polarizer(victim)._forward_pre_hooks
+
+
+def test_a_rate_at_which_training_diverges_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
+    used, trained = [], NPD.trained
+
+    def diverging(self: NPD, given: Any, clean: Any, lr: float, hook: Any, ctx: Any) -> Any:
+        used.append(lr)
+        if len(used) < 3:
+            raise Diverged("training diverged")
+        return trained(self, given, clean, lr, hook, ctx)
+
+    monkeypatch.setattr(NPD, "trained", diverging)
+    found = NPD(steps=2, tolerance=1.0).purify(toys.evidence("image"), toys.context("image"))
+    assert used == pytest.approx([0.01, 0.01 / 3, 0.001]) and found.notes["lr"] == pytest.approx(0.001)
+    monkeypatch.setattr(NPD, "trained", lambda *_: (_ for _ in ()).throw(Diverged("training diverged")))
+    with pytest.raises(Diverged):
+        NPD(steps=2).purify(toys.evidence("image"), toys.context("image"))

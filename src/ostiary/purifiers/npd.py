@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Literal
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from ostiary.component import PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.errors import Unsupported
+from ostiary.errors import Diverged, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.polarized import place, polarized, polarizer, watched
 from ostiary.models.victim import Victim, without_gradients
@@ -35,8 +36,7 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     10 to 12, perturbed node features removed far more). Differs from the code: the layer starts as the identity with the
     statistics of the clean samples (there five epochs of warm-up); 20 epochs in batches of 64; Nesterov momentum; gradients
     up to `max_norm` on graphs (1); images augmented as by the model's own trainer; a third, a tenth or a thirtieth of `lr`
-    where accuracy on a part of the sample held out falls by more than `tolerance` (ours); the result is the whole module.
-
+    where it diverges or accuracy on a part held out falls by more than `tolerance` (ours); the result is the whole module.
     Preset auto (ours, from digits of seeds 10 to 14; `together`): `shared`, one perturbation for all inputs, towards the class
     that one is first to reach. It presumes one target; on toy images, of which 8 tune, another class was nearer than it.
     """
@@ -74,11 +74,11 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         tune, check = hold_out(evidence.clean, ctx.key("hold out"))
         before, tried = accuracy(evidence.victim, check), dict[float, float]()
         hook = (Together if self.shared else Towards)(self, self.space)  # one for all rates: what it searches for is the same
-        for slower in (1, 3, 10, 30):
-            rate = self.lr / slower
-            victim = self.trained(evidence.victim, tune, rate, hook, ctx)
-            tried[rate] = accuracy(victim, check)
-            if tried[rate] >= before - self.tolerance - 1e-9:
+        for rate in (self.lr / slower for slower in (1, 3, 10, 30)):
+            with suppress(*(Diverged,) * (rate > self.lr / 30)):
+                victim = self.trained(evidence.victim, tune, rate, hook, ctx)
+                tried[rate] = accuracy(victim, check)
+            if tried.get(rate, -1.0) >= before - self.tolerance - 1e-9:
                 break
         victim.notes |= {"layer": self.layer or place(evidence.victim), "checked on": len(check), "lr": rate}
         victim.notes |= {"accuracy there before": before, "accuracy there after": tried[rate], **hook.facts(tune)}

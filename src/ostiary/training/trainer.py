@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ostiary.component import Component, NonNegative, Positive, PositiveFloat, Rate
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
-from ostiary.errors import InvalidInput
+from ostiary.errors import Diverged, InvalidInput
 from ostiary.models.victim import Victim, check_logits, evaluating, first_logits, freeze_norms
 from ostiary.seeds import generator, scoped
 from ostiary.training.augment import augment
@@ -116,7 +116,7 @@ class Trainer(Component, name="trainer"):
                 losses.append(self.run_batch(state, rows, hooks))
         state.loss = float(torch.stack(losses).mean())
         if not math.isfinite(state.loss):
-            raise InvalidInput(f"training diverged in epoch {state.epoch + 1} (loss {state.loss}); lower lr (now {self.lr})")
+            raise Diverged(f"training diverged in epoch {state.epoch + 1} (loss {state.loss}); lower lr (now {self.lr})")
         state.epoch += state.stride
 
     def run_batch(self, state: TrainState, rows: torch.Tensor, hooks: Sequence[TrainHook]) -> torch.Tensor:
