@@ -114,7 +114,7 @@ def test_the_hinge_on_likeness_by_hand() -> None:
     x = torch.tensor([[1.0, 0.0]])
     features = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]])
     adjacency = torch.tensor([[[0.0, 1, 0], [1, 0, 1], [0, 1, 0]]])
-    made = Made(x, features, adjacency, x, 1)
+    made = Made(x, features, adjacency, x)
     # root - 0: cosine 1; 0 - 1: 0; 1 - 2: 1/sqrt(2)
     expected = 2.0 * (0 + 0.8 + (0.8 - math.sqrt(0.5))) / 3
     assert float(Alike(2.0, 0.8)(made, toys.victim("node"))) == pytest.approx(expected, abs=1e-6)
@@ -214,5 +214,5 @@ def test_percba_sets_some_features_not_all() -> None:
 
 def test_likeness_is_asked_of_all_triggers_not_of_the_poisoned_nodes_alone() -> None:
     x, unlike = torch.tensor([[1.0, 0.0], [1.0, 0.0]]), torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]])
-    made = Made(x, unlike, torch.zeros(2, 1, 1), x, 1)
+    made = Made(x, unlike, torch.zeros(2, 1, 1), x)
     assert float(Alike(1.0, 0.5)(made, toys.victim("node"))) == pytest.approx(0.25)

@@ -74,7 +74,7 @@ class InTurn(TrainHook):
             features, adjacency = self.net(x)
             marked, goal = nodes.attach(features, adjacency, soft=True), self.goal[rows].to(victim.device)
             logits, embedding = victim.both(marked)
-            made = Made(x, features, adjacency, embedding, len(self.index))
+            made = Made(x, features, adjacency, embedding)
             loss = F.cross_entropy(logits, goal) + self.penalty(made, victim)
             if self.attack.natural:
                 loss = loss + self.attack.natural * called(twin(marked), goal)

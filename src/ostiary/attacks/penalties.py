@@ -10,14 +10,13 @@ from ostiary.models.victim import Victim
 
 
 class Made(NamedTuple):
-    """One proposal: for n nodes x float [n, d] and y int64 [n], new nodes' features [n, t, d], adjacency [n, t, t], and
-    what the surrogate makes of the nodes, embedding [n, h]; the first `poisoned` of them are those to be poisoned."""
+    """One proposal: for n nodes x float [n, d], new nodes' features [n, t, d], adjacency [n, t, t], and what the surrogate
+    makes of the nodes, embedding [n, h]."""
 
     x: Tensor
     features: Tensor
     adjacency: Tensor
     embedding: Tensor
-    poisoned: int
 
 
 class Penalty:

@@ -223,8 +223,9 @@ class Store:
 
     def records(self, keys: list[str] | None = None) -> list[Record]:
         """All records, oldest first, or those with the given keys in their order; damaged ones are left out with a warning."""
+        only = "" if keys is None else f"where key in ({', '.join('?' * len(keys))})"
         with _clear(self.folder):
-            rows = self._db.execute("select key, body from record order by made, key").fetchall()
+            rows = self._db.execute(f"select key, body from record {only} order by made, key", keys or ()).fetchall()
         found = dict(rows)
         wanted = list(found) if keys is None else [k for k in keys if k in found]
         whole = (_readable(found[k] or b"", k[:12]) for k in wanted)

@@ -97,7 +97,7 @@ def has_neurons(module: nn.Module) -> bool:
     """Whether the first axis of the module's weight runs over its outputs, as in linear and convolutional layers. PyG has a
     Linear of its own; what else has a weight may keep it the other way round, or several in one."""
     weight = getattr(module, "weight", None)
-    known = isinstance(module, nn.Linear | _ConvNd) or any(c.__name__ == "Linear" for c in type(module).__mro__)
+    known = isinstance(module, _ConvNd) or any(c.__name__ == "Linear" for c in type(module).__mro__)
     return isinstance(weight, nn.Parameter) and weight.ndim >= 2 and known and not getattr(module, "transposed", False)
 
 

@@ -70,7 +70,10 @@ class Victim(nn.Module):
         return self.modality.call(module, batch)
 
     def _call(self, batch: Inputs) -> Tensor:
-        return self.call(self.module, batch)
+        said = self.call(self.module, batch)
+        if isinstance(said, Tensor):
+            return said
+        return check_logits(said, self.modality.count(batch), training=self.module.training)  # which says what is wrong
 
     def _taken(self, batch: Inputs) -> frozenset[str]:
         """Which of the batch's edge weights the call lets act; tried out the first time."""
@@ -83,8 +86,10 @@ class Victim(nn.Module):
     @torch.no_grad()
     def seek_head(self, batch: Inputs) -> None:
         """Find the head, if it was not named, by a call in evaluation mode: the order of definition does not tell."""
-        heads = self._heads()
-        if self.known_head is not None or len(heads) < 2:
+        if self.known_head is not None or not (heads := self._heads()):
+            return
+        if len(heads) == 1:
+            self._seen_head = heads[0]
             return
         wide: list[tuple[str, int]] = []
 
@@ -176,7 +181,7 @@ class Victim(nn.Module):
     def predict(self, inputs: Inputs, *, features: bool = False) -> tuple[Tensor, Tensor | None]:
         """(logits [n, k], features [n, d] or None) in evaluation mode, in chunks, on the CPU."""
         logits, found = [], []
-        if self.known_head is None:
+        if self.known_head is None:  # else the inputs need not be taken
             self.seek_head(self.modality.take(inputs, torch.arange(min(2, self.modality.count(inputs)))))
         with evaluating(self):
             for at in torch.arange(self.modality.count(inputs)).split(self.modality.chunk):
@@ -242,7 +247,7 @@ def first_logits(victim: Victim, batch: Inputs, classes: int) -> Tensor:
         what = f"inputs of shape {list(batch.shape[1:])}" if isinstance(batch, Tensor) else "these inputs"
         raise InvalidInput(f"the module cannot be trained on {what}: {reason}; change the inputs or the module") from error
     n = victim.modality.count(batch)
-    if check_logits(logits, n, training=victim.training).shape[1] < classes:
+    if check_logits(logits, n).shape[1] < classes:
         raise InvalidInput(f"the module gives {logits.shape[1]} logits for {classes} classes; give it {classes} outputs")
     return logits
 

@@ -109,9 +109,10 @@ def _name(plan: dict[str, Any], plans: Sequence[dict[str, Any]]) -> str:
         if own["name"] == "tu" and "set" not in differs:
             shown.insert(0, own["set"])
         parts.append(own["name"] + (f"({', '.join(shown)})" if shown else ""))
+    alike = [p for p in plans if all(p[k] == plan[k] for k in ("dataset", "victim", "attack"))]
     for kind in ("trainer", "detectors", "purifiers"):
-        if len({canonical(p.get(kind)) for p in plans if all(p[k] == plan[k] for k in ("dataset", "victim", "attack"))}) > 1:
-            listed = [part for p in plans for part in (p.get(kind) or ())] if kind != "trainer" else []
+        if len({canonical(p.get(kind)) for p in alike}) > 1:
+            listed = [part for p in alike for part in (p.get(kind) or ())] if kind != "trainer" else []
             own = plan.get(kind) or []
             told = ", ".join(_apart(part, listed) for part in own) or "none" if listed else short(plan.get(kind))
             parts.append(f"{kind} {told}")
@@ -194,7 +195,10 @@ def united(records: Iterable[Record]) -> list[Record]:
             found[key] = record
             continue
         parts = {kind: {**old.metrics.get(kind, {}), **record.metrics.get(kind, {})} for kind in ("detectors", "purifiers")}
-        seconds, stages = {**old.seconds, **record.seconds}, {**record.stages, **old.stages, **record.stages}
+        seconds, stages = (
+            {**old.seconds, **record.seconds},
+            {**record.stages, **old.stages},
+        )  # its plan's first
         errors = {name: why for name, why in {**old.errors, **record.errors}.items() if name not in seconds}
         changes = {"metrics": {**record.metrics, **parts}, "seconds": seconds, "stages": stages, "errors": errors}
         found[key] = msgspec.structs.replace(record, **changes)

@@ -128,10 +128,6 @@ class Trainer(Component, name="trainer"):
             batch = augment(batch, self.augment, state.order)
         device = victim.device
         batch, y = data.modality.move(batch, device), y.to(device)
-        if hooks and not state.step and len(y) > 1:  # a hook's own loss would not say what is wrong with the answers
-            with scoped(state.seed, "first look"):
-                few = data.modality.take(batch, torch.arange(2, device=device))
-                first_logits(victim.clone(), few, data.n_classes)
         with torch.autocast(device.type, torch.bfloat16) if self.bf16 and has_bf16(device) else nullcontext():
             own = [x for x in (h.loss(state, batch, y, rows) for h in hooks) if x is not None]
             logits = None if own else victim(batch) if state.step else first_logits(victim, batch, data.n_classes)
