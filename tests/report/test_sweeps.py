@@ -57,5 +57,5 @@ def test_lines_that_differ_in_another_setting_are_told_apart() -> None:
 
     made = sweeps(groups([cell(r, s) for r in (0.1, 0.2, 0.3) for s in (1, 2, 3)]))
     drawn = next(f for f in made if f.name == "sweep-attack.rate-asr").spec["data"]["values"]
-    found = {(p["line"].rpartition(" / ")[2], p["at"]): p["%"] for p in drawn}
+    found = {(p["line"], p["at"]): p["%"] for p in drawn}
     assert len(drawn) == len(found) == 9 and found["sub-ba(size=2)", 0.1] == 30.0

@@ -40,7 +40,7 @@ def _lines(found: Sequence[Group], path: str) -> Iterator[dict[str, Any]]:
     plans = (({k: v for k, v in group.plan.items() if k != "seed"}, group) for group in found)
     held = list(families(plans, path).values())
     places = [_place(members[0][1].plan) for members in held]
-    whole = names([without(members[0][1].plan, path) for members in held])
+    whole = _told(names([without(members[0][1].plan, path) for members in held]))
     for members, (what, panel), name in zip(held, places, whole, strict=True):
         told = what if places.count((what, panel)) == 1 else name  # several lines of one attack differ in other settings
         for value, group in members:
