@@ -38,6 +38,13 @@ def test_edges_go_in_pairs_at_the_rate_asked_for() -> None:
     assert float(shares.min()) > 0.38 and float(shares.max()) < 0.62 and float(shares.mean()) == pytest.approx(0.5, abs=0.03)
 
 
+def test_directed_edges_go_as_often_as_others() -> None:
+    ends = torch.ones(9, 9).triu(1).nonzero().t()  # of node 0 all edges go out
+    whole = Graphs.build(torch.zeros(9, 1), ends, torch.tensor([9]))
+    many = thinned(whole, torch.arange(1), torch.arange(300), 0.5, 3, torch.ones(9, dtype=torch.bool))
+    assert int(many.n_edges.sum()) / (300 * ends.shape[1]) == pytest.approx(0.5, abs=0.03)
+
+
 def test_a_node_that_would_lose_its_last_edge_keeps_all() -> None:
     graph, every = Graphs.build(torch.zeros(6, 1), PATH, torch.tensor([6])), torch.ones(6, dtype=torch.bool)
     many = thinned(graph, torch.arange(1), torch.arange(64), 0.5, 0, every)

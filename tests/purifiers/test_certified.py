@@ -396,6 +396,7 @@ def test_self_loops_and_one_way_edges_are_refused() -> None:
     for method in (Subsampling(), EdgePartition(), JointPartition()):
         with pytest.raises(Unsupported, match="undirected"):
             method.purify(Evidence(train=replace(train, inputs=one_way)), TINY)
+        assert "undirected" in method.unproven(one_way) and not method.unproven(train.inputs)
 
 
 def test_a_partition_of_the_training_set_takes_edges_of_any_kind() -> None:

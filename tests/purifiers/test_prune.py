@@ -73,8 +73,10 @@ def test_graphs_that_lost_too_much_lose_their_label() -> None:
     strict, mild = (Prune(when="train", drop_labels=True, share=s).pruned(train, screen) for s in (0.0, 0.25))
     assert strict.ids.tolist() == [0, 3]
     assert mild.ids.tolist() == [0, 1, 3]
-    with pytest.raises(InvalidInput, match="every training sample lost its label"):
+    with pytest.raises(InvalidInput, match="all of class 0, 1 lose their label"):
         Prune(when="train", drop_labels=True).pruned(labelled([MIXED, MIXED]), screen)
+    with pytest.raises(InvalidInput, match="all of class 1 lose their label"):
+        Prune(when="train", drop_labels=True).pruned(labelled([same, MIXED, same]), screen)
 
 
 def test_nodes_that_lost_an_edge_lose_their_label() -> None:

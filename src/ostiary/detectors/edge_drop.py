@@ -51,7 +51,7 @@ def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int, 
     local = many.edge_index - many.node_ptr[many.edge_batch]
     key = (ids.repeat(k)[many.edge_batch] << 42) + (local.amin(0) << 21) + local.amax(0)
     keep = uniform(seed, key, draws.repeat_interleave(g)[many.edge_batch]) >= rate
-    left = torch.bincount(many.edge_index[1][keep], minlength=len(many.x))
+    left = torch.bincount(many.edge_index[:, keep].flatten(), minlength=len(many.x))
     keep |= ((left == 0) & sheltered.repeat(k))[many.edge_index].any(0)
     return many.with_edges(keep)
 

@@ -239,10 +239,13 @@ def _verdict(stage: Stage, bench: Bench) -> Result:
     metrics = evaluate(outputs, poisoned, _reference(cell, bench), before)
     if cell.plan.attack:
         metrics |= reactivated(bench.victim(made), poisoned, bench.context(cell))
+    test = poisoned.splits.test
+    doubts = sanity.about_purified(bench.victim(victim), bench.victim(made), metrics, test)
     if isinstance(stage.part, Certified):
-        test = poisoned.splits.test
-        metrics["certified"] = certified(stage.part.certify(ballots(outputs.clean), test.inputs), test.y)
-    doubts = sanity.about_purified(bench.victim(victim), bench.victim(made), metrics, poisoned.splits.test)
+        if why := stage.part.unproven(test.inputs):
+            doubts.append(f"no certificate for the test graphs: {why}")
+        else:
+            metrics["certified"] = certified(stage.part.certify(ballots(outputs.clean), test.inputs), test.y)
     return Result(metrics, doubts, {"embedding": _embedding(outputs, poisoned)})
 
 

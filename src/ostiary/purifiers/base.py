@@ -159,3 +159,9 @@ def _let_train(victim: Victim, names: set[str], flag: bool) -> Victim:
         if name in names and p.is_floating_point():
             p.requires_grad_(flag)
     return victim
+
+
+def emptied(before: Dataset, after: Dataset) -> str:
+    """Names of the classes that have samples in `before` and none in `after`."""
+    counts = [torch.bincount(data.y, minlength=before.n_classes) for data in (before, after)]
+    return ", ".join(before.classes[c] for c in ((counts[0] > 0) & (counts[1] == 0)).nonzero().flatten().tolist())

@@ -50,8 +50,8 @@ class Certified(Purifier):
     def radius(self, victim: Victim, inputs: Inputs) -> Certificate:
         """The victim's predictions on `inputs` with what is certain of them. victim: what `purify` gave. Raises InvalidInput
         for graphs of which nothing can be."""
-        if self.splits_edges and isinstance(inputs, Graphs) and not simple(inputs):
-            raise InvalidInput(f"no certificate for these graphs: {TAKES}")
+        if why := self.unproven(inputs):
+            raise InvalidInput(f"no certificate for these graphs: {why}")
         return self.certify(ballots(victim.predict(inputs)[0]), inputs)
 
     def rebuild(self, victim: Victim) -> Victim:
@@ -59,7 +59,11 @@ class Certified(Purifier):
 
     def refuse(self, evidence: Evidence) -> str:
         held = next(d.inputs for d in (evidence.train, evidence.clean) if d is not None)
-        return "" if not self.splits_edges or not isinstance(held, Graphs) or simple(held) else TAKES
+        return self.unproven(held)
+
+    def unproven(self, inputs: Inputs) -> str:
+        """Why nothing can be proven for `inputs`, or nothing."""
+        return "" if not self.splits_edges or not isinstance(inputs, Graphs) or simple(inputs) else TAKES
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train = evidence.train

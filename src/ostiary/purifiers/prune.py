@@ -18,7 +18,7 @@ from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.modality.nodes import Nodes
 from ostiary.models.screened import Screen, screened
 from ostiary.models.victim import Victim
-from ostiary.purifiers.base import Purifier
+from ostiary.purifiers.base import Purifier, emptied
 from ostiary.triggers.generator import feature_kind
 
 
@@ -70,9 +70,10 @@ class Prune(Purifier, name="prune"):
         lost = old.n_edges - new.n_edges > self.share * old.n_edges
         if isinstance(train.inputs, Nodes):
             lost = (old.in_degree > new.in_degree)[train.inputs.roots]
-        if bool(lost.all()):
-            raise InvalidInput(f"every training sample lost its label at threshold {self.threshold}; lower it, or raise share")
-        return after.take((~lost).nonzero().flatten())
+        left = after.take((~lost).nonzero().flatten())
+        if gone := emptied(train, left):
+            raise InvalidInput(f"at threshold {self.threshold} all of class {gone} lose their label; lower it, or raise share")
+        return left
 
 
 class Pruning(Screen):

@@ -11,7 +11,7 @@ from ostiary.detectors.spectral import Spectral
 from ostiary.errors import InvalidInput, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
-from ostiary.purifiers.base import Purifier
+from ostiary.purifiers.base import Purifier, emptied
 
 
 class RetrainWithout(Purifier, name="retrain-without"):
@@ -44,11 +44,9 @@ class RetrainWithout(Purifier, name="retrain-without"):
         if dropped is None:
             raise Unsupported(f"the detector '{self.detector.name}' scores samples but flags none; set share=")
         left = train.take((~dropped).nonzero().flatten())
-        before, after = (torch.bincount(y, minlength=train.n_classes) for y in (train.y, left.y))
-        emptied = ((before > 0) & (after == 0)).nonzero().flatten().tolist()
-        if emptied:
-            lost = ", ".join(train.classes[c] for c in emptied)
+        if lost := emptied(train, left):
             raise InvalidInput(f"without the {int(dropped.sum())} suspects no sample of class {lost} is left; drop fewer")
         victim = ctx.fit(left, what="retraining without suspects")
-        victim.notes["dropped"] = dict(zip(train.classes, (before - after).tolist(), strict=True))
+        dropped_by_class = torch.bincount(train.y[dropped], minlength=train.n_classes).tolist()
+        victim.notes["dropped"] = dict(zip(train.classes, dropped_by_class, strict=True))
         return victim
