@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from toy_runs import kinds, watch
 
 from ostiary import cli, run, save_weights, write_report
 from ostiary.component import build
+from ostiary.data.dataset import Splits
+from ostiary.data.toy import ToyGraphs
 from ostiary.experiment.bench import Bench
 from ostiary.experiment.exchange import merge, write_records
 from ostiary.experiment.plan import read_plan
@@ -207,3 +210,19 @@ def test_incoming_inputs_bear_no_labels_here_either(data: str, tmp_path: Path, m
         not record.errors and not bool(shown[0].y.any()) and all("fpr" not in m for m in record.metrics["detectors"].values())
     )
     assert len(shown[0]) == record.metrics["data"]["parts"]["test"]["n"]
+
+
+def test_no_certificate_is_given_for_test_graphs_of_which_nothing_is_proven(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def one_way(_: Any, splits: Splits) -> Splits:
+        ends = splits.test.inputs.edge_index
+        return splits.with_part("test", replace(splits.test, inputs=splits.test.inputs.with_edges(ends[0] < ends[1])))
+
+    monkeypatch.setattr(ToyGraphs, "part", one_way)
+    plan = {**PLAN, "detectors": [], "purifiers": ["edge-partition", {"name": "training-partition", "parts": 3}]}
+    record = run(plan, store=tmp_path)[0]
+    figures = record.metrics["purifiers"]
+    assert "acc" in figures["edge-partition"] and "certified" not in figures["edge-partition"]
+    assert "certified" in figures["training-partition(parts=3)"], "which does not rest on edges"
+    assert [d for d in record.doubts if "no certificate for the test graphs: it takes undirected" in d]

@@ -24,14 +24,11 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> 
     nodes = isinstance(inputs, Nodes)
     store: Graphs = inputs.graphs if nodes else inputs
     ids = torch.arange(len(store)) if nodes else data.ids  # an input's draws do not depend on the others
-    sheltered = torch.ones(len(store.x), dtype=torch.bool)
-    if nodes:  # samples only: what a trigger brought shall lose its edges
-        sheltered.fill_(False)[inputs.roots] = True
     logits = victim.predict(inputs)[0]
     before = logits.double().log_softmax(1)
     total, degrees = torch.zeros(n, dtype=torch.float64), are_degrees(store)
     for draws in torch.arange(passes).split(max(1, BUDGET // max(1, store.x.numel()))):
-        many: Inputs = thinned(store, ids, draws, rate, seed, sheltered)
+        many: Inputs = thinned(store, ids, draws, rate, seed)
         many = with_degrees(many) if degrees else many
         if nodes:
             shift = len(store.x) * torch.arange(len(draws))[:, None]
@@ -42,17 +39,16 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> 
     return total, logits
 
 
-def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int, sheltered: Tensor) -> Graphs:
+def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int) -> Graphs:
     """A copy of all graphs for every one of `draws` (int64 [K]), in each of which an undirected edge is missing with
-    probability `rate`; a `sheltered` node (bool [N]) that would lose its last edge keeps all of them. ids: int64 [G], names
-    of the graphs."""
+    probability `rate`; a node that would lose its last edge keeps all of them. ids: int64 [G], names of the graphs."""
     g, k = len(graphs), len(draws)
     many = graphs.take(torch.arange(g).repeat(k))
     local = many.edge_index - many.node_ptr[many.edge_batch]
     key = (ids.repeat(k)[many.edge_batch] << 42) + (local.amin(0) << 21) + local.amax(0)
     keep = uniform(seed, key, draws.repeat_interleave(g)[many.edge_batch]) >= rate
     left = torch.bincount(many.edge_index[:, keep].flatten(), minlength=len(many.x))
-    keep |= ((left == 0) & sheltered.repeat(k))[many.edge_index].any(0)
+    keep |= (left == 0)[many.edge_index].any(0)
     return many.with_edges(keep)
 
 

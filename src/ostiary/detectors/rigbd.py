@@ -22,7 +22,7 @@ class RIGBD(InputDetector, name="rigbd"):
     """Scores a sample by how far its prediction moves when edges are dropped at random.
 
     Source: Zhang, Lin, Xu, Wu & Wang, Robustness Inspired Graph Backdoor Defense, ICLR 2025, arXiv:2406.09836. In each of
-    `passes` (paper: 20) every undirected edge goes with probability `drop` (paper: 0.5), except those of samples that would
+    `passes` (paper: 20) every undirected edge goes with probability `drop` (paper: 0.5), except those of nodes that would
     be left without any; the score is the sum of KL(whole || thinned). From the top, rows are flagged that carry the
     suspected class, until two in a row carry another label. The defender holds the training set and a model of it. Where
     a trigger brought an isolated node its only edge, dropping never takes it: such poison is not found.
@@ -71,7 +71,8 @@ class RIGBD(InputDetector, name="rigbd"):
 
 
 def cut(scores: Tensor, labels: Tensor, top: int) -> tuple[int, Tensor]:
-    """The most frequent label of the `top` rows, and the rows of that label above the first two others in a row."""
+    """The most frequent label of the `top` rows, and the rows of that label above the first two others in a row; none where
+    all scores are equal, and the order says nothing."""
     order = scores.argsort(descending=True, stable=True)
     ranked = labels[order]
     goal = int(torch.bincount(ranked[:top]).argmax())
@@ -79,5 +80,5 @@ def cut(scores: Tensor, labels: Tensor, top: int) -> tuple[int, Tensor]:
     twice = (~hit[:-1] & ~hit[1:]).nonzero().flatten()
     above = order[: int(twice[0])] if len(twice) else order
     flagged = torch.zeros(len(scores), dtype=torch.bool)
-    flagged[above[labels[above] == goal]] = True
+    flagged[above[labels[above] == goal]] = float(scores.max()) > float(scores.min())
     return goal, flagged
