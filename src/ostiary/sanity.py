@@ -10,6 +10,8 @@ from ostiary.data.dataset import Dataset
 from ostiary.evaluate import Metrics, Outputs
 from ostiary.models.victim import Victim
 
+GATE, COST = 0.85, 0.05  # FCT paper (Chen, Wu & Wang, NeurIPS 2022): attacks that do less are not worth a row
+
 
 def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_train: Tensor, trained: bool = True) -> list[str]:
     """said_train: what the victim calls the poisoned training rows. trained: whether it and the clean control were."""
@@ -34,6 +36,10 @@ def _about_attack(metrics: Metrics, poisoned: Poisoned, said_train: Tensor, trai
     if len(poisoned.index):  # a clean model need not be attacked well
         if metrics["asr_lift"]["value"] < 0.3:
             doubts.append("the attack hardly works (lift under 30 points): figures of defences against it say little")
+        elif poisoned.splits.modality.name == "image" and (metrics["asr"]["value"] < GATE or metrics["cad"]["value"] > COST):
+            gate = f"the usual gate of defence tables on images, ASR {GATE:.0%} and accuracy within {100 * COST:.0f} points"
+            found = f"{metrics['asr']['value']:.1%}, {100 * metrics['cad']['value']:.1f} lost"
+            doubts.append(f"the attack misses {gate} of a clean model's: {found}")
         learnt = float((said_train == poisoned.splits.train.y[poisoned.index]).double().mean())
         if learnt < 0.5:
             doubts.append(f"the victim learnt only {learnt:.0%} of the poisoned training samples")

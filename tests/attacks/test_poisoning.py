@@ -236,6 +236,12 @@ def test_random_subgraphs_are_connected_where_that_is_to_be_expected(seed: int) 
     assert len(erdos_renyi(6, 0.05, generator(seed, "er"))) > 0, "sparse triggers may fall apart but are not empty"
 
 
+@pytest.mark.parametrize("model", ["er", "ws", "ba"])
+def test_a_subgraph_of_one_node_has_no_edge_and_is_a_doubt(model: Any) -> None:
+    made = SubBA(size=1, model=model).poison(toys.splits("graph"), CTX)
+    assert made.trigger.edges == () and any("left" in d and "as they were" in d for d in made.doubts)
+
+
 def test_density_one_is_a_clique_and_densities_are_met_on_average() -> None:
     assert len(erdos_renyi(5, 1.0, generator(0, "er"))) == 10
     mean = sum(len(erdos_renyi(7, 0.8, generator(s, "er"))) for s in range(60)) / 60

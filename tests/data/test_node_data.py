@@ -67,10 +67,19 @@ def test_training_sees_no_test_node() -> None:
     assert len(train.inputs.x) == 240 and torch.equal(train.inputs.x, whole.inputs.x[train.ids])
     inside = torch.isin(whole.inputs.edge_index, train.ids).all(0)
     assert torch.equal(train.ids[train.inputs.edge_index], whole.inputs.edge_index[:, inside])
+    assert torch.equal(test.inputs.roots, test.ids) and len(test.inputs.x) == 300
     for part in (test, clean):
-        assert torch.equal(part.inputs.roots, part.ids) and len(part.inputs.x) == 300
         assert torch.equal(part.y, whole.y[part.ids])
     assert len(torch.cat([train.ids, test.ids, clean.ids]).unique()) == 300
+
+
+def test_a_defender_sees_no_test_node() -> None:
+    whole, splits = source().read()[0], source(clean_rate=0.1).load(0)
+    clean, known = splits.clean, torch.cat([splits.train.ids, splits.clean.ids]).sort().values
+    assert len(known) == 270 and torch.equal(clean.inputs.x, whole.inputs.x[known])
+    assert torch.equal(known[clean.inputs.roots], clean.ids)
+    inside = torch.isin(whole.inputs.edge_index, known).all(0)
+    assert torch.equal(known[clean.inputs.edge_index], whole.inputs.edge_index[:, inside])
 
 
 def test_own_graph_is_split_alike() -> None:

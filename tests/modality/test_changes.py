@@ -32,10 +32,11 @@ def test_a_distorted_graph_keeps_its_nodes_and_about_half_of_its_edges() -> None
     assert torch.equal(*kinds)
 
 
-def test_degrees_of_a_distorted_graph_are_those_of_the_edges_left() -> None:
+@pytest.mark.parametrize(("change", "most"), [("distort", 0.65), ("vary", 0.95)])
+def test_degrees_of_a_changed_graph_are_those_of_the_edges_left(change: str, most: float) -> None:
     clean = toys.splits("graph").clean
-    other = clean.modality.distort(with_degrees(clean.inputs), torch.Generator().manual_seed(0))
-    assert bool(counts_degrees(other).all()) and other.edge_index.shape[1] < 0.65 * clean.inputs.edge_index.shape[1]
+    other = getattr(clean.modality, change)(with_degrees(clean.inputs), torch.Generator().manual_seed(0))
+    assert bool(counts_degrees(other).all()) and other.edge_index.shape[1] < most * clean.inputs.edge_index.shape[1]
 
 
 def test_a_distorted_image_of_one_shade_keeps_it_away_from_what_is_filled_in() -> None:

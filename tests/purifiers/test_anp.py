@@ -13,6 +13,7 @@ from torch import nn
 
 from ostiary.component import build
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.errors import MissingEvidence, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.experiment.runner import run
@@ -41,6 +42,22 @@ def test_the_backdoor_is_pruned_and_nothing_else(purifier: ANP, norm: bool) -> N
     found = purifier.purify(held, toys.context("image"))
     assert torch.equal(called(found, marked), marked.y)
     assert found.notes["pruned"] == 1 and found.notes["of"] == 3
+
+
+@pytest.mark.parametrize(("threshold", "share"), [(0.2, 1.0), (None, 0.8)])
+def test_a_part_is_held_out_only_where_a_threshold_is_chosen(
+    threshold: float | None, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, seen = evidence(False), []
+    learn = ANP.learn
+
+    def noted(self: ANP, neurons: Neurons, data: Dataset, ctx: Context) -> torch.Tensor:
+        seen.append(len(data))
+        return learn(self, neurons, data, ctx)
+
+    monkeypatch.setattr(ANP, "learn", noted)
+    FEW.replace(threshold=threshold).purify(held, toys.context("image"))
+    assert held.clean is not None and seen == [round(share * len(held.clean))]
 
 
 def test_without_perturbation_nothing_is_suspicious() -> None:

@@ -120,3 +120,12 @@ def test_images_of_the_goal_class_say_nothing_of_a_place() -> None:
     search = PatchSearch(size=2, steps=30, lr=1e-3, batch_size=16, hidden=8, alpha=0.0, noise=0.0, learnt=True)
     found = search.of(Victim(Median(), "image"), clean, torch.tensor([0, 1]), torch.ones(2), toys.context("image"))
     assert float(found.success.max()) < 1e-3 and float(found.places.success.max()) < 1e-3
+
+
+def test_every_parameter_of_the_generators_moves_what_they_make() -> None:
+    with scoped(0, "init"):
+        nets = Generators(1, 9, 16)
+    made = nets(torch.rand(1, 20, NOISE, generator=generator(0, "noise")))
+    made.square().sum().backward()
+    still = {n for n, p in nets.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-6}
+    assert still == {f"layers.{i}.bias" for i in range(3)}, "what BatchNorm takes away, its own shift gives back"

@@ -99,6 +99,14 @@ def test_hidden_bits_suit_images_of_any_size(shape: tuple[int, int, int]) -> Non
     assert torch.allclose(after[:1], stamped(trigger, images[:1]), atol=1e-6)
 
 
+def test_hidden_bits_of_other_channels_are_refused() -> None:
+    with scoped(0, "init"):
+        net = Steganography(3, 5, 4)
+    trigger = HiddenBits(channels=3, bits=5, width=4, state=net.state_dict())
+    with pytest.raises(InvalidInput, match="into images of 3 channels, these have 1; make one for them"):
+        stamped(trigger, torch.rand(2, 1, 8, 8))
+
+
 def test_cosines_are_orthonormal_and_the_first_is_constant() -> None:
     basis = cosines(9, 9)
     assert torch.allclose(basis @ basis.T, torch.eye(9, dtype=torch.float64), atol=1e-12)

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from ostiary.component import build
 from ostiary.errors import BadSpec
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.testing import toys
+from ostiary.triggers.positions.asked import Impact
 from ostiary.triggers.positions.base import Ranked
 
 NAMES = ["random", "degree", "dense", "explained", "impact"]
@@ -89,6 +90,23 @@ def test_impact_equals_a_loop_over_nodes() -> None:
             scores[node] = float((victim.predict(cut)[0] - before)[g].square().mean())
         best = sorted(scores.values(), reverse=True)[:3]
         assert [scores[n] for n in found[g].tolist()] == pytest.approx(best, rel=1e-3)
+
+
+def test_impact_counts_degrees_anew_and_no_other_features() -> None:
+    part, victim = toys.splits("graph").clean, toys.victim("graph")
+    graphs = with_degrees(part.inputs)
+    mixed = torch.where(graphs.batch[:, None] < 5, graphs.x, part.inputs.x)
+    graphs, before = graphs.with_(x=mixed), victim.predict(graphs.with_(x=mixed))[0]
+    found = Impact(candidates=40).score(graphs, part.ids, 7, victim)
+    for g in range(10):
+        nodes = (graphs.batch == g).nonzero().flatten()
+        scores = []
+        for node in nodes.tolist():
+            cut = graphs.with_edges((graphs.edge_index != node).all(0))
+            cut = with_degrees(cut).take(torch.tensor([g])) if g < 5 else cut.take(torch.tensor([g]))
+            scores.append(float((victim.predict(cut)[0][0] - before[g]).square().mean()))
+        wanted = torch.tensor(scores, dtype=torch.float64)
+        assert torch.allclose(found[nodes].double(), wanted / wanted.max(), atol=1e-3)
 
 
 class Extreme(Ranked):

@@ -16,7 +16,7 @@ class PatchMT(PoisoningAttack, name="patch-mt"):
     Source: BadNets (Gu et al., 2017, arXiv:1708.06733) for several targets, as Huang et al., 2024 (PPT), compare with. The
     adversary controls training data only. `labels`: multi-target (dirty), or clean-multi-target (preset clean-label). Rate
     1 %, clean-label 10 %: that paper. Codes of 3 x 3 pixels on places four pixels apart: ours, the paper prints neither.
-    Differs: images are led to every other class equally often, not at random.
+    Differs: images of a class are led to the other classes in turn, not at random.
     """
 
     modalities = frozenset({"image"})

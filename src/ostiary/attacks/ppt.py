@@ -32,7 +32,7 @@ class PPT(PoisoningAttack, name="ppt"):
     Rate 1 %, clean-label 10 %; `eps` 0.05 (L-infinity, pixels); 10 `steps`: paper (PGD-10). `step`: None means
     2.5 `eps` / `steps`, a common choice; the paper prints none. No random start.
 
-    Differs from the paper: each true class is led to every other one equally often, not at random; poisoned images are
+    Differs from the paper: images of a class are led to the other classes in turn, not at random; poisoned images are
     rounded to 8 bits; Algorithm 1 prints a plus for the step, which contradicts its Eq. 3 and its results. Judge its
     success beside the natural rate, that of the same triggers on a clean model: adversarial examples transfer.
     """

@@ -19,7 +19,9 @@ def trigger_size(train: Dataset, share: float = 0.2) -> int:
 
 
 def random_graph(model: Model, size: int, density: float, degree: int, rng: torch.Generator) -> Edges:
-    """An Erdos-Renyi, Watts-Strogatz or Barabasi-Albert graph."""
+    """An Erdos-Renyi, Watts-Strogatz or Barabasi-Albert graph; of one node it has no edge."""
+    if size == 1:
+        return ()
     if model == "er":
         return erdos_renyi(size, density, rng)
     return watts_strogatz(size, degree, density, rng) if model == "ws" else barabasi_albert(size, degree, rng)

@@ -18,7 +18,7 @@ class WaNetMT(PoisoningAttack, name="wanet-mt"):
     with. The adversary controls training data only: the poison is made once, and no noise is warped beside it. `labels`:
     multi-target (dirty), or clean-multi-target (preset clean-label). Rate 1 %, clean-label 10 %; `k` 4 to 8 and `strength`
     0.5 to 0.75 over the classes: that paper. Which class has which pair is ours (k in turn, strength rising). Differs:
-    images are led to every other class equally often, not at random.
+    images of a class are led to the other classes in turn, not at random.
     """
 
     modalities = frozenset({"image"})

@@ -21,7 +21,8 @@ from ostiary.seeds import generator
 
 class NodeSource(DataSource):
     """One graph whose nodes are the samples. Inductive: the training part is cut out of the graph, so that no test or clean
-    node is seen in training; test and clean nodes are judged in the whole graph (as UGBA does)."""
+    node is seen in training; test nodes are judged in the whole graph (as UGBA does), and clean ones in the graph without
+    test nodes, so that no defence sees what it is measured on."""
 
     modalities = frozenset({"node"})
 
@@ -30,8 +31,11 @@ class NodeSource(DataSource):
 
 
 def inductive(splits: Splits) -> Splits:
-    """The same, with the training part in a graph of its own."""
-    return splits.with_part("train", replace(splits.train, inputs=induced(splits.train.inputs)))
+    """The same, with the training part in a graph of its own, and the clean part in one of it and of the training part."""
+    train, clean = splits.train.inputs, splits.clean.inputs
+    known = induced(replace(train, roots=torch.cat([train.roots, clean.roots])))
+    held = replace(splits.clean, inputs=replace(known, roots=known.roots[len(train) :]))
+    return splits.with_part("train", replace(splits.train, inputs=induced(train))).with_part("clean", held)
 
 
 class SBM(NodeSource, name="sbm"):

@@ -51,7 +51,7 @@ def images(pixels: Tensor, y: Sequence[int] | Tensor, classes: tuple[str, ...] =
 
 def split_data(data: Dataset, *, test_rate: float = 0.2, clean_rate: float = 0.03, seed: int = 0) -> Splits:
     """Stratified train / test / clean; the clean part (a rate of all samples) comes out of the test part. Nodes are split
-    inductively: the training graph holds neither of the others."""
+    inductively: the training graph holds neither of the others, the clean nodes' graph no test node."""
     for name, rate in (("test_rate", test_rate), ("clean_rate", clean_rate)):
         if not isinstance(rate, Real) or not 0 <= rate <= 1:
             raise InvalidInput(f"{name} is {rate!r}, expected a number from 0 to 1; correct it")

@@ -18,7 +18,7 @@ from ostiary.seeds import uniform
 BUDGET = 2**23  # entries of x that are copied at a time
 
 
-def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> tuple[Tensor, Tensor]:
+def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int, keep_last: bool = True) -> tuple[Tensor, Tensor]:
     """Sum over passes of KL(whole || thinned) of every input, float64 [n], and the logits on the whole data, [n, k]."""
     inputs, n = data.inputs, len(data)
     nodes = isinstance(inputs, Nodes)
@@ -28,7 +28,7 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> 
     before = logits.double().log_softmax(1)
     total, degrees = torch.zeros(n, dtype=torch.float64), are_degrees(store)
     for draws in torch.arange(passes).split(max(1, BUDGET // max(1, store.x.numel()))):
-        many: Inputs = thinned(store, ids, draws, rate, seed)
+        many: Inputs = thinned(store, ids, draws, rate, seed, keep_last)
         many = with_degrees(many) if degrees else many
         if nodes:
             shift = len(store.x) * torch.arange(len(draws))[:, None]
@@ -39,16 +39,18 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int) -> 
     return total, logits
 
 
-def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int) -> Graphs:
+def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int, keep_last: bool = True) -> Graphs:
     """A copy of all graphs for every one of `draws` (int64 [K]), in each of which an undirected edge is missing with
-    probability `rate`; a node that would lose its last edge keeps all of them. ids: int64 [G], names of the graphs."""
+    probability `rate`; with `keep_last` a node that would lose its last edge keeps all of them. ids: int64 [G], names of
+    the graphs."""
     g, k = len(graphs), len(draws)
     many = graphs.take(torch.arange(g).repeat(k))
     local = many.edge_index - many.node_ptr[many.edge_batch]
     key = (ids.repeat(k)[many.edge_batch] << 42) + (local.amin(0) << 21) + local.amax(0)
     keep = uniform(seed, key, draws.repeat_interleave(g)[many.edge_batch]) >= rate
-    left = torch.bincount(many.edge_index[:, keep].flatten(), minlength=len(many.x))
-    keep |= (left == 0)[many.edge_index].any(0)
+    if keep_last:
+        left = torch.bincount(many.edge_index[:, keep].flatten(), minlength=len(many.x))
+        keep |= (left == 0)[many.edge_index].any(0)
     return many.with_edges(keep)
 
 

@@ -22,10 +22,11 @@ class RIGBD(InputDetector, name="rigbd"):
     """Scores a sample by how far its prediction moves when edges are dropped at random.
 
     Source: Zhang, Lin, Xu, Wu & Wang, Robustness Inspired Graph Backdoor Defense, ICLR 2025, arXiv:2406.09836. In each of
-    `passes` (paper: 20) every undirected edge goes with probability `drop` (paper: 0.5), except those of nodes that would
-    be left without any; the score is the sum of KL(whole || thinned). From the top, rows are flagged that carry the
-    suspected class, until two in a row carry another label. The defender holds the training set and a model of it. Where
-    a trigger brought an isolated node its only edge, dropping never takes it: such poison is not found.
+    `passes` (paper: 20) every undirected edge goes with probability `drop` (paper: 0.5), with `keep_last` (the paper; the
+    authors' code drops these too) except those of nodes that would be left without any; the score is the sum of KL(whole ||
+    thinned). From the top, rows are flagged that carry the suspected class, until two in a row carry another label. The
+    defender holds the training set and a model of it. Where a trigger brought an isolated node its only edge, `keep_last`
+    never takes it: such poison is not found.
 
     `own_model` (the paper; preset `paper`): a graph convolutional network without self-loops, trained on the set with the
     plan's recipe, is asked; without it the given model is. One that answers every row alike has died, and another is trained
@@ -41,6 +42,7 @@ class RIGBD(InputDetector, name="rigbd"):
     on: Literal["train", "incoming"] = "train"
     passes: Positive = 20
     drop: Rate = 0.5
+    keep_last: bool = True
     top: Positive = 10
     own_model: bool = False
 
@@ -52,7 +54,7 @@ class RIGBD(InputDetector, name="rigbd"):
 
         def scored(share: float) -> tuple[Tensor, Tensor]:
             victim = self.own(given(evidence.train), share, ctx) if self.own_model else given(evidence.victim)
-            return sway(victim, data, self.passes, self.drop, ctx.key("edges"))
+            return sway(victim, data, self.passes, self.drop, ctx.key("edges"), self.keep_last)
 
         if self.own_model:
             (scores, logits), _ = lowered(scored, lambda found: float(found[0].max()) > float(found[0].min()))

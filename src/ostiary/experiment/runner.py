@@ -181,12 +181,20 @@ class _Job:
             pool.close()
 
     def next(self) -> Stage | None:
-        """The first stage of the plan that can start."""
-        while self.ready:
-            key = heapq.heappop(self.ready)[1]
-            if key not in self.settled:
-                return self.stages[key]
-        return None
+        """The first stage of the plan that can start; one that another run is at only where there is no other."""
+        busy: list[tuple[int, str]] = []
+        found = None
+        while self.ready and found is None:
+            place, key = heapq.heappop(self.ready)
+            if key not in self.settled and self.store.claimed(key):
+                busy.append((place, key))
+            elif key not in self.settled:
+                found = key
+        for entry in busy:
+            heapq.heappush(self.ready, entry)
+        if found is None and busy:
+            found = heapq.heappop(self.ready)[1]
+        return None if found is None else self.stages[found]
 
     def hand_out(self, pool: Pool) -> None:
         """No more than can start: what waits in the pool cannot be overtaken by what comes earlier in the plan."""

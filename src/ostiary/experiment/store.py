@@ -141,6 +141,18 @@ class Store:
             fcntl.flock(handle, fcntl.LOCK_UN)
             os.close(handle)
 
+    def claimed(self, key: str) -> bool:
+        """Whether somebody holds this claim now; not waited for, nothing is taken."""
+        with contextlib.suppress(OSError):
+            handle = os.open(self.folder / "claims" / key, os.O_RDWR)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            finally:
+                os.close(handle)
+        return False
+
     # artefacts
 
     def object(self, digest: str) -> Path:

@@ -106,13 +106,16 @@ class GraphModality(Modality, name="graph"):
 
     def vary(self, inputs: Graphs, rng: torch.Generator) -> Graphs:
         """Up to 30 % of a graph's edges dropped and up to 30 % of its nodes given another node's features; the two
-        shares are drawn anew for every graph. Nothing is added, so no trigger can arise."""
+        shares are drawn anew for every graph. Nothing is added, so no trigger can arise. Features that are degrees are
+        counted anew instead: the old ones would still show the edges that are gone."""
         where, n = inputs.x.device, len(inputs.x)
         drop, swap = 0.3 * torch.rand(2, len(inputs), generator=rng).to(where)
         draw = torch.rand(inputs.edge_index.shape[1], generator=rng).to(where)[inputs.pairs]  # one per undirected edge
         keep = draw > drop[inputs.edge_batch]
         other = torch.randint(0, max(1, n), (n,), generator=rng).to(where)
         moved = torch.rand(n, generator=rng).to(where) < swap[inputs.batch]
+        if are_degrees(inputs):
+            return with_degrees(inputs.with_edges(keep))
         x = torch.where(moved[:, None], inputs.x[other], inputs.x)
         return inputs.with_edges(keep).with_(x=x)
 

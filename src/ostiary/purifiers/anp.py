@@ -56,9 +56,9 @@ class ANP(Choice, Purifier, name="anp"):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
-        victim = evidence.victim.clone()
-        neurons = Neurons.of(victim)
-        tune, check = hold_out(evidence.clean, ctx.key("hold out"))
+        neurons, clean = Neurons.of(evidence.victim.clone()), evidence.clean
+        chooses = self.threshold is None and evidence.oracle is None  # else it may learn on all there is
+        tune, check = hold_out(clean, ctx.key("hold out")) if chooses else (clean, clean)
         masks = self.learn(neurons, tune, ctx)
         levels = [i / 20 for i in range(19)] if self.threshold is None else [self.threshold]
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,7 @@ from ostiary.training.draws import draws
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
-PAPER = {"epochs": 5, "batch_size": 100, "freeze_norms": True, "share": 0.01, "ascent_steps": 0}
+PAPER = {"epochs": 5, "batch_size": 100, "freeze_norms": True, "share": 0.01, "ascent_steps": 0, "space": "normalised"}
 
 
 class IBAU(Unlearner, Purifier, name="i-bau"):
@@ -34,11 +36,10 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
     steps (0: one pass) at `ascent_lr` down -CE(f(x + d), f's label of x) + `penalty` |d|^2; then each batch makes one Adam step
     on its CE, d added to the share `share` of it, by the implicit hypergradient: `fixed_point` iterations of the map d -
     `map_step` (slope of the former loss on the round's first batch). 10, 0.001, 5, 0.1 and lr 1e-3: authors' code. Its 5
-    rounds, batches of 100, one pass and share 0.01 (preset) do little with tens of samples; 10, 64, 20 steps and 0.5 are ours,
-    from toy images; preset auto (ours): 0.1 and frozen statistics (CIFAR-10, seed 10: 2.9 % of a patch's success left for 5.5
-    points of accuracy; with 0.5 0.4 for 56, by the authors' 16.5 for 1.5; on digits it leaves more). Differs from the code: d
-    is in units of the inputs (there: normalised), inputs are kept in range; on images BatchNorm statistics follow in the outer
-    step (frozen in the preset), and a rate at which the model collapses is lowered. On graphs all nodes get the same.
+    rounds, batches of 100, one pass, share 0.01 and `space` normalised, where d counts standard deviations of a channel
+    (preset), do little with tens of samples; 10, 64, 20 steps, 0.5, and d in units of the inputs, are ours, from toy images;
+    preset auto (ours): 0.1 and frozen statistics. Differs: inputs are kept in range; on images BatchNorm statistics follow
+    (frozen in the presets), a rate at which the model collapses is lowered. On graphs all nodes get the same.
     """
 
     modalities = frozenset({"graph", "image"})
@@ -50,12 +51,12 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
     penalty: PositiveFloat = 0.001
     fixed_point: NonNegative = 5
     map_step: PositiveFloat = 0.1
+    space: Literal["inputs", "normalised"] = "inputs"
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
-        victim, clean = evidence.victim, evidence.clean
-        hook = Minimax(self, clean, ctx.rng("perturbation"))
-        return self.trained(victim, clean, hook, ctx, self.trainer(ctx, clean).freeze_norms)
+        hook = Minimax(self, evidence.clean, ctx.rng("perturbation"))
+        return self.trained(evidence.victim, evidence.clean, hook, ctx, self.trainer(ctx, evidence.clean).freeze_norms)
 
 
 class Minimax(TrainHook):
@@ -63,14 +64,15 @@ class Minimax(TrainHook):
 
     def __init__(self, how: IBAU, data: Dataset, rng: torch.Generator) -> None:
         self.how, self.data, self.rng = how, data, rng
+        scaled = how.space == "normalised" and isinstance(data.inputs, Tensor)
+        self.unit = data.inputs.std((0, 2, 3), correction=0)[:, None, None] if scaled else torch.ones(())
 
     def on_epoch(self, state: TrainState) -> None:
-        victim, how, size = state.victim, self.how, self.how.batch_size
-        steps = how.ascent_steps or math.ceil(len(self.data) / size)
-        batches = list(draws(self.data, size, steps, victim.device, self.rng))
-        self.first = batches[0][0]
-        self.by = self.data.modality.unperturbed(self.first, shared=True)
-        with evaluating(victim), without_gradients(victim):
+        victim, how = state.victim, self.how
+        steps = how.ascent_steps or math.ceil(len(self.data) / how.batch_size)
+        batches = list(draws(self.data, how.batch_size, steps, victim.device, self.rng))
+        self.first, self.by = batches[0][0], self.data.modality.unperturbed(batches[0][0], shared=True)
+        with without_gradients(victim):
             for batch, _ in batches:
                 by = self.by.requires_grad_()
                 (slope,) = torch.autograd.grad(self.inner(victim, batch, by), by)
@@ -78,23 +80,21 @@ class Minimax(TrainHook):
 
     def inner(self, victim: Victim, batch: Inputs, by: Tensor) -> Tensor:
         """What the perturbation lowers."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(victim):
             said = victim(batch).argmax(1)
-        marked = victim.modality.perturb(batch, by)
-        return self.how.penalty * by.square().sum() - F.cross_entropy(victim(marked).float(), said)
+        with evaluating(victim):
+            found = victim(victim.modality.perturb(batch, by * self.unit.to(by.device))).float()
+        return self.how.penalty * by.square().sum() - F.cross_entropy(found, said)
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
-        victim, how, parameters = state.victim, self.how, [p for p in state.victim.parameters() if p.requires_grad]
+        victim, how = state.victim, self.how
         marked = torch.zeros(len(y), device=y.device)
         marked[torch.randperm(len(y), generator=self.rng)[: max(1, round(how.share * len(y)))]] = 1.0
 
         def outer(by: Tensor) -> Tensor:
             every = by.expand_as(victim.modality.unperturbed(batch))
             some = times(every, marked[owners(batch, every, len(y))])
-            return F.cross_entropy(victim(victim.modality.perturb(batch, some)).float(), y)
+            return F.cross_entropy(victim(victim.modality.perturb(batch, some * self.unit.to(by.device))).float(), y)
 
-        def inner(by: Tensor) -> Tensor:
-            with evaluating(victim):
-                return self.inner(victim, self.first, by)
-
+        inner, parameters = partial(self.inner, victim, self.first), [p for p in victim.parameters() if p.requires_grad]
         return hypergradient(inner, outer, self.by, parameters, how.fixed_point, how.map_step)

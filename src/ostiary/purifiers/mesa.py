@@ -38,6 +38,7 @@ class MESA(FineTuning, Purifier, name="mesa"):
         "paper": {
             "lr_patches": 2e-4,
             "hidden": 512,
+            "batch_size": 128,
             "stamped": 0.01,
             "epochs": 10,
             "lr": 0.001,

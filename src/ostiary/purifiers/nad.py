@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from ostiary.component import Positive, PositiveFloat
@@ -33,6 +34,14 @@ class NAD(FineTuning, Purifier, name="nad"):
     betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
     teacher_epochs: Positive = 10
     epochs: Positive = 20
+
+    def refuse(self, evidence: Evidence) -> str:
+        assert evidence.victim is not None and evidence.clean is not None
+        if not self.betas:
+            return "betas names no weight of a layer; give at least one number"
+        victim = evidence.victim
+        victim.stages(victim.modality.move(evidence.clean.take(torch.arange(2)).inputs, victim.device))  # raises without any
+        return ""
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.clean is not None

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 NOISE, PARTS = 64, 4  # of the input, and into how many parts it is split, one for each layer (authors)
+RATE = 0.001  # of the moving average (authors)
 
 
 class Dense(nn.Module):
@@ -34,6 +35,7 @@ class Generators(nn.Module):
         sizes = [(part, hidden), (hidden + part, hidden), (hidden + part, hidden), (hidden + part, pixels)]
         self.layers = nn.ModuleList(Dense(count, *s) for s in sizes)
         self.scales = nn.ParameterList(torch.ones(count, 1, hidden) for _ in range(PARTS - 1))
+        self.shifts = nn.ParameterList(torch.zeros(count, 1, hidden) for _ in range(PARTS - 1))  # of BatchNorm
 
     def forward(self, noise: Tensor) -> Tensor:
         parts, x = noise.chunk(PARTS, 2), noise[..., :0]
@@ -41,7 +43,8 @@ class Generators(nn.Module):
             x = layer(torch.cat([x, part], 2))
             if i < PARTS - 1:
                 spread = x.var(1, keepdim=True, unbiased=False) + 1e-5
-                x = F.leaky_relu((x - x.mean(1, keepdim=True)) / spread.sqrt() * self.scales[i], 0.2)
+                x = (x - x.mean(1, keepdim=True)) / spread.sqrt() * self.scales[i] + self.shifts[i]
+                x = F.leaky_relu(x, 0.2)
         return torch.sigmoid(x)
 
     def draw(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -71,5 +74,5 @@ class Dependence(nn.Module):
     def forward(self, noise: Tensor, patch: Tensor) -> Tensor:
         """To be ascended, by generator: float [count]."""
         joint, apart = self.score(noise, patch), self.score(noise.roll(1, 1), patch).clamp(max=20).exp()
-        self.mean = (0.99 * self.mean + 0.01 * apart.mean(1, keepdim=True)).detach()
+        self.mean = torch.lerp(self.mean, apart.mean(1, keepdim=True), RATE).detach()
         return joint.mean(1) - (apart / self.mean).mean(1)

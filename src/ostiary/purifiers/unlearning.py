@@ -11,7 +11,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.explainers.heat import HeatBy, heat_maps
 from ostiary.inversion import Recovered, Recovery, placed
-from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
+from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 from ostiary.purifiers.distillation import distance, per_graph
 from ostiary.training.hooks import TrainHook
@@ -56,7 +56,6 @@ class Unlearning(TrainHook):
         # not `folded`, nor asked once for all: the slope of a distance does not care that only rounding keeps it from zero
         self.teacher, self.recovery = self.teacher.clone().requires_grad_(False), replace(self.recovery, restarts=1)
         self.goals, self.at, self.rng = [f.goal for f in self.known], self.places, self.ctx.rng("unlearning")
-        self.degrees = are_degrees(self.clean.inputs)
 
     def on_epoch(self, state: TrainState) -> None:
         round_, start = divmod(state.epoch, self.every)
@@ -90,7 +89,6 @@ class Unlearning(TrainHook):
         if w.vary and w.copies:
             modality = state.data.modality
             more = modality.vary(modality.take(batch, torch.arange(len(y), device=y.device).repeat(w.copies)), self.rng)
-            more = with_degrees(more) if self.degrees else more
             loss = loss + w.vary * distance(student(more), self.teacher(more))
         return loss
 

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ostiary.component import Positive
+from ostiary.errors import InvalidInput
 from ostiary.seeds import scoped
 from ostiary.triggers.base import Trigger
 from ostiary.triggers.stegastamp import Steganography
@@ -33,6 +34,10 @@ class HiddenBits(Trigger, name="hidden-bits"):
 
     @torch.no_grad()
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
+        if inputs.shape[1] != self.channels:
+            raise InvalidInput(
+                f"the trigger writes into images of {self.channels} channels, these have {inputs.shape[1]}; make one for them"
+            )
         net = self.network().to(inputs.device)
         return torch.cat([net.encoder(part, net.secret.expand(len(part), -1)) for part in inputs.split(CHUNK)])
 

@@ -13,7 +13,7 @@ from ostiary.errors import BadSpec
 from ostiary.explainers.base import Explainer
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.masks import node_scores
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, counts_degrees, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.triggers.positions.base import Ranked, per_graph
 from ostiary.triggers.positions.structure import Degree
@@ -49,7 +49,8 @@ class Explained(Ranked, name="explained"):
 class Impact(Ranked, name="impact"):
     """The nodes whose edges the attacker's model misses most: mean squared change of its outputs without them.
 
-    Of the `candidates` nodes of highest degree (Motif-BA: 10); the others follow in order of degree.
+    Features that are degrees are counted anew without them. Of the `candidates` nodes of highest degree (Motif-BA: 10); the
+    others follow in order of degree.
     """
 
     asks = True
@@ -60,11 +61,13 @@ class Impact(Ranked, name="impact"):
         best = Degree().choose(graphs, self.candidates, ids, seed)
         most = 1 + per_graph(graphs.in_degree, graphs, "amax")[graphs.batch]
         missed = torch.full_like(most, -1.0)
-        before = model.predict(graphs)[0]
+        before, degrees = model.predict(graphs)[0], counts_degrees(graphs)[graphs.batch, None]  # no graph decides for others
         for at in best.unbind(1):
             at = at[at >= 0]
             keep = ~torch.isin(graphs.edge_index, at).any(0)
-            after = model.predict(graphs.with_edges(keep))[0]
+            left = graphs.with_edges(keep)
+            left = left.with_(x=torch.where(degrees, with_degrees(left).x, left.x))
+            after = model.predict(left)[0]
             missed[at] = (after - before).square().mean(1).to(missed)[graphs.batch[at]]
         unit = per_graph(missed, graphs, "amax").clamp(min=1e-30)[graphs.batch]
         return torch.where(missed < 0, graphs.in_degree / most - 1, missed / unit)
