@@ -299,6 +299,29 @@ def test_two_processes_on_one_store_compute_every_stage_once(
     assert set(saved(tmp_path / "store").values()) == {1}
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stage_that_another_run_is_at_is_put_off_until_nothing_else_can_start(tmp_path: Path, workers: int) -> None:
+    plan, other = toy(seeds=[0, 1]), Store(tmp_path)
+    cells = [stages_of(cell) for cell in read_plan(plan)[0].cells()]
+    first = next(s for s in cells[0] if s.kind == "victim")
+    reached, most = threading.Event(), len(cells[1]) + sum(s.kind in ("data", "control") for s in cells[0])
+
+    def listen(progress: Progress) -> None:
+        if progress.done == most:
+            reached.set()
+
+    found: list[Record] = []
+    thread = threading.Thread(target=lambda: found.extend(run(plan, store=tmp_path, workers=workers, listener=listen)))
+    with other.claim(first.key()):
+        assert other.claimed(first.key()) and not other.claimed("0" * 64)
+        thread.start()
+        assert reached.wait(60), "all that does not wait for the claimed stage is done meanwhile"
+    assert not other.claimed(first.key())
+    thread.join(60)
+    other.close()
+    assert [record.status for record in found] == ["done", "done"]
+
+
 def test_two_threads_on_one_store_compute_every_stage_once(tmp_path: Path, undisturbed: list[dict[str, Any]]) -> None:
     watch(tmp_path)
     found: dict[int, Any] = {}

@@ -39,8 +39,8 @@ def test_false_targets_are_those_of_other_classes() -> None:
 
 def test_one_point_a_run_and_defence_where_the_attack_works() -> None:
     figure = causes([*(run(seed) for seed in range(6)), run(7, lift=0.1)])[0]  # type: ignore[list-item]
-    assert "kept: the trigger works in 6 of 6 runs, the source class is lost in 0" in figure.alt
-    assert "lost: the trigger works in 0 of 6 runs, the source class is lost in 6" in figure.alt
+    assert "kept: 6 of 6 points more than 5 above the line, 0 right of 20" in figure.alt
+    assert "lost: 0 of 6 points more than 5 above the line, 6 right of 20" in figure.alt
     points = figure.spec["data"]["values"]
     assert len(points) == 12
     assert {(p["defence"], p["untriggered"], p["triggered"]) for p in points} == {("kept", 10.0, 90.0), ("lost", 60.0, 60.0)}

@@ -77,4 +77,4 @@ def _drawn(points: Rows) -> Figure:
 def _words(points: Sequence[dict[str, Any]]) -> str:
     above = sum(p["triggered"] - p["untriggered"] > 5 for p in points)
     lost = sum(p["untriggered"] > 20 for p in points)
-    return f"the trigger works in {above} of {len(points)} runs, the source class is lost in {lost}"
+    return f"{above} of {len(points)} points more than 5 above the line, {lost} right of 20"
