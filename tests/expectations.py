@@ -281,6 +281,17 @@ ROWS: tuple[Row, ...] = (
         trainer=WHOLE,
         small={"passes": 3},
     ),
+    Row(
+        "detector",
+        "rank-sum",
+        NODES,
+        {"auroc": (0.85, 1), "tpr": (0.5, 1), "fpr": (0, 0.05)},
+        GCN,
+        settings={"share": 0.1},
+        attack={"name": "gta-node", **MADE},
+        trainer=WHOLE,
+        small={"first": {"name": "spectral"}, "second": {"name": "spectral", "eps": 0.2}},  # the default's are not for images
+    ),
     # one of two classes is flagged, and it is the target; toy graphs are small, so that references share part of what it does
     Row(
         "detector",
@@ -402,6 +413,7 @@ ROWS: tuple[Row, ...] = (
         NODES,
         {"before": (0.85, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
         GCN,
+        settings={"epochs": 200},
         attack={"name": "ugba", **MADE},
         trainer=WHOLE,
         small={"epochs": 3, "recovery_steps": 3, "others": 20},

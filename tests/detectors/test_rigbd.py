@@ -54,6 +54,18 @@ def test_a_node_that_would_lose_its_last_edge_keeps_all() -> None:
     assert whole.edge_index.shape[1] == 3 * PATH.shape[1]
 
 
+def test_last_edges_go_too_where_the_authors_code_drops_them() -> None:
+    graph = Graphs.build(torch.zeros(6, 1), PATH, torch.tensor([6]))
+    many = thinned(graph, torch.arange(1), torch.arange(200), 0.5, 0, keep_last=False)
+    degree = many.in_degree.view(200, 6)
+    assert many.symmetric and 0.4 < float((degree[:, 3] == 0).float().mean()) < 0.6
+    data, victim = toys.splits("graph").train, toys.victim("graph")
+    kept, all_ = (
+        RIGBD(passes=3, keep_last=k).inspect(Evidence(victim=victim, train=data), toys.context("graph")) for k in (True, False)
+    )
+    assert not torch.equal(kept.scores, all_.scores)
+
+
 def test_the_score_is_the_sum_of_divergences_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for modality in ("graph", "node"):
         data, victim = toys.splits(modality).train, toys.victim(modality)

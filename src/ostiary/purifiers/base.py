@@ -40,9 +40,9 @@ class Batches(Component):
 class FineTuning(Batches):
     """How weights are fine-tuned on clean samples. Where not set: on graphs Adam at 5e-3 with BatchNorm statistics frozen
     (the strongest plain setting in our own runs), on nodes the same, on images SGD at 0.01 that falls along a cosine, with
-    statistics that follow (BackdoorBench; the former destroys small image networks). Images are augmented as by the model's
-    own trainer, as there, and computed in bf16 where it does so; methods that put patches on augment nothing, at a constant
-    rate. Nodes of one graph are always trained on all at once.
+    statistics that follow (BackdoorBench; the former destroys small image networks), both without weight decay (there: 5e-4).
+    Images are augmented as by the model's own trainer, as there, and computed in bf16 where it does so; methods that put
+    patches on augment nothing, at a constant rate. Nodes of one graph are always trained on all at once.
 
     batches: on images, how many batches an epoch has at least, as long as one holds SMALL images (0: no number); few large
     updates do not forget a trigger (90 digits, seeds 10 and 11: TSBD left 46 and 17 % of a patch's success in batches of
