@@ -16,13 +16,13 @@ class RankSum(Detector, name="rank-sum"):
     """Adds up the ranks that two detectors give the rows of a training set, and flags labels in excess among the highest.
 
     Ours; sums of ranks as in Dwork, Kumar, Naor & Sivakumar, Rank aggregation methods for the Web, WWW 2001,
-    doi.org/10.1145/371920.372165. Of the `share` of all rows that rank highest, those labels are suspected of which there are more than chance would
-    draw by `above` standard deviations, or the one most in excess: not the most frequent, which in uneven classes is the
-    largest. All rows of them there are flagged; where nothing is poisoned these are few as well. `first` and `second`: any
-    detectors of training rows; by default RIGBD's score by the given model and by a network of its own, both without
-    restoring last edges: on nodes, one sees triggers that the other does not (block model, four attacks, seeds 10 to 13:
-    AUROC of the given model alone 0.91, with the other 0.94). `share` 0.0225 and `above` 1: chosen there (the target is among
-    1.3 suspected labels on average in 97 % of the runs).
+    doi.org/10.1145/371920.372165. Of the `share` of all rows that rank highest, those labels are suspected of which there are
+    more than chance would draw by `above` standard deviations, or the one most in excess: not the most frequent, which in
+    uneven classes is the largest. All rows of them there are flagged; where nothing is poisoned these are few as well.
+    `first` and `second`: any detectors of training rows; by default RIGBD's score by the given model and by a network of its
+    own, both without restoring last edges: on nodes, one sees triggers that the other does not (block model, four attacks,
+    seeds 10 to 13: AUROC of the given model alone 0.91, with the other 0.94). `share` 0.0225 and `above` 1: chosen there (the
+    target is among 1.3 suspected labels on average in 97 % of the runs).
     """
 
     modalities = frozenset({"graph", "image", "node"})
