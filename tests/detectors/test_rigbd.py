@@ -66,6 +66,24 @@ def test_last_edges_go_too_where_the_authors_code_drops_them() -> None:
     assert not torch.equal(kept.scores, all_.scores)
 
 
+def test_the_scores_of_several_networks_of_its_own_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, seen, own = Evidence(train=toys.splits("graph").train), [], RIGBD.own
+
+    def noted(self: RIGBD, train: Dataset, share: float, ctx: Context, number: int = 0) -> Victim:
+        seen.append(own(self, train, share, ctx, number))
+        return seen[-1]
+
+    monkeypatch.setattr(RIGBD, "own", noted)
+    three = RIGBD(own_model=True, networks=3, passes=2).inspect(held, toys.context("graph"))
+    assert held.train is not None and len(seen) == 3
+    key = toys.context("graph").key("edges")
+    wanted = torch.stack([sway(net, held.train, 2, 0.5, key)[0] for net in seen]).sum(0)
+    assert torch.allclose(three.scores, wanted)
+    assert not torch.equal(sway(seen[0], held.train, 2, 0.5, key)[0], sway(seen[1], held.train, 2, 0.5, key)[0])
+    with pytest.raises(Unsupported, match="set own_model or leave networks out"):
+        RIGBD(networks=2).inspect(toys.evidence("graph"), toys.context("graph"))
+
+
 def test_the_score_is_the_sum_of_divergences_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     for modality in ("graph", "node"):
         data, victim = toys.splits(modality).train, toys.victim(modality)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -29,11 +30,11 @@ class RIGBD(InputDetector, name="rigbd"):
     never takes it: such poison is not found.
 
     `own_model` (the paper; preset `paper`): a graph convolutional network without self-loops, trained on the set with the
-    plan's recipe, is asked; without it the given model is. One that answers every row alike has died, and another is trained
-    at a third of the rate. Differs from the authors' code, which reads the true target class from its arguments: it is
-    estimated here as the most frequent label of the `top` rows (ours); and which flags the odd row of another label before
-    the cut as well. `on` incoming (ours): predictions stand for the labels. Whole graphs,
-    which the paper leaves out, are scored by their own prediction.
+    plan's recipe, is asked, or several (`networks`, ours), whose scores add up; without it the given model is. One that
+    answers every row alike has died, and another is trained at a third of the rate. Differs from the authors' code, which
+    reads the true target class from its arguments: it is estimated here as the most frequent label of the `top` rows (ours);
+    and which flags the odd row of another label before the cut as well. `on` incoming (ours): predictions stand for the
+    labels. Whole graphs, which the paper leaves out, are scored by their own prediction.
     """
 
     modalities = frozenset({"graph", "node"})
@@ -45,31 +46,42 @@ class RIGBD(InputDetector, name="rigbd"):
     keep_last: bool = True
     top: Positive = 10
     own_model: bool = False
+    networks: Positive = 1
 
     def needed(self) -> frozenset[str]:
         return super().needed() | {"train" if self.own_model else "victim"}
 
+    def refuse(self, evidence: Evidence) -> str:
+        many = self.networks > 1 and not self.own_model
+        return "networks are its own and it is to ask the given model; set own_model or leave networks out" if many else ""
+
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         data = self.suspects(evidence)
 
-        def scored(share: float) -> tuple[Tensor, Tensor]:
-            victim = self.own(given(evidence.train), share, ctx) if self.own_model else given(evidence.victim)
+        def scored(share: float, number: int) -> tuple[Tensor, Tensor]:
+            victim = self.own(given(evidence.train), share, ctx, number) if self.own_model else given(evidence.victim)
             return sway(victim, data, self.passes, self.drop, ctx.key("edges"), self.keep_last)
 
         if self.own_model:
-            (scores, logits), _ = lowered(scored, lambda found: float(found[0].max()) > float(found[0].min()))
+            nets = [lowered(partial(scored, number=i), lambda found: _apart(found[0]))[0] for i in range(self.networks)]
+            scores, logits = (torch.stack(parts).sum(0) for parts in zip(*nets, strict=True))
         else:
-            scores, logits = scored(1.0)
+            scores, logits = scored(1.0, 0)
         labels = data.y if self.on == "train" else logits.argmax(1)
         goal, flagged = cut(scores, labels, self.top)
         classes = (goal,) if bool(flagged.any()) else ()
         return Findings(scores, flagged, classes, {"suspected": data.classes[goal], "flagged": int(flagged.sum())})
 
-    def own(self, train: Dataset, share: float, ctx: Context) -> Victim:
-        """The model of its own, at this share of the rate."""
+    def own(self, train: Dataset, share: float, ctx: Context, number: int = 0) -> Victim:
+        """The model of its own, or the one of this number, at this share of the rate."""
         trainer = ctx.trainer.replace(lr=share * ctx.trainer.lr)
-        inside = replace(ctx.within("own model"), architecture=Loopless(), trainer=trainer)
+        name = f"own model {number}" if number else "own model"
+        inside = replace(ctx.within(name), architecture=Loopless(), trainer=trainer)
         return inside.fit(train, what="rigbd: own model")
+
+
+def _apart(scores: Tensor) -> bool:
+    return float(scores.max()) > float(scores.min())
 
 
 def cut(scores: Tensor, labels: Tensor, top: int) -> tuple[int, Tensor]:
@@ -82,5 +94,5 @@ def cut(scores: Tensor, labels: Tensor, top: int) -> tuple[int, Tensor]:
     twice = (~hit[:-1] & ~hit[1:]).nonzero().flatten()
     above = order[: int(twice[0])] if len(twice) else order
     flagged = torch.zeros(len(scores), dtype=torch.bool)
-    flagged[above[labels[above] == goal]] = float(scores.max()) > float(scores.min())
+    flagged[above[labels[above] == goal]] = _apart(scores)
     return goal, flagged
