@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from scipy.stats import rankdata
 from torch import Tensor
 
 from ostiary.component import Rate
@@ -51,9 +52,7 @@ class RankSum(Detector, name="rank-sum"):
 
 def ranks(scores: Tensor) -> Tensor:
     """From 0 for the lowest score to 1 for the highest: float64 [n]; equal scores share the mean of their ranks."""
-    order = scores.sort().values
-    below, upto = (torch.searchsorted(order, scores, right=right).double() for right in (False, True))
-    return (below + upto - 1) / 2 / max(1, len(scores) - 1)
+    return torch.from_numpy(rankdata(scores.numpy()) - 1) / max(1, len(scores) - 1)
 
 
 def excess(scores: Tensor, labels: Tensor, share: float, least: float) -> tuple[tuple[int, ...], Tensor]:

@@ -42,9 +42,8 @@ def _lines(found: Sequence[Group], path: str) -> Iterator[dict[str, Any]]:
     places = [_place(members[0][1].plan) for members in held]
     whole = _told(names([without(members[0][1].plan, path) for members in held]))
     for members, (what, panel), name in zip(held, places, whole, strict=True):
-        told = (
-            what if places.count((what, panel)) == 1 else name or what
-        )  # several lines of one attack differ in other settings
+        alone = places.count((what, panel)) == 1  # else several lines of one attack, which differ in other settings
+        told = what if alone else name or what
         for value, group in members:
             yield from (point for row in rows(group) for point in _points(value, told, panel, row))
 

@@ -66,7 +66,7 @@ class Impact(Ranked, name="impact"):
             at = at[at >= 0]
             keep = ~torch.isin(graphs.edge_index, at).any(0)
             left = graphs.with_edges(keep)
-            left = left.with_(x=torch.where(degrees, with_degrees(left).x, left.x))
+            left = left.with_(x=torch.where(degrees, with_degrees(left).x, left.x)) if bool(degrees.any()) else left
             after = model.predict(left)[0]
             missed[at] = (after - before).square().mean(1).to(missed)[graphs.batch[at]]
         unit = per_graph(missed, graphs, "amax").clamp(min=1e-30)[graphs.batch]
