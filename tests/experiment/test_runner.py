@@ -316,8 +316,8 @@ def test_a_stage_that_another_run_is_at_is_put_off_until_nothing_else_can_start(
         assert other.claimed(first.key()) and not other.claimed("0" * 64)
         thread.start()
         assert reached.wait(60), "all that does not wait for the claimed stage is done meanwhile"
-    assert not other.claimed(first.key())
     thread.join(60)
+    assert not other.claimed(first.key())
     other.close()
     assert [record.status for record in found] == ["done", "done"]
 
