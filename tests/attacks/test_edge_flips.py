@@ -16,7 +16,8 @@ from ostiary.component import build
 from ostiary.context import Context
 from ostiary.errors import MissingEvidence
 from ostiary.testing import toys
-from ostiary.triggers.edge_flips import distances
+from ostiary.models.edge_gradient import Flips
+from ostiary.triggers.edge_flips import SPARE, distances, levels, settled, undecided, without
 
 NET = {"name": "gin", "hidden": 16, "layers": 2, "pooling": "max", "deep_head": False}
 
@@ -40,11 +41,45 @@ def edges_changed(made: Poisoned) -> torch.Tensor:
 @pytest.mark.parametrize("name", ["trap", "gradient-clba"])
 @pytest.mark.parametrize("steps", [1, 3])
 def test_every_test_source_has_exactly_the_flips_asked_for(name: str, steps: int) -> None:
-    changed = edges_changed(made(name, flips=4, steps=steps))
-    if steps == 1:
-        assert bool((changed == 4).all())
-    else:  # a later gradient may take an edge back
-        assert bool((changed <= 4).all() & (changed % 2 == 0).all())
+    assert bool((edges_changed(made(name, flips=4, steps=steps)) == 4).all()), "no flip takes another one back"
+
+
+def row(scores: list[float]) -> Flips:
+    pairs = torch.tensor([[0, i + 1] for i in range(len(scores))])
+    return Flips(pairs[None], torch.tensor([scores]))
+
+
+@pytest.mark.parametrize("start", [1.0, 0.99995, 0.77777])  # wherever a grid of fixed steps would have its edges
+def test_scores_that_differ_by_rounding_share_a_level(start: float) -> None:
+    found = row([start, start - 2e-6, start - 4e-6, start - 0.01, start - 0.010003])
+    assert levels(found).tolist() == [[0, 0, 0, 1, 1]]
+    swapped = Flips(found.pairs[:, [1, 0, 2, 4, 3]], found.scores)
+    wanted = torch.tensor([4])
+    assert torch.equal(settled(found, wanted), settled(swapped, wanted)), "rounding may swap what ties"
+
+
+def test_more_pairs_are_asked_for_while_all_that_were_found_tie() -> None:
+    flat, falling = [0.0] * (SPARE + 2), [1.0 - 0.01 * i for i in range(SPARE + 2)]
+    assert undecided(row(flat), torch.tensor([2]))
+    assert not undecided(row(falling), torch.tensor([2]))
+    assert not undecided(row(flat), torch.tensor([3])), "fewer than asked for: there are no more"
+    assert not undecided(row(flat), torch.tensor([0]))
+
+
+def test_what_was_flipped_is_no_candidate_again() -> None:
+    found = without(row([3.0, 2.0, 1.0]), torch.tensor([[[0, 2], [-1, -1]]]))
+    assert found.pairs.tolist() == [[[0, 1], [0, 3], [-1, -1]]]
+    assert found.scores.tolist() == [[3.0, 1.0, -torch.inf]]
+
+
+def test_a_gradient_that_vanishes_is_a_doubt() -> None:
+    trigger, part = made().trigger, toys.splits("graph").train.take(torch.arange(6))
+    assert trigger.doubts(part.inputs, part.ids, seed=0) == ()
+    dead = {k: v * 0 if k.endswith("head.weight") or "lin" in k or "mlp" in k else v for k, v in trigger.state.items()}
+    (said,) = trigger.replace(state=dead).doubts(part.inputs, part.ids, seed=0)
+    assert said == (
+        "in 6 of 6 graphs to poison no edge moves the attacker's embedding towards its anchor: their flips are arbitrary"
+    )
 
 
 def test_the_share_follows_the_graph() -> None:

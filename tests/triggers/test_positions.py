@@ -49,6 +49,24 @@ def test_small_graphs_give_all_their_nodes(name: str) -> None:
     assert sorted(found[1].tolist()) == [-1, 2, 3, 4]
 
 
+class Given(Ranked):
+    """Scores of one's own."""
+
+    def __init__(self, scores: Tensor) -> None:
+        object.__setattr__(self, "scores", scores)
+
+    def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
+        return self.scores
+
+
+@pytest.mark.parametrize("start", [0.545204417, 1.0, 300.0])
+def test_scores_that_differ_by_rounding_share_a_level(start: float) -> None:
+    graphs = star_and_triangle()
+    scores = start * torch.tensor([1.0, 1 - 2e-6, 0.5, 0.5 + 2e-6, 0.1, 0.1, 1 - 4e-6, 0.0])
+    level = Given(scores).level(graphs, torch.zeros(1, dtype=torch.int64), 0, None)
+    assert level.tolist() == [0, 0, -1, -1, -2, -2, 0, -3]
+
+
 def star_and_triangle() -> Graphs:
     """Node 0 has three leaves, one of which (1) reaches the triangle 4-5-6 through 4; 7 stands alone."""
     pairs = torch.tensor([[0, 1], [0, 2], [0, 3], [1, 4], [4, 5], [5, 6], [4, 6]]).t()

@@ -25,6 +25,9 @@ class Position(Component):
         """The nodes mounted on, in the order of the subgraph's nodes: int64 [G, size], -1 where a graph is smaller."""
 
 
+TIE = 1e-5  # of the largest score of a graph; rounding moves a score by some 1e-6 of it
+
+
 class Ranked(Position):
     """The nodes of highest score; ties are broken at random, keyed by the graph's id."""
 
@@ -32,11 +35,21 @@ class Ranked(Position):
         return top_nodes(graphs, self.level(graphs, ids, seed, model) + 0.5 * random_score(graphs, ids, seed), size)
 
     def level(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
-        """The score from -1e5 (the lowest of the graph) to 0, in whole numbers, so that rounding errors do not move it."""
+        """0 for the nodes of highest score, -1 for the next, and so on: float64 [N].
+
+        Scores nearer than TIE of the graph's largest share a level: by gaps, for a score may stand at the edge of any fixed
+        step, and what rounding makes of it depends on the batch.
+        """
         score = self.score(graphs, ids, seed, model).double()
-        high = per_graph(score, graphs, "amax")
-        spread = (high - per_graph(score, graphs, "amin")).clamp(min=1e-9)
-        return ((score - high[graphs.batch]) / spread[graphs.batch] * 1e5).round()
+        order = score.argsort(descending=True, stable=True)
+        order = order[graphs.batch[order].argsort(stable=True)]  # graph by graph, as the nodes are stored
+        gap = TIE * per_graph(score.abs(), graphs, "amax")[graphs.batch]
+        falls = torch.zeros_like(score)
+        falls[1:] = (score[order].diff().abs() > gap[1:]).double()
+        steps = falls.cumsum(0)
+        level = torch.empty_like(score)
+        level[order] = steps[graphs.node_ptr[graphs.batch]] - steps
+        return level
 
     def undecided(self, graphs: Graphs, size: int, ids: Tensor, seed: int, model: Victim | None = None) -> Tensor:
         """The graphs in which more nodes share the highest score than are mounted on, so that chance decides: bool [G]."""
