@@ -73,6 +73,7 @@ class Component(ABC):
     name: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # named settings, such as a paper's: `preset: paper` in a plan
     added: ClassVar[frozenset[str]] = frozenset()  # options newer than results that were kept; their default changes nothing
+    revision: ClassVar[int] = 0  # raised where the same options give other results; what was kept of an older one is made anew
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -100,6 +101,15 @@ class Component(ABC):
             "name": self.name,
             **{f: plain(v) for f, v in own.items() if f not in self.added or v != getattr(type(self), f)},
         }
+
+    def revisions(self) -> dict[str, int]:
+        """The revisions of the component and its parts, by kind and name, bar those that never changed."""
+        found = {f"{self.kind} {self.name}": self.revision} if self.revision else {}
+        for field in hints(type(self)):
+            value = getattr(self, field)
+            for part in value if isinstance(value, tuple) else (value,):
+                found |= part.revisions() if isinstance(part, Component) else {}
+        return found
 
     def replace(self, **changes: Any) -> Self:
         return dataclasses.replace(self, **changes)  # type: ignore[type-var]

@@ -15,8 +15,8 @@ from ostiary.attacks.select import Correct
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.errors import MissingEvidence
-from ostiary.testing import toys
 from ostiary.models.edge_gradient import Flips
+from ostiary.testing import toys
 from ostiary.triggers.edge_flips import SPARE, distances, levels, settled, undecided, without
 
 NET = {"name": "gin", "hidden": 16, "layers": 2, "pooling": "max", "deep_head": False}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from toy_runs import TOY, TUNED, check_whole, facts, kinds, toy, watch
 
@@ -243,6 +244,39 @@ def test_of_records_of_files_that_changed_the_newest_counts() -> None:
     base = {"plan": {"seed": 0}, "metrics": {}, "seconds": {}, "doubts": []}
     old, new = (Record(key=k, status=s, made=m, **base) for k, s, m in (("a", "done", 1.0), ("b", "failed", 2.0)))
     assert latest([old, new]) == [new]
+
+
+def test_records_of_other_files_do_not_stay_beside_the_newest_where_defences_differ() -> None:
+    base = {"metrics": {}, "seconds": {}, "doubts": [], "status": "done"}
+    rows = (("a", 0, [], "one"), ("b", 0, ["fine-tune"], "two"), ("c", 0, ["nad"], "two"), ("d", 1, [], "one"))
+    plans = [(k, {"seed": s, "purifiers": p, "detectors": []}, {"judge": judge}) for k, s, p, judge in rows]
+    records = [Record(key=k, plan=plan, stages=stages, **base) for k, plan, stages in plans]
+    assert [r.key for r in latest(records)] == ["b", "c", "d"]
+
+
+def test_a_file_that_is_put_back_brings_its_record_back(tmp_path: Path) -> None:
+    place, plan = tmp_path / "mine.npz", {**TOY, "dataset": {"name": "npz", "path": str(tmp_path / "mine.npz")}}
+    plan |= {"victim": {"name": "preact-resnet", "width": 4, "blocks": [1]}, "attack": "badnets", "purifiers": []}
+    rng = np.random.default_rng(0)
+    states = [{"x": rng.random((n, 3, 8, 8), dtype=np.float32), "y": np.arange(n) % 3} for n in (60, 90)]
+    keys = []
+    for number in (0, 1, 0):
+        np.savez(place, **states[number])
+        keys.append(run(plan, store=tmp_path / "s")[0].key)
+    assert keys[0] == keys[2] != keys[1]
+    assert [r.key for r in latest(read_records(tmp_path / "s"))] == [keys[2]]
+
+
+def test_a_record_of_another_machine_does_not_part_one_from_its_models(
+    first: tuple[Path, list[Record]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, key = tmp_path / "s", first[1][0].key
+    merge([first[0]], store)
+    digests = {stage: dict.fromkeys(held, "ab" * 20) for stage, held in first[1][0].artefacts.items()}
+    other = msgspec.structs.replace(first[1][0], artefacts=digests, made=9e9)  # it rounds otherwise, and is newer
+    assert merge([write_records([other], tmp_path / "other.jsonl")], store).records == 0
+    assert cli.main(["weights", key, str(tmp_path / "w.safetensors"), "--store", str(store)]) == 0
+    capsys.readouterr()
 
 
 def test_weights_that_stayed_elsewhere_are_told_so(

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from toy_runs import TOY, toy
 
 from ostiary.attacks.sub_ba import SubBA
+from ostiary.component import lookup
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError, UnknownName
 from ostiary.experiment.plan import Plan, put, read_plan
 from ostiary.experiment.plan_file import read_value
@@ -165,6 +166,32 @@ def test_defaults_written_out_and_whole_numbers_for_fractions_give_the_same_keys
     assert keys(TOY) == keys({**TOY, "attack": SubBA(rate=0.1)})
     assert keys(TOY, "attack.rate=1") == keys(TOY, "attack.rate=1.0")
     assert keys(TOY, "trainer.lr=0.005") == keys(TOY), "0.005 is the victim's own recipe"
+
+
+def test_a_revision_of_a_part_or_a_part_of_a_part_changes_the_keys_of_what_depends_on_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plan = toy(detectors=["spectral"], purifiers=["fine-tune", {"name": "retrain-without", "detector": "spectral"}])
+    before, label = keys(plan), lookup("detector", "spectral")().label()
+    monkeypatch.setattr(lookup("detector", "spectral"), "revision", 1)
+    after = keys(plan)
+    changed = {name for name in before if before[name] != after[name]}
+    assert changed == {"detector spectral", "purifier retrain-without", "verdict retrain-without"}
+    assert lookup("detector", "spectral")().label() == label and "revision" not in lookup("detector", "spectral")().spec()
+    monkeypatch.setattr(lookup("attack", "sub-ba"), "revision", 3)
+    assert keys(plan)["control"] == before["control"] and keys(plan)["victim"] != before["victim"]
+
+
+def test_a_preset_is_not_varied_under_options_that_are_set_already() -> None:
+    with pytest.raises(BadSpec, match="vary: options of attack would override its preset; vary attack, like"):
+        read_plan({**TOY, "vary": {"attack.preset": ["paper"]}})[0].cells()
+
+
+def test_settings_are_put_in_place_parts_first_and_once_each() -> None:
+    plan, _ = read_plan(TOY, ["attack.rate=0.3", "attack=sub-ba"])
+    assert plan.attack.rate == 0.3  # type: ignore[union-attr]
+    with pytest.raises(BadSpec, match=r"attack\.rate is set twice; give it once"):
+        read_plan(TOY, ["attack.rate=0.3", "attack.rate=0.2"])
 
 
 AFTER_ATTACK = {"victim", "judge", "detector spectral", "relearning", "purifier", "verdict"}

@@ -69,19 +69,6 @@ def test_one_perturbation_for_all_inputs_lowers_the_inner_loss(modality: str) ->
     assert found < start - 0.1
 
 
-def test_in_normalised_space_a_perturbation_counts_the_deviations_of_each_channel() -> None:
-    net, clean = toys.victim("image"), toys.splits("image").clean
-    plain, scaled = (Minimax(IBAU(space=s), clean, torch.Generator()) for s in ("inputs", "normalised"))
-    by = 0.2 * torch.randn(1, *clean.inputs.shape[1:], generator=torch.Generator().manual_seed(0))
-    for c in range(clean.inputs.shape[1]):
-        assert float(scaled.unit[c]) == pytest.approx(float(clean.inputs[:, c].std(correction=0)), rel=1e-5)
-    with torch.no_grad():
-        size = 0.001 * float(by.square().sum() - (by * scaled.unit).square().sum())  # the penalty counts deviations too
-        wanted = float(plain.inner(net, clean.inputs, by * scaled.unit)) + size
-        assert float(scaled.inner(net, clean.inputs, by)) == pytest.approx(wanted, rel=1e-4)
-    assert IBAU.preset("paper").space == "normalised"
-
-
 @pytest.mark.parametrize("preset", ["", "auto"])
 def test_on_images_the_backdoor_falls_and_accuracy_stays(preset: str) -> None:
     before, after, drop, _ = rates(IBAU.preset(preset) if preset else IBAU(), "image")

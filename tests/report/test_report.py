@@ -219,6 +219,20 @@ def test_published_figures_are_found_under_options_too(made: Made) -> None:
     assert found == [("none: ASR %", "70.0", "90.0", "+20.0")]
 
 
+def test_published_figures_have_one_unit_and_may_stand_in_two_places(made: Made) -> None:
+    plan = {**made.graphs[0].plan, "attack": {"name": "sub-ba"}}
+    lines = [Row("", "none", {"asr": {"value": 0.0}}), Row("", "nad", {"asr": {"value": 0.1}, "acc": {"value": 0.9}})]
+    paper = {"sub-ba": {"none": {"asr": 0.01}, "nad": {"asr": 5.0}}, "nad": {"acc": 90.0}, "gta": {"none": {"asr": 97.0}}}
+    found = {b.what: b.theirs for b in beside(replace(made.graphs[0], plan=plan, published=paper), lines)}
+    assert found == {"none: ASR %": "0.0", "nad: ASR %": "5.0", "nad: ACC %": "90.0"}
+    swapped = dict(reversed(paper.items()))
+    assert {b.what: b.theirs for b in beside(replace(made.graphs[0], plan=plan, published=swapped), lines)} == found
+
+
+def test_nothing_is_less_than_zero_by_nothing() -> None:
+    assert [text("drop", {"value": v}) for v in (-0.0004, 0.0004, -0.0006)] == ["0.0", "0.0", "-0.1"]
+
+
 def test_no_record_has_a_result(made: Made, tmp_path: Path) -> None:
     page = write([replace(made.images[0], metrics={}, seconds={}, status="failed")], made.store, tmp_path)
     assert page.all("figure") == page.all("script") == []

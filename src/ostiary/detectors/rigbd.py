@@ -39,6 +39,7 @@ class RIGBD(InputDetector, name="rigbd"):
 
     modalities = frozenset({"graph", "node"})
     presets = {"paper": {"own_model": True}}
+    added = frozenset({"keep_last", "networks"})
     needs = frozenset()
     on: Literal["train", "incoming"] = "train"
     passes: Positive = 20

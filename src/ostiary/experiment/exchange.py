@@ -69,10 +69,10 @@ def merge(sources: Sequence[str | Path], store: str | Path) -> Merged:
 
     From a store come stages with all that was made of them, and records; from a file records, and of their stages the
     figures: a run then computes such a stage again only where a new stage builds on what was made of it. Of two records
-    with one key a finished one is kept rather than a failed one, then one that leaves out nothing, then the newer. Nothing
-    in the sources is changed.
+    with one key a finished one is kept rather than a failed one, then one that leaves out nothing, then the one whose models
+    are in the store, then the newer. Nothing in the sources is changed.
     """
-    found = Merged()
+    found, changed = Merged(), set[str]()
     known = [(s, read_records(s)) for s in map(Path, sources)]  # all are looked at before anything is written
     with Store(store) as book:
         held = {record.key: record for record in book.records()}
@@ -81,16 +81,26 @@ def merge(sources: Sequence[str | Path], store: str | Path) -> Merged:
                 with Store(source, create=False) as other:
                     found.stages += _copied(other, book)
             for record in records:
-                if record.key not in held or fuller(record) > fuller(held[record.key]):
+                own = held.get(record.key)
+                if own is None or _better(record, book) > _better(own, book):
                     book.save_record(record)
                     held[record.key] = record
-                    found.records += 1
+                    changed.add(record.key)
                 for row in stages_told(record):
                     known_here = book.told(row.key)
                     if known_here is None or known_here.status != "done":
                         book.save_stage(row)
                         found.told += 1
+    found.records = len(changed)
     return found
+
+
+def _better(record: Record, book: Store) -> tuple[bool, bool, bool, float]:
+    """What to choose one of two records of one key by. Other machines round otherwise, so their models have other digests."""
+    finished = {name: key for name, key in record.stages.items() if name in record.seconds}
+    rows = {name: book.stage(key) for name, key in finished.items()}
+    here = all(row is not None and row.artefacts == record.artefacts.get(name, {}) for name, row in rows.items())
+    return *fuller(record), here, record.made
 
 
 def stages_told(record: Record) -> Iterator[StageRow]:

@@ -113,7 +113,7 @@ class Cell:
 def _combined(base: dict[str, Any], chosen: dict[str, Any]) -> tuple[Plan, str]:
     """(the plan with the chosen values of `vary` in place, these in words)."""
     spec = base
-    for path in sorted(chosen, key=lambda path: path.count(".")):  # a part before its options
+    for path in _parts_first(chosen):
         spec = put(spec, path, chosen[path])
     try:
         plan = Plan(**spec)
@@ -122,6 +122,11 @@ def _combined(base: dict[str, Any], chosen: dict[str, Any]) -> tuple[Plan, str]:
     except (BadSpec, UnknownName) as error:
         raise type(error)(f"vary, with {_settings(chosen)[:-2]}: {error}" if chosen else str(error)) from error
     return plan, _settings(chosen)
+
+
+def _parts_first(paths: Iterable[str]) -> list[str]:
+    """A part before its options, which it would wipe."""
+    return sorted(paths, key=lambda path: path.count("."))
 
 
 def _settings(chosen: Mapping[str, Any]) -> str:
@@ -135,6 +140,9 @@ def _axis(path: str, values: Any) -> list[dict[str, Any]]:
     for head in (p.partition(".")[0] for p in paths):
         if head not in known:
             raise UnknownName(f"vary: {path} is no option of a plan{suggest(head, known)}")
+    for part, _, last in (p.rpartition(".") for p in paths):
+        if part and last == "preset":  # all other options of the part are set by now, and would override it
+            raise BadSpec(f"vary: options of {part} would override its preset; vary {part}, like {{name: ..., preset: ...}}")
     if not isinstance(values, list | tuple) or not values:
         raise BadSpec(f"vary: {path} needs a list of values, got {values!r}")
     if len(paths) == 1:
@@ -208,13 +216,16 @@ def put(spec: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[str] = ()) -> tuple[Plan, dict[str, Json]]:
     """(plan, what was passed) from a YAML file, a mapping or a Plan, with `path=value` changes on top."""
-    passed, changed = _as_passed(source), list[str]()
+    passed, changed = _as_passed(source), dict[str, Any]()
     for change in [changes] if isinstance(changes, str) else changes:
-        path, sign, text = str(change).partition("=")
+        path, sign, text = (piece.strip() for piece in str(change).partition("="))
         if not sign:
             raise BadSpec(f"'{change}' is no setting; write option=value, like attack.rate=0.1")
-        changed.append(path.strip())
-        passed = put(passed, path.strip(), read_value(text, change))
+        if path in changed:
+            raise BadSpec(f"{path} is set twice; give it once")
+        changed[path] = read_value(text, change)
+    for path in _parts_first(changed):
+        passed = put(passed, path, changed[path])
     _check_changed(changed, passed.get("vary"))
     known = hints(Plan)
     for name in passed:

@@ -87,22 +87,32 @@ def decode_record(data: bytes | str, where: str) -> Record:
 
 
 def latest(records: Sequence[Record]) -> list[Record]:
-    """One record for each plan and seed, in the given order: the newest, for files behind data or model that have changed since
-    leave records of their old state in a store, with other keys; of several with its key the `fuller`."""
+    """One record for each plan and seed, of those that were run last, in the given order, which is that of the runs.
+
+    Files behind data or model that have changed since leave records of their old state in a store: of one victim (a plan but
+    for its defences, and a seed) those count that stand on the same judge as the last. Of several of one plan the last
+    counts, of several of one key the `fuller`.
+    """
+    judges = {_victim(record): record.stages.get("judge") for record in records}
     found: dict[bytes, Record] = {}
     for record in records:
         mark = canonical(record.plan)
         old = found.get(mark)
-        if old is None or (fuller(record) >= fuller(old) if record.key == old.key else record.made >= old.made):
+        if judges[_victim(record)] != record.stages.get("judge"):
+            continue
+        if old is None or record.key != old.key or fuller(record) >= fuller(old):
             found[mark] = record
     kept = {record.key for record in found.values()}
     return [record for record in records if record.key in kept]
 
 
-def fuller(record: Record) -> tuple[bool, bool, float]:
-    """What to compare two records of one key by: a finished one is fuller than a failed one, then one that leaves out nothing,
-    then the newer."""
-    return record.status == "done", not any(doubt.startswith(LEFT_OUT) for doubt in record.doubts), record.made
+def _victim(record: Record) -> bytes:
+    return canonical({k: v for k, v in record.plan.items() if k not in ("detectors", "purifiers")})
+
+
+def fuller(record: Record) -> tuple[bool, bool]:
+    """What to compare two records of one key by: a finished one is fuller than a failed one, then one without gaps."""
+    return record.status == "done", not any(doubt.startswith(LEFT_OUT) for doubt in record.doubts)
 
 
 def canonical(value: Any) -> bytes:

@@ -75,7 +75,7 @@ def run(
 
         def finish(i: int) -> None:
             records[i] = assemble(book, cells[i], passed, settings, device, job.reasons)
-            book.save_record(records[i])
+            book.save_record(records[i], now())
 
         job = _Job(book, cells, device, listener or (lambda _: None), finish)
         job.run(workers)

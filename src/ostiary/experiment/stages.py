@@ -47,15 +47,16 @@ class Stage:
         """Every setting the result depends on beside the upstream stages."""
         plan, (data_files, victim_files, attack_files) = self.cell.plan, self.cell.files
         if self.kind == "data":
-            return {"dataset": plan.dataset.spec(), "files": data_files, "seed": self.cell.seed}
+            return {"dataset": plan.dataset.spec(), "files": data_files, "seed": self.cell.seed, **revised(plan.dataset)}
         if self.kind in ("judge", "relearning", "verdict", "rescan"):
             return {}
         if self.part is not None:
-            return {"part": self.part.spec()}
+            return {"part": self.part.spec(), **revised(self.part)}
         net = {"victim": plan.victim.spec(), "files": victim_files, "trainer": plan.training().spec()}
         if self.kind == "control":
-            return net
+            return net | revised(plan.victim, plan.training())
         own = {"attack files": attack_files} if attack_files else {}
+        own |= revised(plan.victim, plan.training(), *([plan.attack] if plan.attack else []))
         return {**net, "attack": plan.attack.spec() if plan.attack else None, **own}
 
     def key(self) -> str:
@@ -69,6 +70,12 @@ class Stage:
     def _hash(self) -> str:
         text = canonical([SCHEMA, ostiary.__version__, self.kind, self.spec(), [u.key() for u in self.upstream()]])
         return hashlib.blake2b(text, digest_size=20).hexdigest()
+
+
+def revised(*parts: Component) -> dict[str, Any]:
+    """The revisions of the parts, for a stage's settings; nothing where none was ever revised, so that keys stay."""
+    found = {k: v for part in parts for k, v in part.revisions().items()}
+    return {"revisions": found} if found else {}
 
 
 def stages_of(cell: Cell) -> list[Stage]:

@@ -218,8 +218,9 @@ class Store:
 
     # records
 
-    def save_record(self, record: Record) -> None:
-        row = (record.key, record.status, record.made, encode(record))
+    def save_record(self, record: Record, run: float | None = None) -> None:
+        """run: when a run last told of it (unix time), where not when it was made."""
+        row = (record.key, record.status, record.made if run is None else run, encode(record))
         rows = [(record.key, part, name, *values) for part, name, values in _metrics(record)]
         with _clear(self.folder):
             self._db.execute("begin immediate")
@@ -234,7 +235,8 @@ class Store:
                 raise
 
     def records(self, keys: list[str] | None = None) -> list[Record]:
-        """All records, oldest first, or those with the given keys in their order; damaged ones are left out with a warning."""
+        """All records, in the order of the runs that told of them last, or those with the given keys in their order; damaged
+        ones are left out with a warning."""
         only = "" if keys is None else f"where key in ({', '.join('?' * len(keys))})"
         with _clear(self.folder):
             rows = self._db.execute(f"select key, body from record {only} order by made, key", keys or ()).fetchall()

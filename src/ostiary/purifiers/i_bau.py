@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +24,7 @@ from ostiary.training.draws import draws
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
-PAPER = {"epochs": 5, "batch_size": 100, "freeze_norms": True, "share": 0.01, "ascent_steps": 0, "space": "normalised"}
+PAPER = {"epochs": 5, "batch_size": 100, "freeze_norms": True, "share": 0.01, "ascent_steps": 0}
 
 
 class IBAU(Unlearner, Purifier, name="i-bau"):
@@ -33,13 +32,13 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
 
     Source: Zeng et al., Adversarial unlearning of backdoors via implicit hypergradient, ICLR 2022, arXiv:2110.03735. The
     defender holds the model and a few clean samples. Each round (epoch): from none, a perturbation d takes `ascent_steps` SGD
-    steps (0: one pass) at `ascent_lr` down -CE(f(x + d), f's label of x) + `penalty` |d|^2; then each batch makes one Adam step
-    on its CE, d added to the share `share` of it, by the implicit hypergradient: `fixed_point` iterations of the map d -
+    steps (0: one pass) at `ascent_lr` down -CE(f(x + d), f's label of x) + `penalty` |d|^2; then each batch makes one Adam
+    step on its CE, d added to the share `share` of it, by the implicit hypergradient: `fixed_point` iterations of the map d -
     `map_step` (slope of the former loss on the round's first batch). 10, 0.001, 5, 0.1 and lr 1e-3: authors' code. Its 5
-    rounds, batches of 100, one pass, share 0.01 and `space` normalised, where d counts standard deviations of a channel
-    (preset), do little with tens of samples; 10, 64, 20 steps, 0.5, and d in units of the inputs, are ours, from toy images;
-    preset auto (ours): 0.1 and frozen statistics. Differs: inputs are kept in range; on images BatchNorm statistics follow
-    (frozen in the presets), a rate at which the model collapses is lowered. On graphs all nodes get the same.
+    rounds, batches of 100, one pass and share 0.01 (preset) do little with tens of samples; 10, 64, 20 steps and 0.5 are
+    ours, from toy images; preset auto (ours): 0.1 and frozen statistics. d is in units of the inputs, there and here.
+    Differs: inputs are kept in range; on images BatchNorm statistics follow (frozen in the presets), a rate at which the
+    model collapses is lowered. On graphs all nodes get the same.
     """
 
     modalities = frozenset({"graph", "image"})
@@ -51,7 +50,6 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
     penalty: PositiveFloat = 0.001
     fixed_point: NonNegative = 5
     map_step: PositiveFloat = 0.1
-    space: Literal["inputs", "normalised"] = "inputs"
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
@@ -64,8 +62,6 @@ class Minimax(TrainHook):
 
     def __init__(self, how: IBAU, data: Dataset, rng: torch.Generator) -> None:
         self.how, self.data, self.rng = how, data, rng
-        scaled = how.space == "normalised" and isinstance(data.inputs, Tensor)
-        self.unit = data.inputs.std((0, 2, 3), correction=0)[:, None, None] if scaled else torch.ones(())
 
     def on_epoch(self, state: TrainState) -> None:
         victim, how = state.victim, self.how
@@ -83,7 +79,7 @@ class Minimax(TrainHook):
         with torch.no_grad(), evaluating(victim):
             said = victim(batch).argmax(1)
         with evaluating(victim):
-            found = victim(victim.modality.perturb(batch, by * self.unit.to(by.device))).float()
+            found = victim(victim.modality.perturb(batch, by)).float()
         return self.how.penalty * by.square().sum() - F.cross_entropy(found, said)
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
@@ -94,7 +90,7 @@ class Minimax(TrainHook):
         def outer(by: Tensor) -> Tensor:
             every = by.expand_as(victim.modality.unperturbed(batch))
             some = times(every, marked[owners(batch, every, len(y))])
-            return F.cross_entropy(victim(victim.modality.perturb(batch, some * self.unit.to(by.device))).float(), y)
+            return F.cross_entropy(victim(victim.modality.perturb(batch, some)).float(), y)
 
         inner, parameters = partial(self.inner, victim, self.first), [p for p in victim.parameters() if p.requires_grad]
         return hypergradient(inner, outer, self.by, parameters, how.fixed_point, how.map_step)

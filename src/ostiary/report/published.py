@@ -22,15 +22,15 @@ class Beside(NamedTuple):
 
 def beside(record: Record, lines: Sequence[Row]) -> list[Beside]:
     """Of `{metric: value}` and `{purifier: {metric: value}}`, both also under names of the cell's parts (an attack's name,
-    `set=AIDS`, `surrogate=gin`, nested in any order). In percent as soon as one figure is above 1. Anything else stands
-    as it is."""
+    `set=AIDS`, `surrogate=gin`, nested in any order). All in percent as soon as one rate of the plan is above 1. Anything
+    else stands as it is."""
     ours = {line.defence.partition("(")[0]: line.figures for line in reversed(lines)}
     ours |= {line.defence: line.figures for line in lines}  # a paper's name stands for the method with any options
     given = _of_cell(record.published, _names(record.plan), {"none", *ours})
     parts = [(k, v) if isinstance(v, dict) else ("none", {k: v}) for k, v in given.items()]
     own = [(label, k, v) for label, held in parts for k, v in held.items() if not isinstance(v, dict)]
     rates = {(label, k): v for label, k, v in own if k in FIGURES and isinstance(v, int | float)}
-    unit = 100 if any(abs(v) > 1 for (_, k), v in rates.items() if k != "seconds") else 1
+    unit = 100 if any(abs(v) > 1 for v in _rates(record.published)) else 1
     found = [Beside(k, v if isinstance(v, str) else json.dumps(v)) for label, k, v in own if (label, k) not in rates]
     for (label, name), value in rates.items():
         scaled = value if name in ("der", "seconds") else value / unit
@@ -45,6 +45,14 @@ def unplaced(records: Sequence[Record]) -> list[str]:
     labels = {label for r in records for label in purifiers(r)}
     known = {"none", *labels, *(label.partition("(")[0] for label in labels)}.union(*(_names(r.plan) for r in records))
     return [n for n in dict.fromkeys(n for r in records for n in _over_figures(r.published)) if n not in known]
+
+
+def _rates(given: dict[str, Any]) -> Iterator[float]:
+    for name, value in given.items():
+        if isinstance(value, dict):
+            yield from _rates(value)
+        elif name in FIGURES and name not in ("der", "seconds") and isinstance(value, int | float):
+            yield value
 
 
 def _over_figures(given: dict[str, Any]) -> Iterator[str]:
@@ -73,9 +81,11 @@ def _of_cell(given: dict[str, Any], names: set[str], defences: set[str]) -> dict
     found: dict[str, Any] = {}
     for key, value in given.items():
         if not isinstance(value, dict) or key in defences:
-            found[key] = value
+            found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
         elif key in names:
-            found |= _of_cell(value, names, defences)
+            for inner, held in _of_cell(value, names, defences).items():
+                both = isinstance(held, dict) and isinstance(found.get(inner), dict)
+                found[inner] = {**found[inner], **held} if both else held
         elif not mine and "=" not in key and not any(isinstance(v, dict) for v in value.values()):
             found[key] = value
     return found

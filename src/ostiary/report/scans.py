@@ -10,6 +10,7 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, rate
+from ostiary.report.ranking import EXACT
 from ostiary.report.tables import WORKS, Row, united
 
 SCANS = {
@@ -29,7 +30,7 @@ def scan_rows(records: Iterable[Record]) -> list[Row]:
     poisoned = [r.metrics.get("attack", {}).get("poisoned") for r in judged]
     clean = [r for r, n in zip(judged, poisoned, strict=True) if n == 0]
     lifts = [r.metrics["victim"]["asr_lift"]["value"] or math.nan for r in judged]
-    taken = [r for r, n, lift in zip(judged, poisoned, lifts, strict=True) if n != 0 and lift >= WORKS]
+    taken = [r for r, n, lift in zip(judged, poisoned, lifts, strict=True) if n != 0 and lift >= WORKS - EXACT]
     found = []
     for label in dict.fromkeys(label for r in judged for label in r.metrics.get("detectors", {})):
         bad, good = ([r.metrics["detectors"][label] for r in kind if _scanned(r, label)] for kind in (taken, clean))

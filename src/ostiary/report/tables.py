@@ -264,9 +264,9 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
         return f"{value:.1f}"
     if name in ("der", "auroc", "auprc", "f1", "score") or (name in STEALTH and name != "cross"):
         return f"{value:.3f}"
-    shown = f"{100 * value:.1f}"
+    shown = f"{100 * value:z.1f}"
     low, high = _number(figure.get("low")), _number(figure.get("high"))
     if interval and not math.isnan(low):
         floor = -1.0 if name in ("drop", "cad", "asr_lift") else 0.0  # differences may fall below zero
-        shown += f" [{100 * max(floor, low):.1f}, {100 * min(1.0, high):.1f}]"
+        shown += f" [{100 * max(floor, low):z.1f}, {100 * min(1.0, high):z.1f}]"
     return shown

@@ -195,7 +195,7 @@ def _repeated(groups: Sequence[tables.Group], pick: Callable[[Record], Iterable[
     for group in groups:
         for record in group.records:
             for label, text in pick(record):
-                alike.setdefault((label, _NUMBER.sub("#", text)), []).append((group.name, text))
+                alike.setdefault((label, _NUMBER.sub("\0", text)), []).append((group.name, text))
     total, unit, found = sum(len(g.records) for g in groups), "seeds" if len(groups) == 1 else "runs", []
     for (label, _), places in alike.items():
         pieces = zip(*(_NUMBER.split(text) for _, text in places), strict=True)
