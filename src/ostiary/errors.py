@@ -1,5 +1,9 @@
 """Every error a user can cause: one clear sentence, and still a child of the matching built-in."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+
 
 class OstiaryError(Exception):
     """Base of all errors raised on purpose; the command line prints it as one sentence."""
@@ -30,6 +34,15 @@ class MissingEvidence(OstiaryError, ValueError):
 
 class Unsupported(OstiaryError, TypeError):
     """A method that cannot be applied to this modality or module."""
+
+
+def refusal(make: Callable[..., object], *arguments: object) -> str:
+    """Why `make` is not supported for these arguments, or nothing."""
+    try:
+        make(*arguments)
+    except Unsupported as error:
+        return str(error)
+    return ""
 
 
 class UnsafeFile(OstiaryError, ValueError):

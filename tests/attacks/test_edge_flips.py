@@ -17,7 +17,8 @@ from ostiary.context import Context
 from ostiary.errors import MissingEvidence
 from ostiary.models.edge_gradient import Flips
 from ostiary.testing import toys
-from ostiary.triggers.edge_flips import SPARE, distances, levels, settled, undecided, without
+from ostiary.triggers.edge_flips import distances
+from ostiary.triggers.ties import SPARE, levels, settled, undecided, without
 
 NET = {"name": "gin", "hidden": 16, "layers": 2, "pooling": "max", "deep_head": False}
 

@@ -23,7 +23,7 @@ from ostiary.purifiers.anp import ANP
 from ostiary.purifiers.holdout import accuracy
 from ostiary.testing import toys
 
-FEW = ANP(steps=60)
+FEW = ANP(steps=60, statistics="running")  # a neuron that sleeps on all clean images has no statistics of its own in a batch
 
 
 @pytest.mark.parametrize("norm", [False, True])
@@ -35,7 +35,7 @@ def test_the_mask_of_the_planted_neuron_shrinks_and_no_other(norm: bool) -> None
 
 
 @pytest.mark.parametrize("norm", [False, True])
-@pytest.mark.parametrize("purifier", [FEW, ANP.preset("paper", steps=60)], ids=["chosen", "paper"])
+@pytest.mark.parametrize("purifier", [FEW, ANP.preset("paper", steps=60, statistics="running")], ids=["chosen", "paper"])
 def test_the_backdoor_is_pruned_and_nothing_else(purifier: ANP, norm: bool) -> None:
     held, marked = evidence(norm), images(third=1.0)
     assert held.victim is not None and called(held.victim, marked).unique().tolist() == [0]
@@ -58,6 +58,25 @@ def test_a_part_is_held_out_only_where_a_threshold_is_chosen(
     monkeypatch.setattr(ANP, "learn", noted)
     FEW.replace(threshold=threshold).purify(held, toys.context("image"))
     assert held.clean is not None and seen == [round(share * len(held.clean))]
+
+
+def test_statistics_are_those_of_batches_on_images_alone_and_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = list[bool]()
+    ascend = ANP.ascend
+
+    def noted(self: ANP, neurons: Neurons, *given: Any) -> torch.Tensor:
+        modes.extend(m.training for m in neurons.victim.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+        return ascend(self, neurons, *given)
+
+    monkeypatch.setattr(ANP, "ascend", noted)
+    for modality, own in (("image", True), ("graph", False)):
+        modes.clear()
+        neurons = Neurons.of(toys.victim(modality).clone())
+        before = {k: v.clone() for k, v in neurons.victim.state_dict().items()}
+        ANP(steps=2).learn(neurons, toys.splits(modality).clean, toys.context(modality))
+        assert modes and set(modes) == {own}
+        assert all(torch.equal(v, before[k]) for k, v in neurons.victim.state_dict().items())
+        assert not any(m.training for m in neurons.victim.modules())
 
 
 def test_without_perturbation_nothing_is_suspicious() -> None:

@@ -36,6 +36,7 @@ class FCT(Detector, name="fct"):
     when the mean feature norm falls below a tenth of its start.
     """
 
+    revision = 1
     modalities = frozenset({"graph", "image"})
     needs = frozenset({"train"})
     about = "train"

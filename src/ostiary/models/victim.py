@@ -264,10 +264,30 @@ def evaluating(module: nn.Module) -> Iterator[None]:
             m.training = training
 
 
+@contextmanager
+def passing_norms(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside, but normalisation layers take the statistics of each batch; their own are as before after."""
+    kept = {name: value.clone() for name, value in module.named_buffers()}
+    with evaluating(module):
+        for m in module.modules():
+            if is_norm(m):
+                m.train()
+        try:
+            yield
+        finally:
+            for name, value in module.named_buffers():
+                value.copy_(kept[name])
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether it normalises by statistics; PyG has a BatchNorm of its own."""
+    return isinstance(module, nn.modules.batchnorm._NormBase) or type(module).__name__ == "BatchNorm"
+
+
 def freeze_norms(module: nn.Module) -> None:
     """Evaluation mode for normalisation layers only: their statistics stay what training made them."""
     for m in module.modules():
-        if isinstance(m, nn.modules.batchnorm._NormBase) or type(m).__name__ == "BatchNorm":
+        if is_norm(m):
             m.eval()
 
 

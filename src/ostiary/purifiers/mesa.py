@@ -33,6 +33,7 @@ class MESA(FineTuning, Purifier, name="mesa"):
     512 units, 1 %. Differs from the authors' code, which learns and tunes on test images, and pastes patches out of range.
     """
 
+    revision = 1
     modalities = frozenset({"image"})
     presets = {
         "paper": {

@@ -9,7 +9,7 @@ from typing import Any
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.errors import Unsupported
+from ostiary.errors import refusal
 from ostiary.evidence import Evidence
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim
@@ -54,11 +54,8 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
 
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.victim is not None
-        try:
-            Neurons.filters(evidence.victim, self.skip)
-        except Unsupported as error:
-            return str(error)
-        return self.at_odds("share of neurons", self.neurons) or untrainable(evidence)
+        lack = refusal(Neurons.filters, evidence.victim, self.skip)
+        return lack or self.at_odds("share of neurons", self.neurons) or untrainable(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None
