@@ -70,7 +70,7 @@ def main(folder: str) -> None:
 def causes(folder: str, record: Record) -> tuple[dict[str, str], list[dict[str, Any]]]:
     torch.set_num_threads(1)
     plan = Plan(**{k: v for k, v in record.plan.items() if k != "seed"}, seeds=(record.plan["seed"],))
-    cell, book = Cell(plan, record.plan["seed"], ("", "")), Store(folder, create=False)
+    cell, book = Cell(plan, record.plan["seed"], ("", "", "")), Store(folder, create=False)
     bench = Bench(book)
     poisoned, victim, ctx = bench.poisoned(cell), bench.victim(Stage("victim", cell)), bench.context(cell)
     book.close()

@@ -49,6 +49,31 @@ def test_a_model_that_does_not_fit_the_data_is_told_in_a_sentence(name: str) -> 
         asked(few, name)
 
 
+def test_outputs_without_a_clean_sample_are_scanned_and_not_unlearned() -> None:
+    clean, victim = toys.splits("image").clean, toys.victim("image")
+    some = replace(clean.take((clean.y < 3).nonzero().flatten()), classes=clean.classes[:3])
+    found = build("detector", {"name": "neural-cleanse", "steps": 2}).inspect(
+        Evidence(victim, clean=some), toys.context("image")
+    )
+    assert len(found.scores) == 4 and list(found.info["classes"]) == [*clean.classes[:3], "output 3"]
+    with pytest.raises(InvalidInput, match=r"have none of 'output 3'; give at least one of each, or .*: m\(b\)\[:, :3\]"):
+        build("purifier", "fine-tune").purify(Evidence(victim, clean=some), toys.context("image"))
+    less = Victim(victim.module, "image", forward=lambda m, b: m(b)[:, :3])
+    build("purifier", {"name": "fine-tune", "epochs": 1}).purify(Evidence(less, clean=some), toys.context("image"))
+
+
+def test_a_module_of_one_output_is_told_how_to_give_two() -> None:
+    data = toys.splits("image").clean
+    two = data.take((data.y < 2).nonzero().flatten())
+    one = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    for module in (one, nn.Sequential(one, nn.Flatten(0))):
+        with pytest.raises(InvalidInput, match=r"logit.*torch\.nn\.functional\.pad|torch\.nn\.functional\.pad.*logit"):
+            Evidence(Victim(module, "image"), clean=replace(two, classes=("a", "b"))).checked()
+    wide = Victim(one, "image", forward=lambda m, b: nn.functional.pad(m(b), (1, 0)))
+    assert wide(two.inputs).softmax(1)[:, 1].allclose(one(two.inputs)[:, 0].sigmoid())
+    Evidence(wide, clean=replace(two, classes=("a", "b"))).checked()
+
+
 @METHODS
 def test_answers_that_are_no_numbers_are_no_all_clear(name: str) -> None:
     broken = toys.victim("image").clone()

@@ -4,7 +4,7 @@ accident. The one exception, `oracle`, is given only where a plan asks for it by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -42,11 +42,12 @@ class Evidence:
             raise MissingEvidence(f"{who} needs {' and '.join(missing)}, which was not given or is empty")
         return Evidence(**kept)
 
-    def check_call(self) -> None:
-        """Raises InvalidInput if the victim, where there is one, cannot be called on the data that stand beside it."""
+    def checked(self) -> Evidence:
+        """The same, the clean data with a class for every output of the victim: of some there may be no sample, and a backdoor
+        leads there all the same. Raises InvalidInput if the victim cannot be called on the data that stand beside it."""
         data = next((d for d in (self.clean, self.train, self.incoming) if d is not None), None)
         if self.victim is None or data is None:
-            return
+            return self
         for p in self.victim.parameters():
             if p.dtype in (torch.float16, torch.bfloat16):
                 raise InvalidInput(
@@ -67,7 +68,11 @@ class Evidence:
         if not bool(logits.isfinite().all()):
             raise InvalidInput("the victim's outputs hold NaN or infinite values; load sound weights")
         if logits.shape[1] < data.n_classes:
-            raise InvalidInput(f"the victim knows {logits.shape[1]} classes but the {name} have {data.n_classes}")
+            two = "; if its output is a logit, give two with forward=lambda m, b: torch.nn.functional.pad(m(b), (1, 0))"
+            said = f"the victim knows {logits.shape[1]} classes but the {name} have {data.n_classes}"
+            raise InvalidInput(said + two * (logits.shape[1] == 1))
+        more = tuple(f"output {c}" for c in range(data.n_classes, logits.shape[1]))
+        return replace(self, clean=replace(self.clean, classes=self.clean.classes + more)) if self.clean and more else self
 
     @property
     def modality_name(self) -> str:

@@ -97,6 +97,19 @@ def test_every_pair_of_true_and_wanted_class_occurs_equally_often(classes: int) 
     assert torch.equal(wanted, MultiTarget().wanted(y.clone(), 0, classes))
 
 
+def test_few_rows_of_many_classes_want_all_distances_and_test_rows_want_others() -> None:
+    """1 % of a set of 200 classes poisons five rows of each: next classes alone would be easier, and would repeat in tests."""
+    k, rule = 200, MultiTarget()
+    train, test = torch.arange(k).repeat_interleave(5), torch.arange(k).repeat_interleave(50)
+    taught, asked = rule.wanted(train, 0, k), rule.goals(test, 0, k)
+    assert not bool((taught == train).any() | (asked == test).any())
+    near = (taught - train) % k <= 20
+    assert 0.05 < float(near.double().mean()) < 0.16, "a tenth of all distances"
+    pairs = set(zip(train.tolist(), taught.tolist(), strict=True))
+    seen = [pair in pairs for pair in zip(test.tolist(), asked.tolist(), strict=True)]
+    assert sum(seen) / len(seen) < 0.05, "5 of 199"
+
+
 def test_degree_features_are_counted_again(splits: Splits) -> None:
     train = replace(splits.train, inputs=with_degrees(splits.train.inputs))
     made = MultiTargetInjection(size=3).make_trigger(train, Context())

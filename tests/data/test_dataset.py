@@ -106,7 +106,7 @@ def test_nodes_are_of_one_graph(graph: Any, kind: str) -> None:
 
 
 def test_names_of_classes_must_fit_the_labels() -> None:
-    with pytest.raises(InvalidInput, match="no sample of class 'c'; add one or leave the name out"):
+    with pytest.raises(InvalidInput, match="no sample of class 'c'; add one, or leave out a class that no model knows"):
         graphs([pair(), pair()], [0, 1], ("a", "b", "c"))
     with pytest.raises(InvalidInput, match="labels run from 0 to 2, expected 0 to 1"):
         images(pixels(), [0, 1, 2, 0], ("a", "b"))

@@ -195,6 +195,22 @@ def test_image_folder_has_a_class_per_folder(tmp_path: Path) -> None:
         source.read()
 
 
+@pytest.mark.parametrize("outer", ["", "all"])
+def test_a_folder_without_images_does_not_number_the_others_anew(outer: str, tmp_path: Path) -> None:
+    image, root = pytest.importorskip("PIL.Image"), tmp_path / outer
+    for name in ("ant", "bee", "cat"):
+        (root / name).mkdir(parents=True)
+        for i in range(4):
+            image.fromarray(np.full((9, 7), i, np.uint8)).save(root / name / f"{i}.png")
+    (root / ".cache").mkdir()
+    (root / "__MACOSX" / "ant").mkdir(parents=True)
+    assert build("dataset", {"name": "image-folder", "path": str(tmp_path)}).read()[0].classes == ("ant", "bee", "cat")
+    for file in (root / "bee").iterdir():
+        file.unlink()
+    with pytest.raises(InvalidInput, match="no image of class 'bee'; fill its folder, or delete it where no model knows it"):
+        load("image-folder", path=str(tmp_path))
+
+
 def test_image_folder_without_images(tmp_path: Path) -> None:
     pytest.importorskip("PIL.Image")
     with pytest.raises(InvalidInput, match="no sub-folder with images"):

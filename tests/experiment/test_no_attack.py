@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -13,14 +13,19 @@ from toy_runs import kinds, watch
 
 from ostiary import cli, run, save_weights, write_report
 from ostiary.component import build
+from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.data.toy import ToyGraphs
+from ostiary.detectors.base import Detector, Findings
+from ostiary.evidence import Evidence
 from ostiary.experiment.bench import Bench
 from ostiary.experiment.exchange import merge, write_records
 from ostiary.experiment.plan import read_plan
 from ostiary.experiment.record import Record
 from ostiary.experiment.stages import Stage
 from ostiary.experiment.store import Store
+from ostiary.models.victim import Victim
+from ostiary.purifiers.base import Purifier
 from ostiary.report.scans import accused
 from ostiary.report.tables import groups
 
@@ -210,6 +215,48 @@ def test_incoming_inputs_bear_no_labels_here_either(data: str, tmp_path: Path, m
         not record.errors and not bool(shown[0].y.any()) and all("fpr" not in m for m in record.metrics["detectors"].values())
     )
     assert len(shown[0]) == record.metrics["data"]["parts"]["test"]["n"]
+
+
+class OfModel(Detector, name="scan-with-incoming"):
+    """Judges the model, and looks at incoming inputs besides."""
+
+    modalities = frozenset({"graph"})
+    needs = frozenset({"victim", "incoming"})
+    about = "model"
+    seen: ClassVar[list[Any]] = []
+
+    def examine(self, evidence: Evidence, ctx: Context) -> Findings:
+        assert evidence.incoming is not None
+        self.seen.append(evidence.incoming)
+        return Findings(torch.zeros(2))
+
+
+class Asks(Purifier, name="asks-an-input-detector"):
+    """Has no incoming inputs, and asks a detector that has."""
+
+    modalities = frozenset({"graph"})
+
+    def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
+        build("detector", "strip").findings(evidence, ctx)
+        raise AssertionError("it was told of inputs that it does not hold")
+
+
+def test_nobody_sees_labels_or_scores_of_incoming_inputs_that_are_not_his(tmp_path: Path) -> None:
+    plan = {
+        **PLAN,
+        "attack": "sub-ba",
+        "least_lift": 0.0,
+        "detectors": ["strip", "scan-with-incoming"],
+        "purifiers": ["asks-an-input-detector"],
+    }
+    OfModel.seen.clear()
+    (record,) = run(plan, store=tmp_path)
+    (incoming,) = OfModel.seen
+    assert not bool(incoming.y.any()) and len(incoming) > record.metrics["data"]["parts"]["test"]["n"]
+    assert incoming.ids.tolist() == list(range(len(incoming)))
+    assert record.failed == {
+        "purifier asks-an-input-detector": "detector 'strip' needs incoming, which was not given or is empty"
+    }
 
 
 def test_no_certificate_is_given_for_test_graphs_of_which_nothing_is_proven(

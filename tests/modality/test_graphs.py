@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch_geometric.data import Data
 
 from ostiary.errors import InvalidInput
-from ostiary.modality.graphs import Graphs, degree_features, join
+from ostiary.modality.graphs import DEGREES, Graphs, degree_features, join
 from ostiary.testing import toys
 
 WIDTH = 3
@@ -149,10 +149,11 @@ def test_isolated_last_nodes_are_counted() -> None:
 def test_graphs_without_features_get_their_degree() -> None:
     star = Data(num_nodes=4, edge_index=torch.tensor([[0, 0, 0, 1, 2, 3], [1, 2, 3, 0, 0, 0]]))
     assert Graphs.from_pyg([star]).x.argmax(1).tolist() == [3, 1, 1, 1]
+    assert Graphs.from_pyg([star]).x.shape[1] == Graphs.from_pyg([star, star]).x.shape[1] == DEGREES, "room for a trigger"
     assert Graphs.from_pyg([star], width=3).x.argmax(1).tolist() == [2, 1, 1, 1], (
         "degrees above the width share its last column"
     )
-    assert degree_features(star.edge_index, 5).tolist()[4] == [1.0, 0.0, 0.0, 0.0]
+    assert degree_features(star.edge_index, 5, 4).tolist()[4] == [1.0, 0.0, 0.0, 0.0]
 
 
 ONE = Data(x=torch.ones(2, 3), edge_index=torch.tensor([[0, 1], [1, 0]]))

@@ -92,6 +92,20 @@ def test_safetensors_round_trip(tmp_path: Path) -> None:
     assert all(torch.equal(found[k], v) for k, v in net.state_dict().items())
 
 
+def test_files_are_named_for_what_they_are_and_read_by_what_they_are(tmp_path: Path) -> None:
+    net = nn.Linear(2, 2)
+    with pytest.raises(
+        InvalidInput, match=r"weights are written as \.safetensors, not as 'net\.pt'; give the file that ending"
+    ):
+        save_weights(net, tmp_path / "net.pt")
+    save_weights(net, tmp_path / "new" / "net.safetensors")
+    (tmp_path / "new" / "net.safetensors").rename(tmp_path / "net.pt")
+    assert torch.equal(read_weights(tmp_path / "net.pt")["weight"], net.weight)
+    (tmp_path / "text.pt").write_text("these are no weights")
+    with pytest.raises(InvalidInput, match=r"it is neither safetensors nor what torch\.save writes"):
+        read_weights(tmp_path / "text.pt")
+
+
 def test_truncated_safetensors(tmp_path: Path) -> None:
     file = tmp_path / "net.safetensors"
     save_weights(nn.Linear(8, 8), file)

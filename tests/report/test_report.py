@@ -382,7 +382,7 @@ def test_principal_axes() -> None:
 
 def test_class_names_are_told_apart(made: Made) -> None:
     record = changed(made.graphs[0], data={"classes": ["a", "a", "triggered"]})
-    assert figures._names(record, 4) == ["0: a", "1: a", "2: triggered", "3"]
+    assert figures._names(record, 4) == ["0: a", "1: a", "2: triggered", "output 3"]
 
 
 def test_of_many_defences_the_best_are_told() -> None:
@@ -398,6 +398,8 @@ def test_of_many_defences_the_best_are_told() -> None:
     assert told["more"] == 4
     few = html._headline(nothing, many[:4])
     assert ([line.defence for line, _, _ in few["after"]], few["more"]) == (["d0", "d1", "d2"], 0)
+    lost = html._headline(nothing, [many[0], many[-1], many[1]])
+    assert [line.defence for line, _, _ in lost["after"]] == ["d0"], "what failed everywhere has no result to tell"
 
 
 def test_a_defence_is_held_against_the_victims_it_was_judged_on(made: Made) -> None:

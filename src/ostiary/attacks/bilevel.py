@@ -12,6 +12,7 @@ from ostiary.attacks.base import TriggerHook
 from ostiary.attacks.labels import LabelRule
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.errors import InvalidInput
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.seeds import derive
 from ostiary.training.trainer import TrainState
@@ -50,6 +51,8 @@ class BiLevel(TriggerHook):
         self.losses: list[float] = []
 
     def on_start(self, state: TrainState) -> None:
+        if self.epochs == 1:
+            raise InvalidInput("model and trigger generator are trained in turn, which takes two epochs at least; raise epochs")
         state.data = self.train
 
     def on_epoch(self, state: TrainState) -> None:

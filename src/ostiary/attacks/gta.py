@@ -20,12 +20,13 @@ from ostiary.triggers.generated import GeneratedSubgraph, untrained
 class GTA(PoisoningAttack, name="gta"):
     """Generates a trigger for every graph, generator and model trained in turn (bi-level).
 
-    Source: Xi, Pang, Ji & Wang, Graph Backdoor, USENIX Security 2021, arXiv:2006.11890. With `mode` model the
-    adversary controls training and hands out the model; with poison the generator is trained against a surrogate of
-    the same architecture, then frozen, and only data are handed out. `rounds` 12 = 3 resamplings of the mount
-    positions x 4, `steps` 20 generator steps each, generator Adam `generator_lr` 0.01 with weight decay 5e-4: the
-    authors' code; the training epochs are shared out among a clean stretch and the rounds. `size` 0: 20 % of the
-    mean graph size, at least 2 (GCleaner). Rate 5 %: GCleaner. The first trigger is the best uniform one (ours).
+    Source: Xi, Pang, Ji & Wang, Graph Backdoor, USENIX Security 2021, arXiv:2006.11890. With `mode` model the adversary
+    controls training and hands out the model; with poison the generator is trained against a surrogate of the same
+    architecture, then frozen, and only data are handed out. `rounds` 12, `steps` 20 generator steps each, generator Adam
+    `generator_lr` 0.01 with weight decay 5e-4: the authors' code (3 x 4 rounds; it draws mount positions anew three times,
+    ours at every step). The training epochs are shared out among a clean stretch and the rounds; of fewer than `rounds` + 1
+    epochs each but the first is a round. `size` 0: 20 % of the mean graph size, at least 2 (GCleaner). Rate 5 %: GCleaner. The
+    first trigger is the best uniform one (ours).
 
     Differs from the authors' code, where the topology generator gets no gradient: a graph encoder is shared by both
     heads and the victim is differentiated through edge weights. Differs from the paper: mount nodes are random (no

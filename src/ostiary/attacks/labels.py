@@ -7,6 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor
 
+from ostiary.attacks.turns import TEST, TRAIN, in_turn
 from ostiary.component import Component
 
 
@@ -69,7 +70,9 @@ class CleanLabel(LabelRule, name="clean-label"):
 
 
 class MultiTarget(LabelRule, name="multi-target"):
-    """Inputs of every class, relabelled to each of the other classes in turn."""
+    """Inputs of every class, relabelled to each of the other classes in turn, from one that chance has chosen."""
+
+    revision = 1
 
     def eligible(self, y: Tensor, target: int) -> Tensor:
         return torch.ones_like(y, dtype=torch.bool)
@@ -78,14 +81,10 @@ class MultiTarget(LabelRule, name="multi-target"):
         return torch.ones_like(y, dtype=torch.bool)
 
     def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
-        """The k-th row of a class is wanted as class + 1 + k mod (classes - 1): all pairs occur, about equally often, where a
-        class has that many rows; of fewer, only the next classes after it."""
-        order = y.argsort(stable=True)
-        before = torch.bincount(y, minlength=n_classes).cumsum(0).roll(1)  # rows of lower classes
-        before[0] = 0
-        k = torch.empty_like(y)
-        k[order] = torch.arange(len(y), device=y.device) - before[y[order]]
-        return (y + 1 + k % max(1, n_classes - 1)) % n_classes
+        return in_turn(y, n_classes, TRAIN)
+
+    def goals(self, y: Tensor, target: int, n_classes: int) -> Tensor:
+        return in_turn(y, n_classes, TEST)
 
 
 class CleanMultiTarget(MultiTarget, name="clean-multi-target"):
@@ -93,6 +92,3 @@ class CleanMultiTarget(MultiTarget, name="clean-multi-target"):
 
     def wanted(self, y: Tensor, target: int, n_classes: int) -> Tensor:
         return y.clone()
-
-    def goals(self, y: Tensor, target: int, n_classes: int) -> Tensor:
-        return super().wanted(y, target, n_classes)

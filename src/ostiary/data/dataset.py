@@ -46,9 +46,12 @@ class Dataset:
             raise InvalidInput("the data set has one class only; a backdoor needs a class to lead away from")
         missing = (counts == 0).nonzero().flatten().tolist()
         if missing and classes:
-            raise InvalidInput(f"no sample of class '{classes[missing[0]]}'; add one or leave the name out")
+            raise InvalidInput(f"no sample of class '{classes[missing[0]]}'; add one, or leave out a class that no model knows")
         if missing:
-            raise InvalidInput(f"no sample has label {missing[0]}, labels must not skip a class; renumber them 0, 1, ...")
+            raise InvalidInput(
+                f"no sample has label {missing[0]}, labels must not skip a class; add one (renumber them only where no trained "
+                "model has these labels for its outputs)"
+            )
         modality.validate(inputs, "the data set")
         names = classes or tuple(str(c) for c in range(n_classes))
         return Dataset(inputs, y, modality, names, torch.arange(n))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -42,7 +41,7 @@ class ImageFolder(DataSource, name="image-folder"):
 
     def read(self) -> tuple[Dataset, Tensor | None]:
         pillow, root = _pillow(), find_file(self.path, "images")
-        files = dict(sorted(_files(root)))
+        files, folders = _files(root)
         parts = {name.parts[0].lower() for name in files if len(name.parts) > 2}
         test = next((t for t in TESTS if {"train", t} == parts), "")
         at = 1 if test else 0  # where the class stands
@@ -50,6 +49,8 @@ class ImageFolder(DataSource, name="image-folder"):
         classes = sorted({name.parts[at] for name in held})
         if not classes:
             raise InvalidInput(f"{root} holds no sub-folder with images; expected one sub-folder per class")
+        if empty := sorted({f.parts[at] for f in folders if len(f.parts) == at + 1} - {*classes}):
+            raise InvalidInput(f"{root}: no image of class '{empty[0]}'; fill its folder, or delete it where no model knows it")
         y = torch.tensor([classes.index(name.parts[at]) for name in held])
         judged = torch.tensor([bool(test) and name.parts[0].lower() == test for name in held])
         if self.limit:
@@ -64,20 +65,22 @@ class ImageFolder(DataSource, name="image-folder"):
         return image_data(images, y, tuple(classes)), judged if test else None
 
 
-def _files(root: Path) -> Iterator[tuple[PurePosixPath, str]]:
-    """(path below the folder of the classes, path in the file system or archive) of every image."""
+def _files(root: Path) -> tuple[dict[PurePosixPath, str], list[PurePosixPath]]:
+    """(of every image its path below the folder of the classes: its path in the file system or archive; folders there)."""
     if root.is_dir():
-        found = [(PurePosixPath(f.relative_to(root).as_posix()), str(f)) for f in root.rglob("*") if f.is_file()]
+        every = [(PurePosixPath(f.relative_to(root).as_posix()), str(f), f.is_dir()) for f in root.rglob("*")]
     else:
         try:
             with zipfile.ZipFile(root) as archive:
-                found = [(PurePosixPath(i.filename), i.filename) for i in archive.infolist() if not i.is_dir()]
+                every = [(PurePosixPath(i.filename), i.filename, i.is_dir()) for i in archive.infolist()]
         except (zipfile.BadZipFile, OSError) as error:
             raise InvalidInput(f"{root} is neither a folder nor a .zip of one ({error}); correct path") from error
-    images = [(name, place) for name, place in found if name.suffix.lower() in KINDS]
+    images = [(name, place) for name, place, folder in every if name.suffix.lower() in KINDS and not folder]
     outer = {name.parts[0] for name, _ in images}
     shift = 1 if len(outer) == 1 and all(len(name.parts) > 2 for name, _ in images) else 0  # one folder around all
-    yield from ((PurePosixPath(*name.parts[shift:]), place) for name, place in images)
+    folders = [n for n, _, folder in every if folder and not any(p.startswith((".", "__")) for p in n.parts)]
+    below = [PurePosixPath(*n.parts[shift:]) for n in folders if len(n.parts) > shift and (not shift or n.parts[0] in outer)]
+    return dict(sorted((PurePosixPath(*name.parts[shift:]), place) for name, place in images)), below
 
 
 def _pillow() -> Any:

@@ -118,7 +118,10 @@ def image_data(images: Tensor, y: Tensor, classes: tuple[str, ...] = ()) -> Data
 def _read_npz(path: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     place, held = _arrays(path, "classes")
     images, labels = held["images"], held["labels"]
-    classes = tuple(map(str, held.get("classes", ())))
+    names = held.get("classes", np.empty(0, "U1"))
+    if names.ndim != 1:
+        raise InvalidInput(f"{place}: 'classes' must be a list of names, got {names.shape}")
+    classes = tuple(map(str, names))
     if images.ndim == 3:
         images = images[..., None]
     if images.ndim != 4 or images.dtype != np.uint8:

@@ -16,7 +16,7 @@ from ostiary.component import Positive, build
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource, cache_folder, data_folder, save_cached
 from ostiary.errors import InvalidInput
-from ostiary.modality.graphs import Graphs, degree_features
+from ostiary.modality.graphs import DEGREES, Graphs, degree_features
 from ostiary.modality.sparse import pointer
 
 
@@ -37,7 +37,7 @@ class TU(DataSource, name="tu"):
     scaled: bool = False
     degrees: bool = False
     classes: tuple[int, ...] = ()
-    max_degree: Positive = 64
+    max_degree: Positive = DEGREES
 
     def read(self) -> tuple[Dataset, Tensor | None]:
         if not re.fullmatch(r"[A-Za-z0-9_\-]+", self.set):

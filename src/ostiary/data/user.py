@@ -15,20 +15,23 @@ from ostiary.data.dataset import Dataset, Splits
 from ostiary.data.nodes import inductive
 from ostiary.data.source import split
 from ostiary.errors import InvalidInput
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import DEGREES, Graphs
 from ostiary.modality.nodes import Nodes
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
-def graphs(data: Iterable[Data], y: Sequence[int] | Tensor | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """PyG graphs as a Dataset; labels from `y` or each graph's own. Raises InvalidInput in one sentence."""
+def graphs(
+    data: Iterable[Data], y: Sequence[int] | Tensor | None = None, classes: tuple[str, ...] = (), *, max_degree: int = DEGREES
+) -> Dataset:
+    """PyG graphs as a Dataset; labels from `y` or each graph's own. Graphs without `x` get a one-hot of their degree, of
+    `max_degree` columns, the last for all that is larger. Raises InvalidInput in one sentence."""
     items = _listed(data)
     if not items:
         raise InvalidInput("the data set is empty")
     labels = _labels(y) if y is not None else torch.cat([_own_label(i, d) for i, d in enumerate(items)])
-    return Dataset.of(Graphs.from_pyg(items), labels, build("modality", "graph"), classes or None)
+    return Dataset.of(Graphs.from_pyg(items, max_degree), labels, build("modality", "graph"), classes or None)
 
 
 def nodes(data: Data, y: Sequence[int] | Tensor | None = None, classes: tuple[str, ...] = ()) -> Dataset:

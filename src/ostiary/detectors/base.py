@@ -58,7 +58,7 @@ class Detector(Component):
         held = evidence.only(self.needed(), f"detector '{self.name}'")
         if held.modality_name not in self.modalities:
             raise Unsupported(f"detector '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
-        held.check_call()
+        held = held.checked()
         if self.searches and held.victim and held.clean and not held.victim.learns(held.clean.take(torch.tensor([0])).inputs):
             raise Unsupported(f"detector '{self.name}' not applicable: the model passes no gradient to search by")
         reason = self.refuse(held)

@@ -160,16 +160,17 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     assert isinstance(detector, Detector)
     splits, victim = poisoned.splits, bench.victim(Stage("victim", cell))
     ctx = bench.context(cell, own=True).within(f"detector {detector.name}")
-    incoming, truth = splits.test, torch.zeros(len(splits.train), dtype=torch.bool)
+    incoming, truth, ids = None, torch.zeros(len(splits.train), dtype=torch.bool), splits.train.ids
     truth[poisoned.index] = True
-    ids = splits.train.ids if detector.subject() == "train" else splits.test.ids
-    if detector.subject() == "incoming":
+    if "incoming" in detector.needed():
         mixed = splits.modality.join([splits.test.inputs, poisoned.triggered.inputs])
         order = torch.randperm(len(splits.test) + len(poisoned.rows), generator=generator(cell.seed, "incoming"))
-        blank = torch.zeros(len(order), dtype=torch.int64)
-        incoming = replace(splits.test, inputs=splits.modality.take(mixed, order), y=blank, ids=torch.arange(len(order)))
-        truth, ids = order >= len(splits.test), torch.cat([ids, ids[poisoned.rows]])[order]
-    findings = detector.inspect(Evidence(victim, held(splits.train), splits.clean, held(incoming)), ctx)
+        blank, own = torch.zeros(len(order), dtype=torch.int64), splits.test.ids
+        inputs = splits.modality.take(mixed, order)
+        incoming = held(replace(splits.test, inputs=inputs, y=blank, ids=torch.arange(len(order))))
+        if detector.subject() == "incoming":
+            truth, ids = order >= len(splits.test), torch.cat([own, own[poisoned.rows]])[order]
+    findings = detector.inspect(Evidence(victim, held(splits.train), splits.clean, incoming), ctx)
     info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
     metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, "info": finite(info)}
     metrics["classes"] = list(findings.classes)
@@ -211,6 +212,8 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
         """What the detector says of this cell, computed with its stage's seeds and taken from there if it is done."""
         pairs = ((shown.victim, victim), (shown.train, evidence.train), (shown.clean, evidence.clean))
         if any(held is not None and held is not own for held, own in pairs):
+            return None
+        if any(getattr(shown, name) is None for name in detector.needed()):  # such as incoming inputs, which it has not either
             return None
         row = bench.store.stage(Stage("detector", cell, detector).key())
         if row is not None and row.status == "done":

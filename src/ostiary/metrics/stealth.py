@@ -12,12 +12,12 @@ from ostiary.modality.nodes import Nodes, egos
 
 
 def stealth(modality: Modality, clean: Inputs, before: Inputs, after: Inputs, limit: int = 200) -> dict[str, float]:
-    """Means over (at most `limit`) inputs of the modality's distances; graphs: change of degree, density and clustering;
-    nodes: the same of their neighbourhoods, and of how alike their neighbours are; images: SSIM. `anomaly_auc`: AUROC of an
-    isolation forest on simple statistics, fitted on `clean`."""
-    n = min(limit, modality.count(before))
-    first = torch.arange(n)
-    before, after = modality.take(before, first), modality.take(after, first)
+    """Means over `limit` inputs, from all over the set, of the modality's distances; graphs: change of degree, density and
+    clustering; nodes: the same of their neighbourhoods, and of how alike their neighbours are; images: SSIM. `anomaly_auc`:
+    AUROC of an isolation forest on simple statistics, fitted on `clean`."""
+    n = modality.count(before)
+    some = torch.linspace(0, n - 1, min(limit, n)).long()
+    before, after = modality.take(before, some), modality.take(after, some)
     found = {k: float(v.mean()) for k, v in modality.difference(before, after).items()}
     if isinstance(before, Graphs):
         a, b = graph_statistics(before), graph_statistics(after)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
+DEGREES = 64  # columns of a one-hot degree: the same for every sample of a set, with room for what a trigger adds
+
+
 @dataclass(frozen=True, eq=False)
 class Graphs:
     """G graphs, N nodes, E directed edges (an undirected edge is stored in both directions).
@@ -58,7 +61,7 @@ class Graphs:
         return Graphs(x, edge_index, node_ptr, edge_ptr, edge_attr, edge_weight)
 
     @staticmethod
-    def from_pyg(data: Sequence[Data], width: int | None = None) -> Graphs:
+    def from_pyg(data: Sequence[Data], width: int = DEGREES) -> Graphs:
         """From PyG graphs. Graphs without `x` get a one-hot of their degree (`width` columns, clamped above)."""
         items = [_parts(i, d) for i, d in enumerate(data)]
         counts = torch.tensor([n for _, _, _, n in items], dtype=torch.int64)
@@ -232,10 +235,9 @@ def unit(values: Tensor, graphs: Graphs) -> Tensor:
     return values / (squares + 1e-12).sqrt()[graphs.batch]
 
 
-def degree_features(edge_index: Tensor, n_nodes: int, width: int | None = None) -> Tensor:
-    """One-hot of the in-degree, clamped to `width` columns (default: the largest degree + 1): float [n_nodes, width]."""
+def degree_features(edge_index: Tensor, n_nodes: int, width: int = DEGREES) -> Tensor:
+    """One-hot of the in-degree, clamped to `width` columns: float [n_nodes, width]."""
     degree = torch.bincount(edge_index[1], minlength=n_nodes)
-    width = width or (int(degree.max()) + 1 if n_nodes else 1)
     return torch.nn.functional.one_hot(degree.clamp(max=width - 1), width).float()
 
 

@@ -114,7 +114,7 @@ class ImageModality(Modality, name="image"):
         return {
             "linf": delta.abs().amax(1),
             "l2": delta.norm(dim=1),
-            "l0": (delta != 0).double().mean(1),
+            "l0": (after != before).any(1).flatten(1).double().mean(1),
             "psnr": torch.where(mse > 0, -10 * torch.log10(mse.clamp(min=1e-12)), torch.full_like(mse, 99.0)),
             "changed": (delta != 0).any(1).double(),
         }

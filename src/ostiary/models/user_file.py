@@ -72,6 +72,9 @@ class FromFile(Architecture, name="file"):
         if not callable(make):
             raise InvalidInput(f"{self.path} has no function or class '{self.maker}'; name it as maker=")
         wanted = inspect.signature(make).parameters
+        unknown = [o for o in self.options if o not in wanted]
+        if unknown and all(p.kind is not p.VAR_KEYWORD for p in wanted.values()):
+            raise InvalidInput(f"{self.maker} of {self.path} takes no '{unknown[0]}'; take it out of options")
         offered = {k: v for k, v in data.items() if k in wanted and k not in self.options}
         try:
             inspect.signature(make).bind(**offered, **self.options)

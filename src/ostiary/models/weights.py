@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pickle
 import warnings
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -16,8 +18,21 @@ from ostiary.errors import InvalidInput, UnsafeFile
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:
-    """All parameters and buffers as safetensors."""
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}, path)
+    """All parameters and buffers as safetensors. Raises InvalidInput for another ending or where the file cannot be written."""
+    place = named_safetensors(path)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}, place)
+    except (OSError, SafetensorError) as error:
+        raise InvalidInput(f"{place} cannot be written ({error}); choose another place") from error
+
+
+def named_safetensors(path: str | Path) -> Path:
+    """The path of a file to write. Raises InvalidInput for a name that promises something else."""
+    place = Path(path).expanduser()
+    if place.suffix != ".safetensors":
+        raise InvalidInput(f"weights are written as .safetensors, not as '{place.name}'; give the file that ending")
+    return place
 
 
 def read_weights(path: str | Path) -> dict[str, Tensor]:
@@ -39,7 +54,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
 def _loaded(place: Path) -> Any:
     try:
-        if place.suffix == ".safetensors":
+        if place.suffix == ".safetensors" or _looks_safe(place):
             return load_file(place)
         with warnings.catch_warnings(action="ignore"):  # torch's remarks on the pickle protocol of what it then refuses
             return torch.load(place, map_location="cpu", weights_only=True)
@@ -49,7 +64,15 @@ def _loaded(place: Path) -> Any:
         if "TorchScript" in str(error):  # torch advises to read it unsafely
             raise InvalidInput(f"{place} is a TorchScript archive, expected a state dict; save its state_dict()") from None
         reason = (str(error) or "it is cut short").splitlines()[0]
+        if place.suffix != ".safetensors" and not zipfile.is_zipfile(place):  # else the reason tells of an unpickler's stack
+            reason = "it is neither safetensors nor what torch.save writes, or was cut short"
         raise InvalidInput(f"{place} is no readable weights file: {reason}") from error
+
+
+def _looks_safe(place: Path) -> bool:
+    """Whether the file begins as safetensors do, whatever its name: the length of a header, and JSON."""
+    with place.open("rb") as file:
+        return file.read(9)[8:] == b"{"
 
 
 def _state(found: Any, place: Path) -> dict[str, Tensor]:

@@ -114,9 +114,9 @@ class Purifier(Component):
         held = evidence.only(self.needed(), f"purifier '{self.name}'")
         if held.modality_name not in self.modalities:
             raise Unsupported(f"purifier '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
+        held = held.checked()
         if held.victim is not None and held.clean is not None:
             self._fits(held)
-        held.check_call()
         reason = self.refuse(held)
         if reason:
             raise Unsupported(f"purifier '{self.name}' not applicable: {reason}")
@@ -150,8 +150,16 @@ class Purifier(Component):
             names = ", ".join(f"'{clean.classes[c]}'" for c in absent)
             raise InvalidInput(
                 f"purifier '{self.name}' needs clean samples of every class, or it would unlearn the others; the "
-                f"{len(clean)} given have none of {names}; give at least one of each"
+                f"{len(clean)} given have none of {names}; give at least one of each{self._unused(held)}"
             )
+
+    def _unused(self, held: Evidence) -> str:
+        """A way out where a module has outputs beyond all labels."""
+        assert held.clean is not None
+        k = int(held.clean.y.max()) + 1
+        return (
+            f", or leave out outputs that no class has: forward=lambda m, b: m(b)[:, :{k}]" if k < held.clean.n_classes else ""
+        )
 
 
 def _let_train(victim: Victim, names: set[str], flag: bool) -> Victim:

@@ -20,22 +20,22 @@ from ostiary.training.trainer import Trainer
 class GCleaner(Purifier, name="gcleaner"):
     """Recovers a trigger per class on explained positions, then unlearns it by distillation.
 
-    Source: Zhang et al., "No Matter What You Do!", 2024, arXiv:2410.01272. The defender holds the model and a few
-    clean graphs. A generator replaces the `nodes` least important nodes of every clean graph (GNNExplainer) so that
-    the embeddings agree (hinge at `threshold`) and, with `objective` class, the graphs of other classes go to one class;
-    classes reached at rate `flag` are unlearned: |S(G') - S(G)| + `retain` |S(G) - T(G)| + `heat` sum of layers
-    |heat(G') - heat(G)| (each weight 0 switches its term off). `heat_by`: Grad-CAM of every layer or, as in Table 6, scores of
-    the inputs by their gradients; its GNNExplainer row is left out, since a searched mask carries no gradient to the weights.
-    Of graphs with fewer than `nodes` nodes all are replaced. `balance`: clean graphs of small classes are repeated until each
-    class counts alike (ours; off as in the paper). With no class flagged the model is left as it is.
+    Source: Zhang et al., "No Matter What You Do!", 2024, arXiv:2410.01272. The defender holds the model and a few clean
+    graphs. A generator replaces the `nodes` least important nodes of every clean graph (GNNExplainer) so that the embeddings
+    agree (hinge at `threshold`) and, with `objective` class, the graphs of other classes go to one class; classes reached at
+    rate `flag` are unlearned: |S(G') - S(G)| + `retain` |S(G) - T(G)| + `heat` sum of layers |heat(G') - heat(G)| (weight 0:
+    none). `heat_by`: Grad-CAM of every layer or, as in Table 6, scores of the inputs by their gradients; its GNNExplainer row
+    is left out (a searched mask has no gradient). Of graphs with fewer than `nodes` nodes all are replaced. `balance`: clean
+    graphs of small classes are repeated until each class counts alike (ours). With no class flagged the model is left as it
+    is.
 
-    The paper's form is the preset `paper`. The defaults differ from it, by choice of a defender's own means on separate
-    seeds, for accuracy: the teacher is the victim itself (teacher_epochs 0: fine-tuning on few graphs loses more accuracy
-    than unlearning); `copies` varied clean graphs a step must keep the victim's output too (weight `vary`); for success:
-    triggers are recovered again from the student in each of `rounds`, on random positions as well; for cost: a class that
-    then is not reached is done with, the last one ends the rounds, and recovery ends `patience` steps after a trigger that
-    works has stopped to get better. The preset `fast` (ours, one form tried on seed 10 of four sets) unlearns every class,
-    flagged or not. The hinge's sign is not Eq. 7-8's; SGD has momentum 0.9 (paper: silent; AIDS: docs/results.md, Table 4).
+    The preset `paper` has the paper's settings, with a trigger and a flag for each class, which are ours: what it prints
+    (`objective` similarity) aims at no class and unlearns whatever it finds. The defaults differ from the preset, chosen by a
+    defender's means on separate seeds, for accuracy: the teacher is the victim itself (fine-tuning on few graphs loses more);
+    `copies` varied clean graphs a step must keep the victim's output too (weight `vary`); for success: triggers are recovered
+    again from the student in each of `rounds`, on random positions as well; for cost: a class not reached then is done with,
+    the last one ends the rounds, and recovery ends `patience` steps after a trigger that works is at its best. The preset
+    `fast` (ours; seed 10) unlearns every class. The hinge's sign is not Eq. 7-8's; SGD has momentum 0.9 (paper: silent).
     """
 
     modalities = frozenset({"graph"})

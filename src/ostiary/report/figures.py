@@ -402,7 +402,7 @@ def _arrays(record: Record, store: Store, stage: str, name: str) -> dict[str, Ar
 def _names(record: Record, most: int) -> list[str]:
     """Class names, told apart where two are the same; numbers where there are none."""
     known = [str(name) for name in record.metrics.get("data", {}).get("classes", [])]
-    found = known + [str(i) for i in range(len(known), most)]
+    found = known + [f"output {i}" if known else str(i) for i in range(len(known), most)]
     return [f"{i}: {n}" if found.count(n) > 1 or n == "triggered" else n for i, n in enumerate(found)]
 
 

@@ -162,10 +162,13 @@ def _headline(group: Group, lines: list[Row]) -> dict[str, Any]:
     told = lines[1:] if len(lines) - 1 <= TOLD else sorted(lines[1:], key=lambda line: _rank(line.figures))[:TOLD]
     after = []
     for line in told:
+        if "acc" not in line.figures:  # it failed everywhere, as is said elsewhere
+            continue
         own = _before(group, line) or before
         few = f"({own['acc']['n']} of {before['acc']['n']} seeds)" if own["acc"]["n"] < before["acc"]["n"] else ""
         after.append((line, " ".join(w for w in (_verdict(own, line.figures) if took else "", few) if w), own))
-    return {"before": before, "took": took, "after": after, "more": len(lines) - 1 - len(told)}
+    again = any("scans" in m for r in group.records for m in r.metrics.get("purifiers", {}).values())
+    return {"before": before, "took": took, "after": after, "more": len(lines) - 1 - len(told), "again": again}
 
 
 def _before(group: Group, line: Row) -> dict[str, Estimate]:

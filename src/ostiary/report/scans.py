@@ -57,8 +57,13 @@ def accused(records: Sequence[Record]) -> list[str]:
             if "refused" in found:
                 refused[f"{who}: {found['refused']}"] = None
             else:
-                runs.setdefault(who, []).append(([str(held[c]) for c in found["classes"]], found["score"]))
+                runs.setdefault(who, []).append(([_class(held, c) for c in found["classes"]], found["score"]))
     return [*(f"{who} flags {_flagged(found)}" for who, found in runs.items()), *_tried(records), *refused]
+
+
+def _class(names: Sequence[Any], c: int) -> str:
+    """Models may have outputs of which the data hold no class."""
+    return str(names[c]) if c < len(names) else f"output {c}"
 
 
 def _tried(records: Sequence[Record]) -> list[str]:
@@ -68,7 +73,7 @@ def _tried(records: Sequence[Record]) -> list[str]:
         held, purified = record.metrics.get("data", {}).get("classes", []), record.metrics.get("purifiers", {})
         for label, metrics in record.metrics.get("detectors", {}).items():
             for goal, before in metrics.get("trials", {}).items():
-                said = found.setdefault((label, str(held[int(goal)])), {"": []})
+                said = found.setdefault((label, _class(held, int(goal))), {"": []})
                 said[""].append(before["value"])
                 for purifier, after in purified.items():
                     again = after.get("scans", {}).get(label, {}).get("trials", {})
