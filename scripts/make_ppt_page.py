@@ -35,8 +35,8 @@ def main(stores: Sequence[str]) -> None:
         "Written by `scripts/make_ppt_page.py` from `ostiary run` of `plans/ppt.yaml`, `plans/ppt-trigger-types.yaml`, "
         "`plans/ppt-transfer.yaml` and `plans/ppt-defences.yaml`, as far as they have run; the settings are in the plans. Mean "
         "and half the width of the 95 % interval: over seeds, or, of one seed, over its test inputs. *natural* is the transfer "
-        "rate: what an independent clean model makes of the same triggered images. ASR less natural, the *lift*, is what the "
-        "poison adds.",
+        "rate: what a clean model of the same recipe and seed, on which no trigger was made, makes of the same triggered "
+        "images. ASR less natural, the *lift*, is what the poison adds.",
     ]
     told = kept(PAGE.read_text(encoding="utf-8"))
     for store in stores:

@@ -18,22 +18,21 @@ class FCT(Detector, name="fct"):
     """Scores training samples by how far a strong distortion moves their features in a briefly trained model.
 
     Source: Chen, Wu & Wang, Effective backdoor defense by exploiting sensitivity of poisoned samples, NeurIPS 2022 (feature
-    consistency towards transformations). The defender holds the training set and can train. (1) A model of one's own,
-    without augmentation, for two epochs and at least `steps` updates. (2) `tuning_epochs` that only push the mean features of
-    classes apart. (3) Mean squared distance of features to those of the input distorted (images turned by any angle and
-    shifted; graphs with half of their edges, features swapped, or counted anew where they are degrees), over `n_draws`
-    draws. The share `poisoned` scored highest is flagged; `info` counts that, the share `clean` scored lowest and the rest
-    by class.
-    Batches of 128, 10 epochs of (2), shares 0.05 and 0.2, on images SGD at 0.01 with momentum 0.9 and weight decay 5e-4:
-    paper. `steps` 800: the two epochs of the paper count about that many updates on its data; on small sets the backdoor
-    would not be learnt (10,000 CIFAR-10 images, BadNets, seed 11: AUROC 0.48 after 300 updates, 0.89 after 800). On graphs
-    the plan's optimiser at its rate, for at 0.01 SGD hardly trains a graph network; no epochs of (2), which made scores
+    consistency towards transformations). The defender holds the training set and can train. (1) A model of one's own, without
+    augmentation, for two epochs and at least `steps` updates. (2) `tuning_epochs` that only push the mean features of classes
+    apart. (3) Mean squared distance of features to those of the input distorted (images turned by any angle and shifted;
+    graphs with half of their edges, features swapped, or counted anew where they are degrees), over `n_draws` draws. The share
+    `poisoned` scored highest is flagged; `info` counts that, the share `clean` scored lowest and the rest by class. Batches of
+    128, 10 epochs of (2), shares 0.05 and 0.2, on images SGD at 0.01 with momentum 0.9 and weight decay 5e-4: paper. `steps`
+    800: the two epochs of the paper are 782 updates on its data (preset `paper`: two epochs, one draw); on small sets the
+    backdoor would not be learnt (10,000 CIFAR-10 images, BadNets, seed 11: AUROC 0.48 after 300 updates, 0.89 after 800). On
+    graphs the plan's optimiser at its rate, for at 0.01 SGD hardly trains a graph network; no epochs of (2), which made scores
     worse on toy graphs and on AIDS (seed 10); and `unit` features, scaled to length 1, for what sums over nodes grows with
-    them: on AIDS plain distances rank large graphs and, within the target class, poison last.
-    Where all samples score the same, the model has died of its rate, which on graphs is the peak of the plan's schedule (of 214
-    runs of the grid one did: NCI1, GTA, seed 2): another is trained at a third of the rate, and so on, up to three times.
-    Differs from the authors' code: samples are scored and ranked once, from several draws; (2) goes back one epoch and stops
-    when the mean feature norm falls below a tenth of its start.
+    them: on AIDS plain distances rank large graphs and, within the target class, poison last. Where all samples score the
+    same, the model has died of its rate, which on graphs is the peak of the plan's schedule (of 214 runs of the grid one did:
+    NCI1, GTA, seed 2): another is trained at a third of the rate, and so on, up to three times. Differs from the authors'
+    code: samples are scored and ranked once, from several draws; (2) goes back one epoch and stops when the mean feature norm
+    falls below a tenth of its start.
     """
 
     revision = 1

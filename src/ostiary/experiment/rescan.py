@@ -1,6 +1,6 @@
 """What speaks for a purified model where no attack is known: a second scan, and the triggers that the first one recovered.
 
-Both look at test inputs, which no method has seen: on the clean ones the purifier has tuned.
+Both look at test inputs, which no method was given: on the clean ones the purifier has tuned.
 """
 
 from __future__ import annotations
