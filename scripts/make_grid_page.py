@@ -186,7 +186,7 @@ def detected(taken: Sequence[Record]) -> list[str]:
                 for r, m in held
                 if low <= m["tpr"]["value"] < high and "asr_lift" in r.metrics["purifiers"].get(defence, {})
             ]
-            left.append(f"{100 * sum(lifts) / len(lifts):.0f} ({len(lifts)})" if lifts else "-")
+            left.append(f"{100 * sum(lifts) / len(lifts):z.0f} ({len(lifts)})" if lifts else "-")
         lines.append(f"| {label} | {len(held)} | {' | '.join(figures)} | {defence} | {' | '.join(left)} |")
     return lines
 
@@ -237,7 +237,7 @@ def left(record: Record, label: str) -> str:
 
 
 def percent(value: float | None) -> str:
-    return "-" if value is None or math.isnan(value) else f"{100 * value:.0f}"
+    return "-" if value is None or math.isnan(value) else f"{100 * value:z.0f}"
 
 
 if __name__ == "__main__":
