@@ -221,9 +221,7 @@ def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[s
         path, sign, text = (piece.strip() for piece in str(change).partition("="))
         if not sign:
             raise BadSpec(f"'{change}' is no setting; write option=value, like attack.rate=0.1")
-        if path in changed:
-            raise BadSpec(f"{path} is set twice; give it once")
-        changed[path] = read_value(text, change)
+        changed[path] = read_value(text, change)  # of two for one path the last counts, as on any command line
     for path in _parts_first(changed):
         passed = put(passed, path, changed[path])
     _check_changed(changed, passed.get("vary"))
