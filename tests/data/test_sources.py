@@ -129,6 +129,7 @@ def test_marks_of_files_follow_what_they_hold_alone(tmp_path: Path) -> None:
         ({"labels": np.arange(19) % 2}, "20 inputs but 19 labels"),
         ({"images": np.array([{"a": 1}] * 20, dtype=object)}, "no .npz with arrays .*, free of Python objects"),
         ({"classes": np.array(["a", "b"], dtype=object)}, "no .npz with arrays .*, free of Python objects"),
+        ({"classes": np.array("cat")}, "'classes' must be a list of names, got"),
     ],
 )
 def test_bad_npz_is_refused_in_one_sentence(arrays: dict[str, Any], words: str, tmp_path: Path) -> None:
