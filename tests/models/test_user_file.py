@@ -158,7 +158,7 @@ def test_files_beside_the_models_are_its_own_and_read_anew(tmp_path: Path, monke
         ("def other(): pass\n", {}, "has no function or class 'make'; name it as maker="),
         ("def make(depth): return nn.Linear(1, 1)\n", {}, "make of .* cannot be called: .*depth.*; give the rest in options"),
         ("def make(depth=1): return nn.Linear(1, 1)\n", {"deep": 3}, "make of .* takes no 'deep'; take it out of options"),
-        ("def make(): return nn.Linear(1, 1)\n", {"deep": 3}, "make of .* cannot be called: .*deep"),
+        ("def make(): return nn.Linear(1, 1)\n", {"deep": 3}, "make of .* takes no .deep.; take it out of options"),
         ("def make(): return 3\n", {}, "returned int, expected an nn.Module"),
         ("def make(): return {}['a\\nb']\n", {}, r"make of .*model\.py made no model but ended in KeyError: .*; correct"),
         ("def make(): return nn.Linear(1)\n", {}, r"make of .*model\.py made no model but ended in TypeError: .*out_features"),
