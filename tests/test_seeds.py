@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from scipy import stats
@@ -66,3 +68,22 @@ def test_keyed_draws_are_uniform_and_independent(seed: int) -> None:
         assert abs(float(torch.corrcoef(torch.stack([values[1:], values[:-1]]))[0, 1])) < 0.03
     assert abs(float(torch.corrcoef(torch.stack([by_id, by_draw]))[0, 1])) < 0.03
     assert len(by_id.unique()) == 20000
+
+
+def test_scoped_seeds_put_every_device_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[list[int]] = []
+    fork = torch.random.fork_rng
+
+    def noted(devices: Any) -> Any:
+        kept.append(list(devices))
+        return fork(devices=[])
+
+    monkeypatch.setattr(torch.random, "fork_rng", noted)
+    with scoped(0, "a"):
+        pass
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: None)
+    with scoped(0, "a"):
+        pass
+    assert kept == [[], [0, 1]]

@@ -1,4 +1,5 @@
-"""The command line: run, list, options, show, report, export, merge, weights. Only `run` and `options` import torch.
+"""The command line: run, list, options, show, report, export, merge, weights, scores. Torch is imported by `run`, by
+`options` and by what is asked for with --plan, whose keys its parts make.
 
 Exit codes: 0 done, 1 some stage failed, 2 nothing could be done (bad input or usage), 130 interrupted.
 """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -16,7 +16,18 @@ from ostiary.seeds import derive, generator
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
 
-_surrogates: dict[tuple[object, ...], Victim] = {}  # of one process; a pure function, remembered
+T = TypeVar("T")
+_surrogates: dict[tuple[object, ...], Victim] = {}
+
+
+def remembered(known: dict[tuple[object, ...], T], key: tuple[object, ...], make: Callable[[], T]) -> T:
+    """What `make` gives, a pure function of `key`: made once in a process, while it is among the last four."""
+    if key not in known:
+        found = make()
+        while len(known) >= 4:
+            known.pop(next(iter(known)))
+        known[key] = found
+    return known[key]
 
 
 @dataclass(frozen=True)
@@ -61,12 +72,10 @@ class Context:
             raise MissingEvidence("this method trains a model of its own; give Context(architecture=...)")
         own = self.within("surrogate")
         net = self.architecture
-        key = (data.fingerprint(), own.seed, str(net.spec()), net.content(), str(self.trainer.spec()))
-        if key not in _surrogates:
-            while len(_surrogates) >= 4:
-                _surrogates.pop(next(iter(_surrogates)))
-            _surrogates[key] = own.fit(data, what="training a surrogate").cpu()
-        return _surrogates[key].clone().to(self.device)
+        recipe = (str(net.spec()), net.content(), str(self.trainer.spec()))
+        key = (data.fingerprint(), own.seed, str(self.device), *recipe)
+        made = remembered(_surrogates, key, lambda: own.fit(data, what="training a surrogate").cpu())
+        return made.clone().to(self.device)
 
     def fit(self, data: Dataset, hooks: Sequence[TrainHook] = (), *, what: str = "training", given: bool = False) -> Victim:
         """A fresh model (`given`: see `fresh`) trained on `data`."""

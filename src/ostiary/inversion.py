@@ -183,12 +183,10 @@ def measured(found: Recovered, victim: Victim, graphs: Graphs, chosen: Tensor) -
     with torch.no_grad():
         stamped = found.stamp(graphs, chosen)
         logits, embedding = victim.both(stamped)
-        unit = F.normalize(embedding, dim=1)
-        n = len(unit)
-        similarity = float(((unit @ unit.t()).sum() - n) / max(1, n * (n - 1)))
+        n = len(embedding)
         edges = float(mount_edges(stamped, chosen)) / max(1, n)
         rate = float((logits.argmax(1) == found.goal).double().mean())
-    return Recovered(found.goal, rate, similarity, edges, found.net, found.low, found.high, found.kind)
+    return Recovered(found.goal, rate, likeness(embedding), edges, found.net, found.low, found.high, found.kind)
 
 
 def mount_edges(graphs: Graphs, chosen: Tensor) -> int:
@@ -196,6 +194,13 @@ def mount_edges(graphs: Graphs, chosen: Tensor) -> int:
     inside = torch.zeros(len(graphs.x), dtype=torch.bool, device=graphs.x.device)
     inside[chosen[chosen >= 0]] = True
     return int((inside[graphs.edge_index[0]] & inside[graphs.edge_index[1]]).sum()) // 2
+
+
+def likeness(embedding: Tensor) -> float:
+    """Mean cosine of pairs of different rows (float [n, d])."""
+    n = len(embedding)
+    whole = F.normalize(embedding, dim=1).sum(0)  # whose square is the sum over all pairs
+    return (float(whole.square().sum()) - n) / max(1, n * (n - 1))
 
 
 def hinge(embedding: Tensor, threshold: float) -> Tensor:

@@ -27,8 +27,9 @@ def generator(seed: int, *names: object) -> torch.Generator:
 
 @contextmanager
 def scoped(seed: int, *names: object) -> Iterator[None]:
-    """Run code that only knows torch's global generator (module init), then restore it."""
-    with torch.random.fork_rng(devices=[]):
+    """Run code that only knows torch's global generator (module init), then restore it, on every device."""
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()  # `manual_seed` is for all of them, too
+    with torch.random.fork_rng(devices=cards):
         torch.manual_seed(derive(seed, *names))
         yield
 

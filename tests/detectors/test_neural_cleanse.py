@@ -12,8 +12,10 @@ from tests.expectations import CORNER, IMAGES, RESNET
 from ostiary.attacks.base import Poisoned
 from ostiary.component import build
 from ostiary.context import Context
+from ostiary.detectors import masks
+from ostiary.detectors.balance import Balance
 from ostiary.detectors.class_triggers import anomaly
-from ostiary.detectors.masks import Balance, Patches, better
+from ostiary.detectors.masks import Patches, better
 from ostiary.detectors.neural_cleanse import NeuralCleanse
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
@@ -124,3 +126,13 @@ def test_three_classes_are_refused() -> None:
     less = Victim(held.victim.module, "image", forward=lambda m, b: m(b)[:, :3])
     with pytest.raises(Unsupported, match="median of 3 classes"):
         NeuralCleanse().inspect(Evidence(less, clean=three), toys.context("image"))
+
+
+def test_classes_in_groups_give_the_patches_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, found = toys.evidence("image"), []
+    assert held.victim is not None and held.clean is not None
+    for most in (masks.AT_ONCE, 40):  # a class a pass
+        monkeypatch.setattr(masks, "AT_ONCE", most)
+        found.append(NeuralCleanse(steps=6, batch_size=32).recover(held.victim, held.clean, toys.context("image")))
+    assert torch.allclose(found[0].masks, found[1].masks, atol=1e-5)
+    assert torch.allclose(found[0].patterns, found[1].patterns, atol=1e-5)

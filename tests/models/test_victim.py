@@ -11,6 +11,7 @@ from torch_geometric.nn.models import GAT, GCN, GIN, GraphSAGE
 
 from ostiary.component import build
 from ostiary.errors import BadSpec, InvalidInput, Unsupported
+from ostiary.evidence import Evidence
 from ostiary.modality.graphs import Graphs
 from ostiary.models.graph_layers import pool
 from ostiary.models.polarized import polarized
@@ -322,3 +323,20 @@ def test_a_model_learns_though_it_is_frozen_and_not_where_its_forward_takes_no_g
     assert frozen.learns(few) and not any(p.requires_grad for p in frozen.parameters())
     deaf = Victim(victim.module, "image", forward=torch.no_grad()(victim.call))
     assert not deaf.learns(few)
+
+
+def test_a_stage_that_is_never_called_is_told() -> None:
+    module = toys.victim("image").clone().module
+    module.aside = nn.Linear(2, 2)  # type: ignore[assignment]
+    clean = toys.splits("image").clean
+    first = next(n for n, m in module.named_modules() if isinstance(m, nn.Conv2d))
+    victim = Victim(module, "image", stages=(first, "aside"), head=toys.victim("image").head)
+    with pytest.raises(Unsupported, match="the stage 'aside' is not called with the model; name others as stages="):
+        build("purifier", "nad").purify(Evidence(victim, clean=clean), toys.context("image"))
+
+
+def test_heads_share_out_all_units() -> None:
+    with pytest.raises(BadSpec, match="10 units cannot be shared out among 4 heads; give a multiple of 4"):
+        build("victim", {"name": "gat", "hidden": 10})
+    with pytest.raises(BadSpec, match="6 units cannot be shared out among 4 heads"):
+        build("victim", {"name": "gat", "widths": [8, 6]})

@@ -163,3 +163,19 @@ def test_a_rate_at_which_training_diverges_is_lowered(monkeypatch: pytest.Monkey
     monkeypatch.setattr(NPD, "trained", lambda *_: (_ for _ in ()).throw(Diverged("training diverged")))
     with pytest.raises(Diverged):
         NPD(steps=2).purify(toys.evidence("image"), toys.context("image"))
+
+
+@pytest.mark.parametrize("modality", ["image", "graph"])
+def test_a_sample_in_chunks_leads_where_the_whole_does(modality: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held, found = toys.evidence(modality), []
+    assert held.victim is not None
+    for most in (512, 7):
+        monkeypatch.setattr(type(held.victim.modality), "chunk", most)
+        made = NPD.preset("auto", epochs=1).purify(held, toys.context(modality))
+        found.append((made.notes["aimed at"], made.notes["lead"]))
+    assert found[0][0] == found[1][0] and found[0][1] == pytest.approx(found[1][1], abs=0.02)
+
+
+def test_a_model_in_double_precision_gets_a_polarizer_of_its_kind() -> None:
+    victim = Victim(toys.victim("image").clone().module.double(), "image", forward=lambda m, b: m(b.double()))
+    assert next(polarizer(polarized(victim)).parameters()).dtype == torch.float64

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.component import Positive, PositiveFloat
-from ostiary.context import Context
+from ostiary.context import Context, remembered
 from ostiary.data.dataset import Dataset
 from ostiary.seeds import scoped
 from ostiary.training.draws import draws
 from ostiary.triggers.hidden_bits import HiddenBits
 from ostiary.triggers.stegastamp import Steganography
 
-_trained: dict[tuple[object, ...], HiddenBits] = {}  # of one process; a pure function, remembered
+_trained: dict[tuple[object, ...], HiddenBits] = {}
 
 
 class SSBA(PoisoningAttack, name="ssba"):
@@ -48,12 +48,8 @@ class SSBA(PoisoningAttack, name="ssba"):
 
     def make_trigger(self, train: Dataset, ctx: Context) -> HiddenBits:
         recipe = (self.bits, self.width, self.steps, self.batch_size, self.lr, self.fidelity, self.psnr)
-        key = (train.fingerprint(), ctx.seed, ctx.device, *recipe)
-        if key not in _trained:
-            while len(_trained) >= 4:
-                _trained.pop(next(iter(_trained)))
-            _trained[key] = self.learn(train, ctx)
-        return _trained[key]
+        key = (train.fingerprint(), ctx.seed, str(ctx.device), *recipe)
+        return remembered(_trained, key, lambda: self.learn(train, ctx))
 
     def learn(self, train: Dataset, ctx: Context) -> HiddenBits:
         """Encoder and decoder, trained together, and the secret."""

@@ -7,13 +7,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ostiary.component import Json
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.inversion import Recovered, Recovery, mount_edges, placed
+from ostiary.inversion import Recovered, Recovery, likeness, mount_edges, placed
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 
@@ -58,11 +57,8 @@ def recovered(victim: Victim, clean: Dataset, goal: int, recovery: Recovery, cop
         stamped = found.stamp(several.inputs, at)
     logits, embedding = victim.predict(stamped, features=True)
     assert embedding is not None
-    unit, n = F.normalize(embedding, dim=1), len(stamped)
-    similarity = (float((unit @ unit.t()).sum()) - n) / max(1, n * (n - 1))
-    return ClassTrigger(
-        recovery.nodes, found, stamped, several.y, margin(logits, goal), similarity, mount_edges(stamped, at) / n
-    )
+    alike, edges = likeness(embedding), mount_edges(stamped, at) / len(stamped)
+    return ClassTrigger(recovery.nodes, found, stamped, several.y, margin(logits, goal), alike, edges)
 
 
 def by_size(tries: Sequence[ClassTrigger], reached: float) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
+from ostiary.detectors.balance import Balance
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.training.draws import draws
 
-UP, DOWN = 2.0, 2.0**1.5  # by how much the weight of the mask's size grows and shrinks (authors)
+AT_ONCE = 512  # images in one pass with gradients: many classes would be too much at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,44 +53,33 @@ class MaskInversion:
     def of(self, victim: Victim, clean: Dataset, rng: torch.Generator) -> Patches:
         """Patches of all classes, in one pass per step. Images of a class do not count for it."""
         k, device = clean.n_classes, victim.device
-        _, c, h, w = clean.inputs.shape
-        raw = [(torch.rand(k, n, h, w, generator=rng) - 0.5).to(device).requires_grad_() for n in (1, c)]
+        c, *sides = clean.inputs.shape[1:]
+        raw = [(torch.rand(k, n, *sides, generator=rng) - 0.5).to(device).requires_grad_() for n in (1, c)]
         optimizer = torch.optim.Adam(raw, lr=self.lr, betas=(0.5, 0.9))
         balance = Balance(torch.full((k,), self.cost, device=device), self.patience)
         best = Patches(unit(raw[0]).detach(), unit(raw[1]).detach(), torch.full((k,), math.inf, dtype=torch.float64))
         with evaluating(victim), without_gradients(victim):
             for step, (images, y) in enumerate(draws(clean, self.batch_size, self.steps, device, rng)):
-                mask, pattern = unit(raw[0]), unit(raw[1])
-                stamped = (1 - mask[:, None]) * images + mask[:, None] * pattern[:, None]
-                logits = victim(stamped.flatten(0, 1)).float()
-                goals = torch.arange(k, device=device)
-                counts = (y != goals[:, None]).float()
-                losses = F.cross_entropy(logits, goals.repeat_interleave(len(y)), reduction="none").view(k, -1)
-                reached = ((logits.argmax(1).view(k, -1) == goals[:, None]) * counts).sum(1) / counts.sum(1).clamp(min=1)
-                norms = mask.sum((1, 2, 3))
-                best = better(best, mask, pattern, norms, reached >= self.success)
-                loss = ((losses * counts).sum(1) / counts.sum(1).clamp(min=1) + balance.weight * norms).sum()
                 optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                few = torch.arange(k, device=device).split(max(1, AT_ONCE // len(y)))
+                hit = torch.cat([self.led(victim, images, y, raw, goals, balance.weight[goals]) for goals in few])
+                mask, pattern = (unit(r).detach() for r in raw)
+                best = better(best, mask, pattern, mask.sum((1, 2, 3)), hit)
                 optimizer.step()
-                balance.after(reached >= self.success)
+                balance.after(hit)
                 progress("inverting patches", (step + 1) / self.steps)
         return best
 
-
-class Balance:
-    """The weight of each class's mask norm (float [k]), and for how many batches in a row it succeeded or failed."""
-
-    def __init__(self, weight: Tensor, patience: int) -> None:
-        self.weight, self.patience = weight, patience
-        self.up, self.down = torch.zeros_like(weight), torch.zeros_like(weight)
-
-    def after(self, hit: Tensor) -> None:
-        """Of a batch in which the classes `hit` (bool [k]) succeeded."""
-        self.up, self.down = (self.up + 1) * hit, (self.down + 1) * ~hit
-        often, seldom = self.up >= self.patience, self.down >= self.patience
-        self.weight = torch.where(often, self.weight * UP, torch.where(seldom, self.weight / DOWN, self.weight))
-        self.up, self.down = self.up * ~often, self.down * ~seldom
+    def led(self, victim: Victim, images: Tensor, y: Tensor, raw: list[Tensor], goals: Tensor, weight: Tensor) -> Tensor:
+        """Which of the classes `goals` the patches reach; their slopes are added to `raw`."""
+        (mask, pattern), counts = (unit(r[goals])[:, None] for r in raw), (y != goals[:, None]).float()
+        logits = victim(((1 - mask) * images + mask * pattern).flatten(0, 1)).float()
+        losses = F.cross_entropy(logits, goals.repeat_interleave(len(y)), reduction="none").view(counts.shape)
+        hits = (logits.argmax(1).view(counts.shape) == goals[:, None]) * counts
+        loss = (losses * counts).sum(1) / counts.sum(1).clamp(min=1) + weight * mask.sum((1, 2, 3, 4))
+        loss.sum().backward()  # type: ignore[no-untyped-call]
+        reached: Tensor = hits.sum(1) / counts.sum(1).clamp(min=1) >= self.success
+        return reached
 
 
 @torch.no_grad()

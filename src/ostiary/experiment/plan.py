@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ostiary.attacks.base import Attack
-from ostiary.component import Component, Json, Rate, build, hints, lookup, plain, suggest
+from ostiary.component import Component, Json, Rate, build, hints, plain, suggest
 from ostiary.data.source import DataSource
 from ostiary.detectors.base import Detector
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, UnknownName
@@ -273,8 +273,3 @@ def _named(value: Any) -> Any:
 
 def _example(kind: str) -> str:
     return {"dataset": "solubility", "victim": "gin"}[kind]
-
-
-def options_of(kind: str, name: str) -> type[Component]:
-    """The class behind `ostiary options`."""
-    return lookup(kind, name)

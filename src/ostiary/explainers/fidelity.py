@@ -34,9 +34,9 @@ def node_scores(graphs: Graphs, found: Attribution) -> Tensor:
 
 def undirected(graphs: Graphs) -> tuple[Tensor, Tensor]:
     """(the undirected edge of each directed one, int64 [E]; the graph of each undirected one, int64 [U], ascending)."""
-    low, high = torch.minimum(*graphs.edge_index), torch.maximum(*graphs.edge_index)
-    keys, of = (low * max(1, len(graphs.x)) + high).unique(return_inverse=True)
-    return of, torch.empty_like(keys).scatter_(0, of, graphs.edge_batch)
+    of = graphs.pairs
+    n = int(of.max()) + 1 if len(of) else 0
+    return of, of.new_empty(n).scatter_(0, of, graphs.edge_batch)
 
 
 def best_edges(graphs: Graphs, scores: Tensor, k: int = 0, share: float = 0.0) -> Tensor:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ostiary.component import NonNegative, Positive, Rate
+from ostiary.errors import BadSpec
 from ostiary.modality.graphs import Graphs
 from ostiary.models.base import Architecture
 from ostiary.models.graph_layers import Conv, GATConv, GCNConv, GINConv, SAGEConv, pool
@@ -150,6 +151,11 @@ class GAT(GraphArchitecture, name="gat"):
     """Graph attention network; `hidden` is shared out among the `heads`. Velickovic et al., ICLR 2018, arXiv:1710.10903."""
 
     heads: Positive = 4
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if odd := [w for w in self.widths or (self.hidden,) if w % self.heads]:
+            raise BadSpec(f"{odd[0]} units cannot be shared out among {self.heads} heads; give a multiple of {self.heads}")
 
     def conv(self, d_in: int, d_out: int) -> Conv:
         return GATConv(d_in, d_out, self.heads)

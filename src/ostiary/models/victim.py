@@ -162,7 +162,7 @@ class Victim(nn.Module):
         return logits, self.modality.pool(entering, batch)
 
     def layers(self, batch: Inputs) -> tuple[Tensor, list[Tensor]]:
-        """(logits, the output of every stage) of one forward pass."""
+        """(logits, the output of every stage) of one forward pass. Raises Unsupported for a stage that it does not call."""
         names = self.stages(batch)
         seen: dict[str, Tensor] = {}
 
@@ -175,6 +175,8 @@ class Victim(nn.Module):
         finally:
             for handle in handles:
                 handle.remove()
+        if silent := [n for n in names if n not in seen]:
+            raise Unsupported(f"the stage '{silent[0]}' is not called with the model; name others as stages=")
         return logits, [seen[n] for n in names]
 
     @torch.no_grad()

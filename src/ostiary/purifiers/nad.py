@@ -11,7 +11,7 @@ from ostiary.component import Positive, PositiveFloat
 from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
-from ostiary.models.victim import Victim
+from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import FineTuning, Purifier
 from ostiary.purifiers.distillation import attention, distilled
 
@@ -39,8 +39,9 @@ class NAD(FineTuning, Purifier, name="nad"):
         assert evidence.victim is not None and evidence.clean is not None
         if not self.betas:
             return "betas names no weight of a layer; give at least one number"
-        victim = evidence.victim
-        victim.stages(victim.modality.move(evidence.clean.take(torch.arange(2)).inputs, victim.device))  # raises without any
+        victim, two = evidence.victim, evidence.clean.take(torch.arange(2)).inputs
+        with torch.no_grad(), evaluating(victim):
+            victim.layers(victim.modality.move(two, victim.device))  # raises without any
         return ""
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
