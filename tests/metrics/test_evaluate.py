@@ -38,7 +38,7 @@ BEFORE = outputs([0, 0, 1, 1, 1, 2], [0, 0, 0, 0])
 
 
 def test_triggers_of_other_inputs_are_judged_by_true_classes() -> None:
-    crossed = torch.eye(3)[[1, 1, 0, 2]]
+    crossed = torch.eye(3)[[1, 1, 2, 2]]  # the third is led to another class, though not to the wanted one
     found = evaluate(replace(NOW, mismatched=crossed), poisoned([0, 0, 0, 0]), CONTROL)
     assert found["cross"]["value"] == 3 / 4
     assert "cross" not in evaluate(NOW, poisoned([0, 0, 0, 0]), CONTROL)
