@@ -83,6 +83,6 @@ def test_after_training_shared_perturbations_no_longer_lead_where_they_led() -> 
     for model in (old.eval(), new):
         hook = Together(NPD(), "input")
         hook.lens = polarizer(model)
-        way = hook.climb(model, clean.inputs, start, clean.y != goal, goal, share, STRIDE)
+        way = hook.climb(model, clean.inputs, start, clean.y != goal, Goal(goal, share), STRIDE)
         rates.append(max(rate for _, rate in islice(way, 12)))
     assert rates[0] >= 0.6 and rates[1] <= rates[0] - 0.3
