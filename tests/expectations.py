@@ -321,7 +321,8 @@ ROWS: tuple[Row, ...] = (
     ),
     # purifiers: the backdoor was there, it falls, accuracy stays
     Row("purifier", "fine-tune", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
-    Row("purifier", "nad", GRAPHS, {"before": (0.8, 1), "fall": (0.4, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
+    # on images, where fine-tuning alone takes nothing away; on graphs it takes the clique
+    Row("purifier", "nad", IMAGES, {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)}, RESNET, attack=CORNER),
     Row(
         "purifier",
         "gcleaner",
@@ -332,7 +333,7 @@ ROWS: tuple[Row, ...] = (
         attack=CLIQUE,
         small={"rounds": 2, "epochs": 2, "recovery_steps": 5},
     ),
-    Row("purifier", "fine-pruning", GRAPHS, {"before": (0.8, 1), "fall": (0.5, 1), "drop": (-1, 0.1)}, GIN, attack=CLIQUE),
+    Row("purifier", "fine-pruning", IMAGES, {"before": (0.8, 1), "fall": (0.3, 1), "drop": (-1, 0.1)}, RESNET, attack=CORNER),
     Row(
         "purifier",
         "anp",
