@@ -1,5 +1,5 @@
 """The command line: run, list, options, show, report, export, merge, weights, scores. Torch is imported by `run`, by
-`options` and by what is asked for with --plan, whose keys its parts make.
+`options`, by `weights` and by what is asked for with --plan, whose keys its parts make.
 
 Exit codes: 0 done, 1 some stage failed, 2 nothing could be done (bad input or usage), 130 interrupted.
 """
@@ -256,9 +256,9 @@ def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE,
         store: Folder that keeps stages and records.
     """
     from ostiary.experiment.store import Store
+    from ostiary.models.weights import named_safetensors
 
-    if file.suffix != ".safetensors":
-        raise BadSpec(f"weights are written as .safetensors, not as '{file.name}'; give the file that ending")
+    file = named_safetensors(file)
     record = _one(key, store)
     held = {name.removeprefix("purifier "): a["weights"] for name, a in record.artefacts.items() if "weights" in a}
     if of not in held:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.stopping import Stop, stopping
 
 from ostiary.attacks import lf, marksman
 from ostiary.attacks.beside import Beside
@@ -21,20 +21,6 @@ from ostiary.component import build
 from ostiary.models.victim import evaluating
 from ostiary.testing import toys
 from ostiary.triggers.generated import GeneratedSubgraph
-
-
-class Stop(Exception):
-    """Nothing after this matters."""
-
-
-def stopping(seen: list[Any], pick: Callable[..., Any]) -> Callable[..., Any]:
-    """Notes what it is called with, and goes no further."""
-
-    def stop(*given: Any, **named: Any) -> Any:
-        seen.append(pick(*given, **named))
-        raise Stop
-
-    return stop
 
 
 def test_dpgba_pulls_towards_the_target_class() -> None:

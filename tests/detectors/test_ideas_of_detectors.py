@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tests.stopping import Stop, stopping
 
 from ostiary.component import build
 from ostiary.context import Context
@@ -19,10 +20,6 @@ from ostiary.detectors.xgbd import XGBD
 from ostiary.inversion import Recovered, Recovery
 from ostiary.metrics.detection import detection
 from ostiary.testing import toys
-
-
-class Stop(Exception):
-    """Nothing after this matters."""
 
 
 def test_xgbd_scores_what_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,11 +73,7 @@ def test_both_ends_of_a_metric_are_suspicious(monkeypatch: pytest.MonkeyPatch) -
 def test_classes_are_pushed_apart_on_images_alone(modality: str, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def stop(_victim: Any, _train: Any, trainer: Any, _ctx: Any) -> None:
-        seen.append(trainer.epochs)
-        raise Stop
-
-    monkeypatch.setattr(fct, "push_apart", stop)
+    monkeypatch.setattr(fct, "push_apart", stopping(seen, lambda _victim, _train, trainer, _ctx: trainer.epochs))
     with pytest.raises(Stop):
         fct.FCT(steps=1).inspect(toys.evidence(modality), toys.context(modality))
     assert seen == [epochs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import beta
+from tests.stopping import Stop, stopping
 
 from ostiary.component import build
 from ostiary.purifiers import d_st, graphnad, sau
@@ -22,20 +22,6 @@ from ostiary.purifiers.rehearsal import Rehearsal, distance
 from ostiary.purifiers.sau import SAU, Unlearn
 from ostiary.seeds import generator
 from ostiary.testing import toys
-
-
-class Stop(Exception):
-    """Nothing after this matters."""
-
-
-def stopping(seen: list[Any], pick: Callable[..., Any]) -> Callable[..., Any]:
-    """Notes what it is called with, and goes no further."""
-
-    def stop(*given: Any, **named: Any) -> Any:
-        seen.append(pick(*given, **named))
-        raise Stop
-
-    return stop
 
 
 def test_nad_weighs_the_attention_maps_of_the_last_layers() -> None:

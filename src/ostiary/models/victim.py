@@ -227,15 +227,15 @@ def check_logits(logits: Tensor, n: int, *, training: bool = False) -> Tensor:
             f"the module returned {type(logits).__name__}, expected logits [{n}, classes]; pick them from what it returns "
             f"with forward=lambda m, b: {pick} (beside a model in a file: def forward(m, b))"
         )
+    if logits.shape == (n,):
+        raise InvalidInput(
+            f"the module gives one number per input, expected [{n}, classes]; give two with "
+            "forward=lambda m, b: torch.nn.functional.pad(m(b)[:, None], (1, 0)), if the number is a logit"
+        )
     if logits.ndim != 2 or len(logits) != n:
         per = "node needs forward=lambda m, b: pool(m(b.x, b.edge_index), b), on nodes ...[b.roots]"
         if logits.ndim == 4:
             per = "place needs forward=lambda m, b: m(b).mean((2, 3))"
-        if logits.shape == (n,):
-            raise InvalidInput(
-                f"the module gives one number per input, expected [{n}, classes]; give two with "
-                "forward=lambda m, b: torch.nn.functional.pad(m(b)[:, None], (1, 0)), if the number is a logit"
-            )
         raise InvalidInput(
             f"the module returned shape {tuple(logits.shape)} for {n} inputs, expected [{n}, classes]; a module that gives one "
             f"row per {per}"

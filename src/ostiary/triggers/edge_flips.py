@@ -89,7 +89,7 @@ class TowardAnchor(EdgeFlips, name="flips-toward-anchor"):
     def doubts(self, inputs: Graphs, ids: Tensor, *, seed: int) -> tuple[str, ...]:
         model, blind = self.model(inputs.x.device), 0
         for rows in torch.arange(len(inputs)).split(CHUNK):
-            loss = self.loss_of(model, graphs := inputs.take(rows), ids[rows], ids[rows])
+            loss = self.loss_of(model, graphs := inputs.take(rows), ids[rows], ids[rows])  # no target: it asks anchors
             blind += int((top_flips(model, graphs, loss, 1).scores == 0).sum())
         said = f"in {blind} of {len(ids)} graphs to poison no edge moves the attacker's embedding towards its anchor"
         return (f"{said}: their flips are arbitrary",) if blind else ()
