@@ -80,3 +80,25 @@ def test_ranges_and_pointer() -> None:
     assert ranges(torch.tensor([5, 0, 9]), torch.tensor([2, 0, 3])).tolist() == [5, 6, 9, 10, 11]
     assert ranges(torch.tensor([], dtype=torch.int64), torch.tensor([], dtype=torch.int64)).tolist() == []
     assert pointer(torch.tensor([2, 0, 3])).tolist() == [0, 2, 2, 5]
+
+
+@pytest.mark.parametrize("one_way", [False, True])
+def test_loops_and_repeats_equal_a_store_that_has_them(one_way: bool) -> None:
+    """Forward and backward, since the transposed order is derived, not sorted anew."""
+    graphs = store()
+    if one_way:
+        graphs = graphs.with_edges(torch.tensor([True, False, True, True, True, False, True, True]))
+    assert graphs.symmetric is not one_way
+    bags, edges, nodes = graphs.adjacency.looped.repeated(2), len(graphs.edge_index[0]), torch.arange(8)
+    both = torch.cat([torch.cat([graphs.edge_index, nodes.expand(2, 8)], 1) + copy * 8 for copy in range(2)], 1)
+    x, weight, push = leaf(16, 3), leaf(2 * (edges + 8), seed=2), leaf(16, 3, seed=4).detach()
+    order = (both[1] * 32 + both[0] + (both[0] == both[1]) * 16).argsort()  # by bag, the loop last
+    source, target = both[:, order]
+    theirs = torch.zeros_like(x).index_add(0, target, x[source] * weight[:, None])
+    torch.testing.assert_close(bag_sum(x, bags, weight), theirs)
+    for ours, expected in zip(
+        torch.autograd.grad(bag_sum(x, bags, weight), [x, weight], push),
+        torch.autograd.grad(theirs, [x, weight], push),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, expected)

@@ -51,6 +51,45 @@ class Incidence:
         row, column = self.column.index_select(0, order), self.row.index_select(0, order)
         return Incidence(row, column, self.t_offsets, self.offsets, back)
 
+    @cached_property
+    def looped(self) -> Incidence:
+        """Of a square incidence: every bag with its own row as last entry. Entry e is then entry `e + row[e]`."""
+        bags = torch.arange(len(self.offsets), device=self.row.device)
+        offsets, t_offsets = self.offsets + bags, self.t_offsets + bags
+        loops = offsets[1:] - 1
+        moved = self.row + torch.arange(len(self.row), device=self.row.device)
+        t_rows = self.column.index_select(0, self.order)
+        t_moved = t_rows + torch.arange(len(t_rows), device=t_rows.device)
+        row, column, order = bags.new_empty(3, len(self.row) + len(loops))
+        row[moved], row[loops] = self.row, bags[:-1]
+        column[moved], column[loops] = self.column, bags[:-1]
+        order[t_moved], order[t_offsets[1:] - 1] = moved.index_select(0, self.order), loops
+        return Incidence(row, column, offsets, t_offsets, order, self.symmetric)
+
+    def repeated(self, times: int) -> Incidence:
+        """This incidence `times` times one behind the other, each on rows and bags of its own."""
+        if times not in self._repeated:
+            entries, bags, columns = len(self.row), len(self.offsets) - 1, len(self.t_offsets) - 1
+            copy = torch.arange(times, device=self.row.device)[:, None]
+            end = self.row.new_tensor([times * entries])
+
+            def each(values: Tensor, step: int) -> Tensor:
+                return (values + copy * step).flatten()
+
+            self._repeated[times] = Incidence(
+                each(self.row, bags),
+                each(self.column, columns),
+                torch.cat([each(self.offsets[:-1], entries), end]),
+                torch.cat([each(self.t_offsets[:-1], entries), end]),
+                each(self.order, entries),
+                self.symmetric,
+            )
+        return self._repeated[times]
+
+    @cached_property
+    def _repeated(self) -> dict[int, Incidence]:
+        return {}
+
 
 class _BagSum(torch.autograd.Function):
     @staticmethod

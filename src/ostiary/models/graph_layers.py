@@ -162,24 +162,31 @@ class GATConv(Conv):
             nn.init.xavier_uniform_(p)
 
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
-        source, target = graphs.edge_index
-        h: Tensor = self.lin(x).view(-1, self.heads, self.width)
-        to, at = (h * self.att_src).sum(2), (h * self.att_dst).sum(2)
-        score = F.leaky_relu(to[source] + at[target], 0.2)
-        own = F.leaky_relu(to + at, 0.2)
-        top = own.detach().scatter_reduce(0, target[:, None].expand_as(score), score.detach(), "amax")
-        near, self_near = (score - top[target]).exp(), (own - top).exp()
+        heads, width = self.heads, self.width
+        bags = graphs.adjacency.looped.repeated(heads)  # head by head, so that all of them are one sum
+        h: Tensor = self.lin(x)
+        ends = torch.cat([torch.block_diag(*self.att_src), torch.block_diag(*self.att_dst)])
+        to, at = (ends @ h.T).view(2, -1)
+        score = F.leaky_relu(to.index_select(0, bags.column) + at.index_select(0, bags.row), 0.2)
+        top = torch.segment_reduce(score.detach(), "max", offsets=bags.offsets)
+        near = (score - top.index_select(0, bags.row)).exp()
         if graphs.edge_weight is not None:
-            near = near * graphs.edge_weight[:, None]
-        total = self_near.index_add(0, target, near)
-        alpha = near / total[target]
+            near = near * self._by_entry(graphs.edge_weight, graphs)
+        total = near.new_zeros(top.shape).index_add(0, bags.row, near)
+        alpha = near / total.index_select(0, bags.row)
         if graphs.edge_mask is not None:
-            alpha = alpha * graphs.edge_mask[:, None]
-        heads = [bag_sum(h[:, k], graphs.adjacency, alpha[:, k].contiguous()) for k in range(self.heads)]
-        out = torch.stack(heads, 1) + (self_near / total)[:, :, None] * h
+            alpha = alpha * self._by_entry(graphs.edge_mask, graphs)
+        h = h.view(-1, heads, width)
+        out = bag_sum(h.transpose(0, 1).reshape(-1, width), bags, alpha).view(heads, -1, width).transpose(0, 1)
         if tape := _tape.get():
-            tape.attended.append(Attended(h.detach(), to.detach(), at.detach(), (top + total.log()).detach(), _tracked(out)))
+            to, at, logs = (t.detach().view(heads, -1).T for t in (to, at, top + total.log()))
+            tape.attended.append(Attended(h.detach(), to, at, logs, _tracked(out)))
         return out.flatten(1) + self.bias
+
+    def _by_entry(self, edges: Tensor, graphs: Graphs) -> Tensor:
+        """A number per edge as one per entry of every head; a node's own entry exists and passes wholly."""
+        at = graphs.edge_index[1] + torch.arange(len(edges), device=edges.device)
+        return edges.new_ones(len(edges) + len(graphs.x)).index_copy(0, at, edges).repeat(self.heads)
 
 
 def pool(x: Tensor, graphs: Graphs, how: str = "sum") -> Tensor:
