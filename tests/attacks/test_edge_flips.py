@@ -67,6 +67,16 @@ def test_more_pairs_are_asked_for_while_all_that_were_found_tie() -> None:
     assert not undecided(row(flat), torch.tensor([0]))
 
 
+@pytest.mark.parametrize("m", [0, 1, 3])
+def test_only_the_pairs_asked_for_are_kept(m: int) -> None:
+    """What was looked at for ties alone would double the width of every later search."""
+    few = torch.tensor([min(m, 1), m])
+    pairs = torch.stack([torch.arange(40), torch.arange(1, 41)], 1).expand(2, -1, -1)
+    found = settled(Flips(pairs, -torch.arange(40.0).expand(2, -1)), few)
+    assert found.shape == (2, m, 2)
+    assert [(row >= 0).all(1).sum().item() for row in found] == few.tolist()
+
+
 def test_what_was_flipped_is_no_candidate_again() -> None:
     found = without(row([3.0, 2.0, 1.0]), torch.tensor([[[0, 2], [-1, -1]]]))
     assert found.pairs.tolist() == [[[0, 1], [0, 3], [-1, -1]]]

@@ -107,6 +107,16 @@ def test_model_mode_trains_on_the_last_trigger(splits: Splits) -> None:
     assert torch.equal(again.x, settled.splits.train.take(settled.index).inputs.x)
 
 
+def test_doubts_are_about_the_trigger_that_was_learnt(splits: Splits, monkeypatch: pytest.MonkeyPatch) -> None:
+    attack, ctx = GTA(rate=0.2, target=0, rounds=2, steps=1), context(epochs=2)
+    poisoned = attack.poison(splits, ctx)
+    ctx.fit(poisoned.splits.train, [poisoned.hook] if poisoned.hook else [])
+    before, picked = ("the trigger left 7 of 9 training inputs as they were",), ("only 9 could be poisoned",)
+    monkeypatch.setattr(GeneratedSubgraph, "doubts", lambda *_, **__: ("the learnt one",))
+    settled = attack.settle(splits, replace(poisoned, picked=picked, doubts=(*picked, *before)), ctx)
+    assert settled.doubts[:2] == (*picked, "the learnt one") and before[0] not in settled.doubts
+
+
 def test_poison_mode_hands_out_data_only(splits: Splits) -> None:
     poisoned = GTA(rate=0.1, target=0, mode="poison", rounds=2, steps=2).poison(splits, context())
     assert poisoned.hook is None

@@ -47,6 +47,7 @@ class Poisoned:
     rows: Tensor
     hook: TrainHook | None = None
     doubts: tuple[str, ...] = ()
+    picked: tuple[str, ...] = ()  # those of the doubts that are about the rows, whatever the trigger
     subsets: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -200,11 +201,12 @@ class PoisoningAttack(RateAttack):
         trigger = self.make_trigger(splits.train, ctx)
         poisoned = self.stamp(splits, index, trigger, ctx, at_test=self.at_test(trigger))
         hook = self.make_hook(trigger, splits.train, index, ctx) if self.rate else None
-        return replace(poisoned, hook=hook, doubts=(*doubts, *poisoned.doubts))
+        return replace(poisoned, hook=hook, picked=doubts, doubts=(*doubts, *poisoned.doubts))
 
     @final
     def settle(self, clean: Splits, poisoned: Poisoned, ctx: Context) -> Poisoned:
         if not isinstance(poisoned.hook, TriggerHook):
             return poisoned
         again = self.stamp(handed_out(clean), poisoned.index, poisoned.hook.trigger, ctx)
-        return replace(again, doubts=poisoned.doubts, hook=None)
+        # the other doubts were about the trigger as it began
+        return replace(again, picked=poisoned.picked, doubts=(*poisoned.picked, *again.doubts), hook=None)

@@ -15,7 +15,7 @@ TIE = 2e-5  # of the best score; rounding moves a score by some 1e-6 of it
 
 
 def best(search: Callable[[Tensor], Flips], m: Tensor) -> Tensor:
-    """The best m (int64 [G]) pairs of each graph, int64 [G, k, 2]. search: how many of each graph -> the best of them."""
+    """The best m (int64 [G]) pairs of each graph, int64 [G, max m, 2]. search: how many of each graph -> the best of them."""
     spare = SPARE
     found = search(m + spare)
     while spare < MOST and undecided(found, m):
@@ -32,13 +32,14 @@ def levels(found: Flips) -> Tensor:
 
 
 def settled(found: Flips, m: Tensor) -> Tensor:
-    """The best m (int64 [G]) pairs of each graph, int64 [G, k, 2], in an order no rounding error can change: the scores of
-    twin nodes tie, and then the lower node numbers come first."""
+    """The best m (int64 [G]) pairs of each graph, int64 [G, max m, 2], in an order no rounding error can change: the scores
+    of twin nodes tie, and then the lower node numbers come first."""
     level, pairs = levels(found), found.pairs
     for place in (1, 0, None):  # the last key counts most
         key = level if place is None else pairs[:, :, place]
         order = torch.argsort(key, dim=1, stable=True)
         pairs, level = pairs.gather(1, order[:, :, None].expand(-1, -1, 2)), level.gather(1, order)
+    pairs = pairs[:, : int(m.amax()) if len(m) else 0]  # those looked at for ties alone would make the next search wider
     late = torch.arange(pairs.shape[1], device=pairs.device) >= m[:, None].to(pairs.device)
     return pairs.masked_fill(late[:, :, None], -1)
 
