@@ -11,7 +11,7 @@ from torch import Tensor
 from ostiary.attacks.base import Poisoned
 from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
-from ostiary.metrics.intervals import Estimate, rate
+from ostiary.metrics.intervals import Estimate, lost, rate
 from ostiary.models.victim import Victim
 
 Metrics = dict[str, Any]
@@ -80,7 +80,7 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
     found |= {} if now.mismatched is None else {"cross": _rate(now.mismatched.argmax(1) == truth)}
     found |= _by_subset(poisoned, {"asr": hit, "asr_strict": hit & knew, "natural": said_control == wanted})
     if before is not None:
-        found |= _change(found, evaluate(before, poisoned, control))
+        found |= {"drop": _drop(before, now, test), **_change(found, evaluate(before, poisoned, control))}
     return found
 
 
@@ -89,7 +89,7 @@ def _untriggered(now: Outputs, test: Dataset, before: Outputs | None) -> Metrics
     acc = _rate(said == test.y)
     found: Metrics = {"acc": acc, "confusion": _confusion(test.y, said, test.n_classes)}
     if before is not None:
-        found["drop"] = {"value": _rate(before.clean.argmax(1) == test.y)["value"] - acc["value"], "n": acc["n"]}
+        found["drop"] = _drop(before, now, test)
     return found
 
 
@@ -111,16 +111,20 @@ def _check_sources(truth: Tensor, wanted: Tensor) -> None:
 
 
 def _change(now: Metrics, before: Metrics) -> Metrics:
-    """Accuracy drop, defence effectiveness rating and robustness improvement rating (BackdoorBench)."""
+    """Defence effectiveness rating and robustness improvement rating (BackdoorBench)."""
     drop = before["acc"]["value"] - now["acc"]["value"]
     fell = max(0.0, before["asr"]["value"] - now["asr"]["value"])
     gained = max(0.0, now["ra"]["value"] - before["ra"]["value"])
     n = now["acc"]["n"]
     return {
-        "drop": {"value": drop, "n": n},
         "der": {"value": (fell - max(0.0, drop) + 1) / 2, "n": n},
         "rir": {"value": (gained - max(0.0, drop) + 1) / 2, "n": n},
     }
+
+
+def _drop(before: Outputs, now: Outputs, test: Dataset) -> Estimate:
+    was, right = ((m.clean.argmax(1) == test.y).tolist() for m in (before, now))
+    return lost(was, right)
 
 
 def _rate(hits: Tensor) -> Estimate:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ostiary.metrics.detection import detection
-from ostiary.metrics.intervals import mean, rate
+from ostiary.metrics.intervals import lost, mean, rate
 
 
 @pytest.mark.parametrize(
@@ -64,3 +64,15 @@ def test_detection_figures_by_hand() -> None:
     upside_down = detection(-scores, None, poisoned)
     assert upside_down["auroc"] == pytest.approx(1 / 6)
     assert "tpr" not in upside_down
+
+
+def test_what_was_lost_has_an_interval_of_its_pairs() -> None:
+    """Agresti & Min: half a pair more of each kind. 40 pairs, 6 lost, 2 gained, by hand."""
+    before, after = [True] * 36 + [False] * 4, [False] * 6 + [True] * 32 + [False] * 2
+    found = lost(before, after)
+    centre, both = 4 / 42, 9 / 42
+    half = 1.959964 * ((both - centre**2) / 42) ** 0.5
+    assert found == {"value": 0.1, "low": pytest.approx(centre - half), "high": pytest.approx(centre + half), "n": 40}
+    same = lost(before, before)
+    assert same["value"] == 0 and -0.1 < same["low"] < 0 < same["high"] < 0.1
+    assert math.isnan(float(lost([], [])["value"]))

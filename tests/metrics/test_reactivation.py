@@ -7,9 +7,11 @@ import math
 import pytest
 import torch
 
-from ostiary.metrics.reactivation import reactivated
+from ostiary.component import build
+from ostiary.metrics.reactivation import _taught, reactivated
 from ostiary.models.screened import Screen, screened
 from ostiary.models.victim import Victim
+from ostiary.models.votes import Voting
 from ostiary.purifiers.fine_tune import FineTune
 from ostiary.testing import toys
 
@@ -39,6 +41,18 @@ def test_a_model_that_kept_the_backdoor_has_it_back_before_a_clean_one() -> None
     purified = FineTune().purify(toys.evidence("graph"), ctx)
     assert kept > 0.9 > clean
     assert not math.isnan(reactivated(purified, poisoned, ctx)["reactivated_5"]["value"])
+
+
+def test_of_a_vote_every_member_is_taught() -> None:
+    poisoned, ctx = toys.poisoned("graph"), toys.context("graph")
+    vote = build("purifier", {"name": "edge-drop", "samples": 5}).purify(toys.evidence("graph"), ctx)
+    before = {k: v.clone() for k, v in vote.state_dict().items()}
+    found = reactivated(vote, poisoned, ctx)
+    assert found and found == reactivated(vote, poisoned, ctx)
+    assert all(torch.equal(v, before[k]) for k, v in vote.state_dict().items())
+    again = _taught(vote, poisoned.splits.clean, poisoned.triggered.take(torch.arange(5)), ctx)
+    assert isinstance(again, Voting)
+    assert any(not torch.equal(v, before[k]) for k, v in again.state_dict().items() if k.startswith("module.members"))
 
 
 class Blind(Screen):

@@ -119,3 +119,15 @@ def test_at_most_limit_inputs_are_compared() -> None:
     sorted_ = images.clone()
     sorted_[15:] = 0
     assert stealth(modality, images, images, sorted_, limit=6)["changed"] == pytest.approx(0.5), "from all over the set"
+
+
+def test_the_detector_is_fitted_on_so_many_clean_inputs_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The neighbourhoods of all nodes of a large graph would never end."""
+    seen = []
+    monkeypatch.setattr("ostiary.metrics.stealth.KNOWN", 5)
+    monkeypatch.setattr("ostiary.metrics.stealth.anomaly_auc", lambda clean, *_: seen.append(len(clean)) or 0.5)
+    for modality in ("graph", "image", "node"):
+        made = toys.poisoned(modality)
+        sources = made.splits.test.take(made.rows).inputs
+        stealth(made.splits.modality, made.splits.train.inputs, sources, made.triggered.inputs)
+    assert seen == [5, 5, 5]

@@ -13,8 +13,9 @@ from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource
 from ostiary.errors import BadSpec, InvalidInput, MissingEvidence
 from ostiary.evidence import Evidence
+from ostiary.models.edit import width_of
 from ostiary.models.victim import Victim
-from ostiary.purifiers.auxiliary import Auxiliary, width_of
+from ostiary.purifiers.auxiliary import Auxiliary
 from ostiary.purifiers.base import Purifier
 from ostiary.testing import toys
 
@@ -51,6 +52,14 @@ def test_labels_are_the_victims_own_and_as_even_as_they_can_be() -> None:
     assert torch.bincount(said, minlength=2).tolist() == [20, 20]
     assert found.notes["auxiliary graphs"] == {"0": 20, "1": 20}
     assert clean.n_classes == toys.splits("graph").train.n_classes
+
+
+def test_a_victim_that_says_one_class_of_all_of_them_is_told_so() -> None:
+    victim = toys.victim("graph").clone()
+    with torch.no_grad():
+        victim.module.get_submodule(victim.head).bias += torch.tensor([1e6, 0.0])
+    with pytest.raises(InvalidInput, match=r"says 1 of none of 300 auxiliary graphs: .*; name its columns in kinds, or give"):
+        Auxiliary(purifier=QUICK, dataset=OTHER, n=40).purify(Evidence(victim=victim), toys.context("graph"))
 
 
 def test_graphs_are_those_of_the_auxiliary_set_without_its_last_column() -> None:

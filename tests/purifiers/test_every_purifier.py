@@ -74,8 +74,11 @@ def test_clean_data_that_cannot_do(purifier: Purifier) -> None:
     clean = held.clean
     assert clean is not None
     first = replace(held, clean=clean.take((clean.y == 0).nonzero().flatten()))
-    with pytest.raises(InvalidInput, match=r"have none of '1'.*give at least one of each"):
-        purifier.purify(first, ctx)
+    if purifier.trains:
+        with pytest.raises(InvalidInput, match=r"have none of '1'.*give at least one of each$"):
+            purifier.purify(first, ctx)
+    else:
+        purifier.purify(first, ctx)  # it unlearns nothing
     with pytest.raises(InvalidInput, match="needs at least 2 clean samples, got 1"):
         purifier.purify(replace(held, clean=clean.take(torch.tensor([0]))), ctx)
     wide = Dataset.of(clean.inputs.with_(x=torch.cat([clean.inputs.x] * 2, 1)), clean.y, clean.modality, clean.classes)

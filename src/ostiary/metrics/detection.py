@@ -16,7 +16,7 @@ def detection(scores: Tensor, flagged: Tensor | None, poisoned: Tensor) -> dict[
     from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
     truth, found = poisoned.numpy(), scores.double().numpy()
-    fpr, tpr, _ = roc_curve(truth, found)
+    fpr, tpr, _ = roc_curve(truth, found, drop_intermediate=False)  # where scores tie, it would drop thresholds in use
     result: dict[str, float | Estimate] = {
         "auroc": float(roc_auc_score(truth, found)),
         "auprc": float(average_precision_score(truth, found)),

@@ -11,7 +11,9 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.metrics.intervals import Estimate, rate
 from ostiary.models.victim import Victim
+from ostiary.models.votes import Voting
 from ostiary.purifiers.base import FineTuning
+from ostiary.purifiers.certified import OnViews
 
 SAMPLES = (5, 20)
 EPOCHS = 10
@@ -22,12 +24,13 @@ def reactivated(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, E
 
     Source of the idea: Min et al., NeurIPS 2024, arXiv:2410.09838 (retuning attack); sample numbers, 10 epochs and the
     settings of plain fine-tuning: ours. The rate is over the triggered inputs that were not trained on, at least as many
-    as were; the same samples for every model of a cell, so that models compare, a clean one among them. Empty for a model
-    that passes no gradient, such as a vote.
+    as were; the same samples for every model of a cell, so that models compare, a clean one among them. Of a vote every
+    member is fine-tuned, on the views that it votes on. Empty for a model that passes no gradient.
     """
     order = torch.randperm(len(poisoned.triggered), generator=ctx.rng("reactivation"))
     found = {}
-    learns = any(p.requires_grad for p in victim.parameters()) and victim.learns(poisoned.triggered.take(order[:1]).inputs)
+    one = poisoned.triggered.take(order[:1]).inputs
+    learns = all(any(p.requires_grad for p in m.parameters()) and m.learns(one) for m in voters(victim))
     for n in SAMPLES if learns else ():
         if len(order) < 2 * n:
             continue
@@ -48,4 +51,12 @@ def _taught(victim: Victim, clean: Dataset, few: Dataset, ctx: Context) -> Victi
     )
     trainer = FineTuning(batches=0).trainer(ctx, both, EPOCHS)
     trainer = trainer.replace(augment="none")  # a crop would cut off triggers at the edge
-    return trainer.fit(victim.clone(), both, ctx.key("reactivation"), what="re-activation")
+    again = victim.clone()
+    hooks = [OnViews(again.view, ctx.rng("reactivation views"))] if isinstance(again, Voting) else []
+    for model in voters(again):
+        trainer.fit(model, both, ctx.key("reactivation"), hooks, what="re-activation")
+    return again
+
+
+def voters(victim: Victim) -> tuple[Victim, ...]:
+    return victim.members if isinstance(victim, Voting) else (victim,)

@@ -10,14 +10,15 @@ from ostiary.modality.base import Inputs, Modality
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.nodes import Nodes, egos
 
+KNOWN = 2000  # clean inputs that the anomaly detector is fitted on; a tree of it sees 256
+
 
 def stealth(modality: Modality, clean: Inputs, before: Inputs, after: Inputs, limit: int = 200) -> dict[str, float]:
     """Means over `limit` inputs, from all over the set, of the modality's distances; graphs: change of degree, density and
     clustering; nodes: the same of their neighbourhoods, and of how alike their neighbours are; images: SSIM. `anomaly_auc`:
-    AUROC of an isolation forest on simple statistics, fitted on `clean`."""
-    n = modality.count(before)
-    some = torch.linspace(0, n - 1, min(limit, n)).long()
-    before, after = modality.take(before, some), modality.take(after, some)
+    AUROC of an isolation forest on simple statistics, fitted on KNOWN of `clean`."""
+    some, known = spaced(modality.count(before), limit), spaced(modality.count(clean), KNOWN)
+    before, after, clean = modality.take(before, some), modality.take(after, some), modality.take(clean, known)
     found = {k: float(v.mean()) for k, v in modality.difference(before, after).items()}
     if isinstance(before, Graphs):
         a, b = graph_statistics(before), graph_statistics(after)
@@ -36,6 +37,11 @@ def stealth(modality: Modality, clean: Inputs, before: Inputs, after: Inputs, li
     return found
 
 
+def spaced(n: int, most: int) -> Tensor:
+    """At most so many of n rows, from all over them: int64."""
+    return torch.linspace(0, n - 1, min(most, n)).long()
+
+
 def graph_statistics(graphs: Graphs) -> Tensor:
     """Per graph: mean degree, density, mean clustering, largest degree, nodes: float64 [G, 5]."""
     n, e = graphs.n_nodes.double(), graphs.n_edges.double()
@@ -45,13 +51,13 @@ def graph_statistics(graphs: Graphs) -> Tensor:
     keys = target * size + source  # sorted, by construction of the store
     triangles = torch.zeros(size, dtype=torch.float64)
     # two-paths source <- target <- k, one neighbour rank k at a time; closed where (source, k) is an edge
-    start = graphs.adjacency.offsets[:-1]
+    start, left = graphs.adjacency.offsets[:-1], torch.arange(len(target))
     for k in range(int(graphs.in_degree.max()) if len(graphs.x) else 0):
-        has = graphs.in_degree[target] > k
-        far = source[start[target[has]] + k]
-        wanted = source[has] * size + far
+        left = left[graphs.in_degree[target[left]] > k]
+        near = source[left]
+        wanted = near * size + source[start[target[left]] + k]
         at = torch.searchsorted(keys, wanted).clamp(max=len(keys) - 1)
-        triangles.index_add_(0, source[has], (keys[at] == wanted).double())
+        triangles.index_add_(0, near, (keys[at] == wanted).double())
     clustering = triangles / (degree * (degree - 1)).clamp(min=1)
     mean = torch.zeros(len(graphs), dtype=torch.float64).index_add_(0, graphs.batch, clustering) / n
     most = torch.zeros(len(graphs), dtype=torch.float64).scatter_reduce(0, graphs.batch, degree, "amax")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
-from ostiary.errors import Unsupported
+from ostiary.errors import InvalidInput, Unsupported
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 
@@ -104,3 +105,13 @@ def has_neurons(module: nn.Module) -> bool:
 def times(p: Tensor, scale: Tensor) -> Tensor:
     """Every row of `p`, of whatever shape, times its entry of `scale`: float [len(p)]."""
     return p * scale.view(-1, *(1,) * (p.ndim - 1))
+
+
+def width_of(victim: Victim) -> int:
+    """Columns of the first layer with a 2-D weight: those of its inputs, if the module names its layers in order. Raises
+    InvalidInput where there is none."""
+    for module in victim.module.modules():
+        weight: Any = getattr(module, "weight", None)
+        if getattr(weight, "ndim", 0) == 2:
+            return int(weight.shape[1])
+    raise InvalidInput("the victim has no layer with a 2-D weight that would tell the width of its inputs; set width")

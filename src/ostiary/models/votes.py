@@ -67,21 +67,25 @@ class Voting(Victim):
         return found
 
     def forward(self, batch: Inputs) -> Tensor:
-        return self.both(batch)[0]
+        return self.asked(batch, features=False)[0]
 
     def both(self, batch: Inputs) -> tuple[Tensor, Tensor]:
+        return self.asked(batch, features=True)
+
+    def asked(self, batch: Inputs, features: bool) -> tuple[Tensor, Tensor]:
         n, asked = self.modality.count(batch), self.view.count * len(self.members)
-        votes = features = torch.zeros((), device=self.device)
+        votes = seen_features = torch.zeros((), device=self.device)
         for numbers in torch.arange(self.view.count).split(max(1, AT_ONCE // max(1, n))):
             rows, which = torch.arange(n).repeat(len(numbers)), numbers.repeat_interleave(n)
             seen = self.view(self.modality.take(batch, rows.to(self.device)), which.to(self.device))
             for member in self.members:
-                logits, feature = member.both(seen)
+                logits, feature = member.both(seen) if features else (member(seen), None)
                 said = check_logits(logits, len(rows)).argmax(1)
                 votes = votes + F.one_hot(said, logits.shape[1]).view(len(numbers), n, -1).sum(0)
-                features = features + feature.view(len(numbers), n, -1).sum(0) / asked
+                if feature is not None:
+                    seen_features = seen_features + feature.view(len(numbers), n, -1).sum(0) / asked
         k = votes.shape[1]
-        return votes - torch.arange(k, device=votes.device) / (2 * k), features
+        return votes - torch.arange(k, device=votes.device) / (2 * k), seen_features
 
     def stages(self, batch: Inputs) -> tuple[str, ...]:
         raise Unsupported("a vote of several models has no layers of its own; look at one of its members")

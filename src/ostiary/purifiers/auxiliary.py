@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ostiary.component import NonNegative, Positive
@@ -15,8 +15,11 @@ from ostiary.data.source import DataSource
 from ostiary.errors import BadSpec, InvalidInput
 from ostiary.evidence import Evidence
 from ostiary.modality.graphs import Graphs
+from ostiary.models.edit import width_of
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
+
+NO_GRAPHS = "purifier 'auxiliary' works on graphs, and dataset '{}' has none; give another"
 
 
 class Auxiliary(Purifier, name="auxiliary"):
@@ -43,7 +46,7 @@ class Auxiliary(Purifier, name="auxiliary"):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dataset.modalities and "graph" not in self.dataset.modalities:
-            raise BadSpec(f"purifier 'auxiliary' works on graphs, and dataset '{self.dataset.name}' has none; give another")
+            raise BadSpec(NO_GRAPHS.format(self.dataset.name))
 
     def needed(self) -> frozenset[str]:
         return (self.purifier.needed() | self.needs) - {"clean"}
@@ -53,8 +56,8 @@ class Auxiliary(Purifier, name="auxiliary"):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None
-        data = self.drawn(evidence.victim, ctx)
-        cleaned = self.purifier.purify(replace(evidence, clean=data), ctx.within(self.purifier.name))
+        evidence = replace(evidence, clean=(data := self.drawn(evidence.victim, ctx)))
+        cleaned = self.purifier.purify(evidence, ctx.within(self.purifier.name))
         cleaned.notes["auxiliary graphs"] = {name: int((data.y == c).sum()) for c, name in enumerate(data.classes)}
         return cleaned
 
@@ -62,19 +65,19 @@ class Auxiliary(Purifier, name="auxiliary"):
         """The auxiliary graphs, with the victim's features and labels."""
         data, _ = self.dataset.read()
         if not isinstance(data.inputs, Graphs):
-            raise InvalidInput(
-                f"purifier 'auxiliary' works on graphs, and dataset '{self.dataset.name}' has none; give another"
-            )
+            raise InvalidInput(NO_GRAPHS.format(self.dataset.name))
         data = data.take(torch.randperm(len(data), generator=ctx.rng("auxiliary"))[: 20 * self.n])
         graphs = data.inputs.with_(x=self.fitted(data.inputs.x, data.kinds, self.width or width_of(victim)))
         try:
             logits, _ = victim.predict(graphs)
         except (RuntimeError, IndexError, ValueError) as error:
-            first = str(error).splitlines()[0]
-            raise InvalidInput(f"the victim cannot be called on the auxiliary data ({first}); set width or kinds") from error
+            why = f"the victim cannot be called on the auxiliary data ({str(error).splitlines()[0]})"
+            raise InvalidInput(f"{why}; set width or kinds") from error
         y, names = logits.argmax(1), tuple(str(c) for c in range(logits.shape[1]))
-        of_class = torch.nn.functional.one_hot(y, len(names))
-        rank = of_class.cumsum(0).gather(1, y[:, None])[:, 0]  # how many of its class have come
+        rank = F.one_hot(y, len(names)).cumsum(0).gather(1, y[:, None])[:, 0]  # how many of its class have come
+        if none := [name for c, name in enumerate(names) if not bool((y == c).any())]:
+            why = f"the victim says {', '.join(none)} of none of {len(y)} auxiliary graphs: they cannot show what it knows"
+            raise InvalidInput(f"{why}; name its columns in kinds, or give another dataset")
         return replace(data, inputs=graphs, y=y, classes=names, kinds=self.kinds).take(rank.argsort(stable=True)[: self.n])
 
     def fitted(self, x: Tensor, kinds: tuple[str, ...], width: int) -> Tensor:
@@ -85,16 +88,6 @@ class Auxiliary(Purifier, name="auxiliary"):
         if not pairs or len(self.kinds) > width:
             given = f"{len(self.kinds)} kinds given, {len(pairs)} of them known to the auxiliary data"
             raise InvalidInput(f"{given}, and the victim takes {width} columns; name the victim's own columns, in order")
-        mine, theirs = map(list, zip(*pairs, strict=True))
-        out = x.new_zeros(len(x), width)
+        (mine, theirs), out = map(list, zip(*pairs, strict=True)), x.new_zeros(len(x), width)
         out[:, mine] = x[:, theirs]
         return out
-
-
-def width_of(victim: Victim) -> int:
-    """Columns of the first layer with a 2-D weight: those of its inputs, if the module names its layers in order."""
-    for module in victim.module.modules():
-        weight: Any = getattr(module, "weight", None)
-        if getattr(weight, "ndim", 0) == 2:
-            return int(weight.shape[1])
-    raise InvalidInput("the victim has no layer with a 2-D weight that would tell the width of its inputs; set width")

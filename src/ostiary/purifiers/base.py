@@ -9,14 +9,16 @@ from typing import ClassVar, Literal, final
 import torch
 
 from ostiary.component import Component, NonNegative, Positive, PositiveFloat
+from ostiary.console import log
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.errors import InvalidInput, Unsupported
+from ostiary.errors import Diverged, InvalidInput, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
 from ostiary.training.budget import at_least
 from ostiary.training.trainer import Trainer
 
+BROKEN = 0.1  # accuracy lost on samples that were trained on, from which a result is warned of
 SMALL = 16  # images of which BatchNorm still gets usable statistics
 
 
@@ -103,6 +105,7 @@ class Purifier(Component):
     kind = "purifier"
     modalities: ClassVar[frozenset[str]] = frozenset({"graph", "image"})
     needs: ClassVar[frozenset[str]] = frozenset({"victim", "clean"})
+    trains: ClassVar[bool] = True  # on the clean samples, so that it would unlearn a class of which there are none
 
     def needed(self) -> frozenset[str]:
         """Names of the Evidence fields it needs, with the options of this purifier."""
@@ -126,7 +129,24 @@ class Purifier(Component):
         victim = self.cleanse(held, ctx)
         _let_train(victim, frozen, False)
         victim.eval()
+        if self.trains and held.victim is not None and held.clean is not None:
+            self._look(held.victim, victim, held.clean)
         return victim
+
+    def _look(self, before: Victim, after: Victim, clean: Dataset) -> None:
+        """What the defender's own samples say of the result: noted, warned of where it is plainly broken. Raises Diverged."""
+        logits = after.predict(clean.inputs)[0]
+        if not bool(logits.isfinite().all()):
+            raise Diverged(f"purifier '{self.name}' left a model whose outputs are not finite; try a lower rate, or another")
+        was, now = (float((said.argmax(1) == clean.y).double().mean()) for said in (before.predict(clean.inputs)[0], logits))
+        after.notes["accuracy on its clean samples"] = {"before": was, "after": now}
+        said = logits.argmax(1).unique().tolist()  # type: ignore[no-untyped-call]
+        one = f", and it says '{clean.classes[said[0]]}' of all of them" if len(said) == 1 < len(clean.y.unique()) else ""  # type: ignore[no-untyped-call]
+        if one or was - now > BROKEN:
+            log.warning(
+                f"purifier '{self.name}': accuracy on the {len(clean)} clean samples it was given went from {100 * was:.1f} to "
+                f"{100 * now:.1f} %{one}; do not use this model, try another purifier or more samples"
+            )
 
     def refuse(self, evidence: Evidence) -> str:
         """Why the method cannot work on this evidence, or nothing; asked before work starts."""
@@ -146,20 +166,19 @@ class Purifier(Component):
         if len(clean) < 2:
             raise InvalidInput(f"purifier '{self.name}' needs at least 2 clean samples, got {len(clean)}; give more")
         absent = sorted(set(range(clean.n_classes)) - set(clean.y.tolist()))
-        if absent:
+        if absent and self.trains:
             names = ", ".join(f"'{clean.classes[c]}'" for c in absent)
             raise InvalidInput(
                 f"purifier '{self.name}' needs clean samples of every class, or it would unlearn the others; the "
-                f"{len(clean)} given have none of {names}; give at least one of each{self._unused(held)}"
+                f"{len(clean)} given have none of {names}; give at least one of each{self._unused(held, absent)}"
             )
 
-    def _unused(self, held: Evidence) -> str:
+    def _unused(self, held: Evidence, absent: list[int]) -> str:
         """A way out where a module has outputs beyond all labels."""
         assert held.clean is not None
-        k = int(held.clean.y.max()) + 1
-        return (
-            f", or leave out outputs that no class has: forward=lambda m, b: m(b)[:, :{k}]" if k < held.clean.n_classes else ""
-        )
+        beyond = [c for c in absent if held.clean.classes[c] == f"output {c}"]
+        said = f", or leave out outputs that no class has, by a forward that gives the first {absent[0]} columns"
+        return said if beyond == absent and absent[0] > 1 else ""
 
 
 def _let_train(victim: Victim, names: set[str], flag: bool) -> Victim:

@@ -55,6 +55,7 @@ class EDRemoval(Explanability, Purifier, name="ed-removal"):
     """
 
     modalities = frozenset({"graph"})
+    trains = False
 
     def refuse(self, evidence: Evidence) -> str:
         if not self.explainer.apart:

@@ -34,6 +34,7 @@ class Prune(Purifier, name="prune"):
     """
 
     modalities = frozenset({"graph", "node"})
+    trains = False
     threshold: float = 0.1
     by: Literal["auto", "features", "embedding"] = "auto"
     when: Literal["test", "train", "both"] = "test"

@@ -27,6 +27,7 @@ class Sampled(Certified):
     """`samples`: random subgraphs that vote. `alpha`: how likely a certificate may be wrong. `retrain`: a model of one's own
     that sees a fresh subgraph of every graph in every batch; without it the given victim votes."""
 
+    trains = False
     samples: Positive = 1000
     alpha: Share = 0.001
     retrain: bool = True
@@ -74,7 +75,7 @@ class RandomEdges(View):
 
     def forward(self, batch: Graphs, which: Tensor) -> Graphs:
         ends = batch.edge_index - batch.node_ptr[batch.edge_batch]
-        found = batch.with_edges(self.keep(batch, ends.amin(0) * 2**31 + ends.amax(0), which))
+        found = batch.with_edges(self.keep(batch, torch.minimum(*ends) * 2**31 + torch.maximum(*ends), which))
         return with_degrees(found) if bool(self.degrees) else found
 
 
