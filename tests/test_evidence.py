@@ -9,11 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+import ostiary
 from ostiary.component import build
 from ostiary.context import Context
-from ostiary.errors import InvalidInput, Unsupported
+from ostiary.errors import Diverged, InvalidInput, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
+from ostiary.purifiers.base import Purifier
 from ostiary.purifiers.gradients import hypergradient
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
@@ -56,7 +58,9 @@ def test_outputs_without_a_clean_sample_are_scanned_and_not_unlearned() -> None:
         Evidence(victim, clean=some), toys.context("image")
     )
     assert len(found.scores) == 4 and list(found.info["classes"]) == [*clean.classes[:3], "output 3"]
-    with pytest.raises(InvalidInput, match=r"have none of 'output 3'; give at least one of each, or .*: m\(b\)\[:, :3\]"):
+    with pytest.raises(
+        InvalidInput, match=r"have none of 'output 3'; give at least one of each, or .* gives the first 3 columns"
+    ):
         build("purifier", "fine-tune").purify(Evidence(victim, clean=some), toys.context("image"))
     less = Victim(victim.module, "image", forward=lambda m, b: m(b)[:, :3])
     build("purifier", {"name": "fine-tune", "epochs": 1}).purify(Evidence(less, clean=some), toys.context("image"))
@@ -164,3 +168,60 @@ def test_a_second_derivative_goes_through_attention() -> None:
 def test_a_seed_is_a_whole_number(seed: Any) -> None:
     with pytest.raises(InvalidInput, match="expected a whole number"):
         Context(seed=seed)
+
+
+class InPlace(nn.Module):
+    """Normalises what it is given where it stands."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.inner(images.sub_(0.5).div_(0.25))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize("name", ["fine-tune", "nad", "i-bau", "sau", "npd"])
+def test_a_module_that_works_in_place_changes_nobodys_data(name: str, own: bool) -> None:
+    held = toys.evidence("image")
+    assert held.clean is not None and held.victim is not None
+    victim = Victim(InPlace(held.victim.clone().module), "image", forward=(lambda m, b: m(b)) if own else None)
+    given = held.clean.inputs.clone()
+    part = build("purifier", name)
+    quick = {k: 1 for k in ("epochs", "rounds", "ascent_steps") if hasattr(part, k)} | (
+        {"steps": 2} if hasattr(part, "steps") else {}
+    )
+    part.replace(**quick).purify(Evidence(victim, clean=held.clean), toys.context("image"))
+    assert torch.equal(held.clean.inputs, given)
+
+
+def test_tensors_of_ones_own_are_copied() -> None:
+    mine = toys.splits("image").clean.inputs.clone()
+    data = ostiary.images(mine, toys.splits("image").clean.y)
+    mine.zero_()
+    assert float(data.inputs.max()) > 0
+
+
+def test_a_result_that_is_plainly_broken_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    class Breaking(Purifier):
+        """Not registered."""
+
+        def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
+            assert evidence.victim is not None
+            found = evidence.victim.clone()
+            with torch.no_grad():
+                found.module.get_submodule(found.head).bias[1] += self.shift  # type: ignore[union-attr, operator]
+            return found
+
+        shift: float = 1e6
+
+    held, ctx = toys.evidence("graph"), toys.context("graph")
+    found = Breaking().purify(held, ctx)
+    assert found.notes["accuracy on its clean samples"]["after"] < found.notes["accuracy on its clean samples"]["before"]
+    (line,) = [r.getMessage() for r in caplog.records]
+    assert "it says '1' of all of them; do not use this model" in line
+    caplog.clear()
+    assert Breaking(shift=0.0).purify(held, ctx).notes and not caplog.records
+    with pytest.raises(Diverged, match="outputs are not finite"):
+        Breaking(shift=float("inf")).purify(held, ctx)

@@ -60,6 +60,9 @@ class Evidence:
             raise
         except Exception as error:  # whatever a module of somebody else's raises
             first = (str(error) or type(error).__name__).splitlines()[0]
+            if any(p.dtype == torch.float64 for p in self.victim.parameters()):
+                said = f"the victim's weights are float64, the data float32 ({first}); call module.float()"
+                raise InvalidInput(said) from error
             given = ", ".join(f"{k} {v}" for k, v in data.describe().items() if isinstance(v, int))
             raise InvalidInput(
                 f"the victim cannot be called on the {name} ({first}; they have {given}); give data it was made for, or say "

@@ -17,9 +17,13 @@ from ostiary.detectors.masks import MaskInversion
 from ostiary.detectors.seven_metrics import SevenMetrics
 from ostiary.detectors.uniform_triggers import BARE, tried
 from ostiary.detectors.xgbd import XGBD
+from ostiary.errors import Unsupported
+from ostiary.evidence import Evidence
 from ostiary.inversion import Recovered, Recovery
 from ostiary.metrics.detection import detection
+from ostiary.models.victim import Victim
 from ostiary.testing import toys
+from ostiary.training.trainer import Trainer
 
 
 def test_xgbd_scores_what_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,3 +128,19 @@ def test_guided_attributions_have_no_sign() -> None:
         )
         for scores in (found.nodes, found.edges, found.pixels):
             assert scores is None or float(scores.min()) >= 0
+
+
+def test_rates_at_a_false_alarm_rate_know_every_threshold() -> None:
+    """Where each score is shared by a sample of either kind, all operating points lie on one line."""
+    truth = torch.arange(200) % 2 == 0
+    found = detection(torch.arange(200) // 2, None, truth)
+    assert (found["tpr_at_fpr_1"], found["tpr_at_fpr_5"]) == (pytest.approx(0.01), pytest.approx(0.05))
+
+
+def test_fct_refuses_models_without_features_before_it_trains_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    held, ctx = toys.evidence("image"), toys.context("image")
+    flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(held.train.inputs[0].numel(), 4))
+    monkeypatch.setattr(Context, "fresh", lambda *_: Victim(flat, "image"))
+    monkeypatch.setattr(Trainer, "run_batch", stopping([], lambda *_: None))
+    with pytest.raises(Unsupported, match=r"'fct' not applicable: '1' is the model's only layer"):
+        build("detector", "fct").inspect(Evidence(train=held.train), ctx)

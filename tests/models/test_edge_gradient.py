@@ -407,3 +407,20 @@ def test_nothing_asked_nothing_found() -> None:
     assert top_flips(victim, g, both_sides, 0).pairs.shape == (6, 0, 2)
     assert top_flips(victim, g.take(torch.arange(0)), both_sides, 3).pairs.shape == (0, 3, 2)
     assert torch.equal(flip(g, torch.full((6, 2, 2), -1)).edge_index, g.edge_index)
+
+
+class Headless(nn.Module):
+    """One layer and a pooling: what enters its only matrix of weights are the inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = pyg.GCNConv(WIDTH, CLASSES)
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, edge_weight: Tensor | None = None) -> Tensor:
+        return pyg.global_add_pool(self.conv(x, edge_index, edge_weight), batch)  # type: ignore[no-any-return]
+
+
+def test_features_that_know_no_edge_leave_the_logits_alone() -> None:
+    victim, g = Victim(Headless().double(), "graph"), graphs(0, APART, twins=False)
+    found = pair_gradient(victim, g, lambda logits, _: logits[:, 0].sum())
+    assert all(bool(f.isfinite().all()) for f in found) and any(bool(f.abs().max() > 0) for f in found)

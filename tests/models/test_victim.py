@@ -340,3 +340,23 @@ def test_heads_share_out_all_units() -> None:
         build("victim", {"name": "gat", "hidden": 10})
     with pytest.raises(BadSpec, match="6 units cannot be shared out among 4 heads"):
         build("victim", {"name": "gat", "widths": [8, 6]})
+
+
+def test_a_convolution_that_gives_the_logits_is_the_head() -> None:
+    """Its features are what enters it, pooled; a network without any layer that fits has none."""
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    images = toys.splits("image").test.inputs[:5]
+    victim = Victim(net, "image")
+    logits, features = victim.predict(images, features=True)
+    assert victim.head == "2" and features is not None
+    torch.testing.assert_close(features, net[:2](images).mean((2, 3)).detach())
+    torch.testing.assert_close(logits, net(images).detach())
+    with pytest.raises(Unsupported, match="no layer with a 2-D weight"):
+        Victim(nn.Sequential(nn.Conv2d(3, 5, 12), nn.Flatten(), Double()), "image").predict(images, features=True)
+
+
+class Double(nn.Module):
+    """Gives logits that no convolution gives."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, x], 1)

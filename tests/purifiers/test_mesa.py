@@ -13,6 +13,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
+from ostiary.purifiers import patch_search
 from ostiary.purifiers.mesa import MESA
 from ostiary.purifiers.patch_generators import NOISE, Dependence, Generators
 from ostiary.purifiers.patch_places import Places, pasted
@@ -129,3 +130,22 @@ def test_every_parameter_of_the_generators_moves_what_they_make() -> None:
     made.square().sum().backward()
     still = {n for n, p in nets.named_parameters() if p.grad is None or float(p.grad.abs().max()) < 1e-6}
     assert still == {f"layers.{i}.bias" for i in range(3)}, "what BatchNorm takes away, its own shift gives back"
+
+
+def test_classes_searched_in_parts_are_those_searched_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory must not grow with the number of classes."""
+    held, ctx = toys.evidence("image"), toys.context("image")
+    assert held.victim is not None and held.clean is not None
+    search = PatchSearch(size=3, steps=3, lr=1e-3, batch_size=8, hidden=8, alpha=0.1, noise=0.1, learnt=True)
+
+    def found() -> torch.Tensor:
+        assert held.victim is not None and held.clean is not None
+        made = search.of(held.victim.clone(), held.clean, torch.arange(4), torch.full((4,), 0.8), ctx)
+        return torch.cat([made.success, *(p.detach().flatten() for p in made.nets.parameters())])
+
+    whole, passes = found(), []
+    called = Victim.forward
+    monkeypatch.setattr(Victim, "forward", lambda self, batch: passes.append(len(batch)) or called(self, batch))
+    monkeypatch.setattr(patch_search, "AT_ONCE", 16)
+    torch.testing.assert_close(found(), whole, atol=1e-5, rtol=1e-4)
+    assert max(passes) == 16

@@ -91,7 +91,7 @@ def _labels(y: object) -> Tensor:
 
 def _tensor(values: object, what: str, expected: str) -> Tensor:
     try:  # a copy, for torch takes no array that is reversed, and what is the caller's may change
-        return torch.as_tensor(values.copy() if isinstance(values, np.ndarray) else values)
+        return torch.as_tensor(values.copy() if isinstance(values, np.ndarray) else values).clone()
     except (TypeError, ValueError, RuntimeError):
         raise InvalidInput(f"{what} are {_kind(values)}, expected {expected}") from None
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.errors import Unsupported
 from ostiary.modality.base import Inputs
-from ostiary.models.victim import Victim
+from ostiary.models.victim import Victim, evaluating
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer, TrainState
 
@@ -32,6 +33,17 @@ class Apart(TrainHook):
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         return closeness(state.victim.features(batch).float(), y)
+
+
+def probe(victim: Victim, train: Dataset) -> str:
+    """Why there are no features that training could move, or nothing; asked of a fresh model before it is trained."""
+    few = train.modality.move(train.take(torch.arange(min(2, len(train)))).inputs, victim.device)
+    with evaluating(victim), torch.enable_grad():
+        try:
+            moved = victim.both(few)[1].requires_grad
+        except Unsupported as error:
+            return str(error)
+    return "" if moved else f"'{victim.head}' is the model's only layer, so that its features are the inputs themselves"
 
 
 def push_apart(victim: Victim, train: Dataset, trainer: Trainer, ctx: Context) -> int:

@@ -46,7 +46,7 @@ def thinned(graphs: Graphs, ids: Tensor, draws: Tensor, rate: float, seed: int, 
     g, k = len(graphs), len(draws)
     many = graphs.take(torch.arange(g).repeat(k))
     local = many.edge_index - many.node_ptr[many.edge_batch]
-    key = (ids.repeat(k)[many.edge_batch] << 42) + (local.amin(0) << 21) + local.amax(0)
+    key = (ids.repeat(k)[many.edge_batch] << 42) + (torch.minimum(*local) << 21) + torch.maximum(*local)
     keep = uniform(seed, key, draws.repeat_interleave(g)[many.edge_batch]) >= rate
     if keep_last:
         left = torch.bincount(many.edge_index[:, keep].flatten(), minlength=len(many.x))

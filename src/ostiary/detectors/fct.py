@@ -8,8 +8,9 @@ from torch import Tensor
 from ostiary.component import NonNegative, Positive, Rate
 from ostiary.context import Context
 from ostiary.detectors.base import Detector, Findings
-from ostiary.detectors.consistency import push_apart, shifts
+from ostiary.detectors.consistency import probe, push_apart, shifts
 from ostiary.detectors.shares import overlap, split
+from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.training.budget import at_least, lowered
 
@@ -57,6 +58,8 @@ class FCT(Detector, name="fct"):
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         assert evidence.train is not None
         train, own = evidence.train, ctx.trainer
+        if why := probe(ctx.fresh(train), train):
+            raise Unsupported(f"detector '{self.name}' not applicable: {why}")
         image = train.modality.name == "image"
         if image:
             own = own.replace(optimizer="sgd", lr=0.01, momentum=0.9, weight_decay=5e-4)

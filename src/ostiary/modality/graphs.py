@@ -128,7 +128,7 @@ class Graphs:
     @cached_property
     def pairs(self) -> Tensor:
         """A number per undirected edge, the same for both of its directions: int64 [E], from 0 on."""
-        low, high = self.edge_index.amin(0), self.edge_index.amax(0)
+        low, high = torch.minimum(*self.edge_index), torch.maximum(*self.edge_index)
         numbers: Tensor = (low * max(1, len(self.x)) + high).unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
         return numbers
 

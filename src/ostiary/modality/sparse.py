@@ -98,7 +98,7 @@ class _BagSum(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         if not _has_kernels(x):
             rows = x[bags.column] if weight is None else x[bags.column] * weight[:, None]
-            return x.new_zeros(len(bags.offsets) - 1, x.shape[1]).index_add_(0, bags.row, rows)
+            return rows.new_zeros(len(bags.offsets) - 1, x.shape[1]).index_add_(0, bags.row, rows)  # autocast mixes types
         if weight is not None:
             weight = weight.detach()
         # detached: this function has a backward of its own, and torch then takes the kernel without one

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ostiary.console import log
-from ostiary.errors import InvalidInput
+from ostiary.errors import InvalidInput, Unsupported
 from ostiary.modality.graph import is_message_passing
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.sparse import pointer, ranges
@@ -183,5 +183,9 @@ def _dense_part(victim: Victim, graphs: Graphs, pushes: list[Tensor]) -> tuple[T
     attr = None if attr is None else attr[keep]
     whole = Graphs.build(graphs.x, edges, graphs.n_nodes, edge_attr=attr, edge_weight=weight)
     logits, features = victim.both(whole)
-    slope = torch.autograd.grad((logits, features), weight, pushes, materialize_grads=True)[0]
+    moved = [(t, push) for t, push in zip((logits, features), pushes, strict=True) if t.requires_grad]
+    if not moved:
+        raise Unsupported(f"neither logits nor features of {type(victim.module).__name__} pass a gradient to the edges")
+    outs, by = zip(*moved, strict=True)  # features before the first layer know no edge
+    slope = torch.autograd.grad(outs, weight, by, materialize_grads=True)[0]
     return torch.zeros_like(there).masked_scatter_(keep, slope), logits.detach()

@@ -35,6 +35,11 @@ def applied(module: nn.Module, batch: Inputs, modality: Modality, taken: Collect
         yield
         return
     layers: list[Any] = [m for m in module.modules() if hasattr(m, "explain") and hasattr(m, "_edge_mask")]
+    if not layers and any(modality.accepts(module, n) for n in WEIGHTS):
+        raise Unsupported(
+            f"what {type(module).__name__} returns does not depend on the edge_weight that it takes, so edges cannot be "
+            "weighed; let its messages be multiplied by it"
+        )
     if not layers:
         raise Unsupported(
             f"{type(module).__name__} takes no edge_weight and has no PyG message-passing layer, so edges cannot be "

@@ -54,6 +54,7 @@ class Victim(nn.Module):
         self.named_head, self.named_stages = head, tuple(stages)
         self._seen_head: str | None = None  # found by the first batch
         self._takes: dict[str, bool] = {}  # soft_edges.acts, once known
+        self._overwrites: bool | None = None  # whether the module changes what it is given, once known
         self.notes: dict[str, Any] = {}  # what a purifier found out on the way, as JSON values
 
     def forward(self, batch: Inputs) -> Tensor:
@@ -64,7 +65,18 @@ class Victim(nn.Module):
             return self._call(batch)
 
     def call(self, module: nn.Module, batch: Inputs) -> Tensor:
-        """Logits of `module`, one of the same kind as this victim's own."""
+        """Logits of `module`, one of the same kind as this victim's own; the batch stays as it is, also where the module works
+        in place (x.sub_(mean)), which its first call tells."""
+        if self._overwrites is not False and not torch.compiler.is_compiling():
+            batch = self.modality.copied(batch)
+            held = batch if isinstance(batch, Tensor) else batch.x
+            first = None if held.is_inference() else held._version
+            said = self._asked(module, batch)
+            self._overwrites = first is None or held._version != first
+            return said
+        return self._asked(module, batch)
+
+    def _asked(self, module: nn.Module, batch: Inputs) -> Tensor:
         if self._forward is not None:
             return self._forward(module, batch)
         return self.modality.call(module, batch)
@@ -86,15 +98,16 @@ class Victim(nn.Module):
     @torch.no_grad()
     def seek_head(self, batch: Inputs) -> None:
         """Find the head, if it was not named, by a call in evaluation mode: the order of definition does not tell."""
-        if self.known_head is not None or not (heads := self._heads()):
+        if self.known_head is not None or not (heads := self._heads() or self._heads(4)):
             return
-        if len(heads) == 1:
+        linear = bool(self._heads())
+        if linear and len(heads) == 1:
             self._seen_head = heads[0]
             return
         wide: list[tuple[str, int]] = []
 
         def note(name: str) -> Any:
-            return lambda _m, _i, out: wide.append((name, out.shape[-1])) if isinstance(out, Tensor) else None
+            return lambda _m, _i, out: wide.append((name, out.shape[-1 if linear else 1])) if isinstance(out, Tensor) else None
 
         handles = [self.module.get_submodule(name).register_forward_hook(note(name)) for name in heads]
         try:
@@ -106,15 +119,17 @@ class Victim(nn.Module):
             for handle in handles:
                 handle.remove()
         if isinstance(logits, Tensor) and logits.ndim == 2:
-            self._seen_head = next((name for name, width in reversed(wide) if width == logits.shape[1]), heads[-1])
+            fits = (name for name, width in reversed(wide) if width == logits.shape[1])
+            self._seen_head = next(fits, heads[-1] if linear else None)
 
     def moved(self, name: str, to: str) -> None:
         """The module's layer `name` is now called `to`."""
         self.named_head, self._seen_head = (to if head == name else head for head in (self.named_head, self._seen_head))
 
-    def _heads(self) -> list[str]:
-        """Names of the modules with a 2-D weight (PyG has its own Linear, so the class says nothing)."""
-        return [n for n, m in self.module.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == 2]
+    def _heads(self, ndim: int = 2) -> list[str]:
+        """Names of the modules with a 2-D weight (PyG has its own Linear, so the class says nothing); 4: convolutions, one of
+        which gives the logits, pooled, of networks without a linear layer."""
+        return [n for n, m in self.module.named_modules() if getattr(getattr(m, "weight", None), "ndim", 0) == ndim]
 
     @property
     def known_head(self) -> str | None:

@@ -56,7 +56,7 @@ class EdgeGroups(View):
 
     def forward(self, batch: Graphs, which: Tensor) -> Graphs:
         ends = batch.edge_index - batch.node_ptr[batch.edge_batch]
-        held = self.group(ends.amin(0), ends.amax(0)) if self.by == "edge" else self.group(ends[0])
+        held = self.group(torch.minimum(*ends), torch.maximum(*ends)) if self.by == "edge" else self.group(ends[0])
         found = batch.with_edges(held == which[batch.edge_batch])
         if bool(self.degrees):
             return with_degrees(found)

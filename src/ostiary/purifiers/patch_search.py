@@ -10,6 +10,7 @@ from torch import Tensor
 from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.detectors.masks import AT_ONCE
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.purifiers.patch_generators import Dependence, Generators
 from ostiary.purifiers.patch_places import Places, pasted
@@ -57,24 +58,27 @@ class PatchSearch:
                 noise, patches = nets.draw(len(images), rng)
                 others = (y != goals[:, None]).float()
                 at = places.draw(len(images), rng)
-                chance = self.success(victim, images, patches, at.to(device), goals, rng)
-                told = chance.detach().cpu()  # by images of other classes; those of the goal's own know no success
-                places.learn(at, torch.where(others.cpu() > 0, told, places.success.gather(1, at)))
-                gained = (chance.minimum(levels[:, None]) * others).sum(1) / others.sum(1).clamp(min=1)
-                seen.append((chance.detach() * others).sum(1) / others.sum(1).clamp(min=1))
+                shown, chances = patches.detach().requires_grad_(), list[Tensor]()
+                rough = shown + self.noise * torch.randn(patches.shape, generator=rng).to(device)
+                for some in torch.arange(len(goals), device=device).split(max(1, AT_ONCE // len(images))):
+                    chance = self.success(victim, images, rough[some], at.to(device)[some], goals[some])
+                    gained = (chance.minimum(levels[some, None]) * others[some]).sum(1) / others[some].sum(1).clamp(min=1)
+                    (-gained.sum()).backward()  # type: ignore[no-untyped-call]
+                    chances.append(chance.detach())
+                told = torch.cat(chances)  # by images of other classes; those of the goal's own know no success
+                places.learn(at, torch.where(others.cpu() > 0, told.cpu(), places.success.gather(1, at)))
+                seen.append((told * others).sum(1) / others.sum(1).clamp(min=1))
                 optimizer.zero_grad()
-                (-(gained + self.alpha * tie(noise, patches)).sum()).backward()  # type: ignore[no-untyped-call]
+                tied = -self.alpha * tie(noise, patches).sum()
+                torch.autograd.backward([patches, tied], [shown.grad, torch.ones_like(tied)])
                 optimizer.step()
                 progress("training patch generators", (step + 1) / self.steps)
         return Found(nets, places, torch.stack(seen[-max(1, self.steps // 10) :]).mean(0).cpu())
 
-    def success(
-        self, victim: Victim, images: Tensor, patches: Tensor, at: Tensor, goals: Tensor, rng: torch.Generator
-    ) -> Tensor:
+    def success(self, victim: Victim, images: Tensor, patches: Tensor, at: Tensor, goals: Tensor) -> Tensor:
         """The chance of its goal that the victim gives each image under each generator's patch: float [g, b]."""
         g, b = patches.shape[:2]
-        rough = patches + self.noise * torch.randn(patches.shape, generator=rng).to(patches.device)
-        square = rough.view(g * b, images.shape[1], self.size, self.size).clamp(0, 1)
+        square = patches.view(g * b, images.shape[1], self.size, self.size).clamp(0, 1)
         said = victim(pasted(images.repeat(g, 1, 1, 1), square, at.flatten())).float().softmax(1).view(g, b, -1)
         chances: Tensor = said.gather(2, goals[:, None, None].expand(g, b, 1))[..., 0]
         return chances
