@@ -193,6 +193,14 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     return own
 
 
+def test_a_part_that_must_be_a_certain_one_refuses_others_of_its_kind() -> None:
+    with pytest.raises(BadSpec, match=r"option explainer: works with gnn-explainer only; got 'grad-cam'"):
+        build("detector", {"name": "seven-metrics", "explainer": "grad-cam"})
+    with pytest.raises(BadSpec, match=r"option scan: works with neural-cleanse only; got 'strip'"):
+        build("purifier", {"name": "nc-unlearn", "scan": "strip"})
+    assert component.registered(lookup("explainer", "gnn-explainer")) == ["gnn-explainer"]
+
+
 def test_a_name_is_given_once(registry: dict[Any, Any]) -> None:
     lookup("attack", "badnets")
     with pytest.raises(BadSpec, match=r"two attacks are called 'badnets': ostiary\.attacks\.badnets and .*; rename one"):
@@ -213,6 +221,7 @@ def test_third_parties_register_through_entry_points(registry: dict[Any, Any], m
 
     monkeypatch.setattr(component.metadata, "entry_points", lambda group: [Plugin] if group == "ostiary.plugins" else [])
     assert build("detector", "mine").name == "mine"
+    assert [(e.name, e.module, e.modalities) for e in component.plugged("detector")] == [("mine", __name__, ("graph",))]
     with pytest.raises(UnknownName, match="unknown detector 'mien'; did you mean 'mine'"):
         build("detector", "mien")
 

@@ -22,7 +22,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.validators import Number
 
 from ostiary import __version__
-from ostiary.component import ROOMS, catalogue, lookup, suggest
+from ostiary.component import ROOMS, catalogue, lookup, plugged, suggest
 from ostiary.console import log
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError, UnknownName
 
@@ -74,6 +74,7 @@ def run(
     store: Path = STORE,
     workers: Annotated[int, Parameter(validator=Number(gte=0))] = 1,
     device: str = "cpu",
+    dry_run: Flag = False,
     quiet: Flag = False,
     common: Common = PLAIN,
 ) -> int:
@@ -89,21 +90,14 @@ def run(
         store: Folder that keeps stages and records.
         workers: Processes; 0 for one per core.
         device: Where models run, like cpu or cuda.
+        dry_run: Only check the plan and say which runs it has and which of their stages are still to compute.
         quiet: Show no progress.
     """
     _check_settings(plan, settings or [])
+    if dry_run:
+        return _preview(plan or {}, settings or [], store, common)
     records = _run(plan or {}, settings or [], store, workers, device, quiet or common.json)
-    if common.debug:
-        _print_traces(records, store)
-    if common.json:
-        _print_json(records)
-    else:
-        from ostiary import terminal
-
-        out = terminal.console()
-        terminal.results(out, records)
-        terminal.where(out, records, shlex.quote(str(store)))
-    return int(any(r.status == "failed" for r in records))
+    return _ran(records, store, common)
 
 
 @app.command(name="list")
@@ -114,7 +108,7 @@ def list_(room: str | None = None, /, *, common: Common = PLAIN) -> None:
         room: Only this room, like attacks.
     """
     kinds = [_kind(room)] if room else [k for k in ROOMS if k not in INTERNAL]
-    entries = [entry for kind in kinds for entry in catalogue(kind)]
+    entries = [entry for kind in kinds for entry in [*catalogue(kind), *plugged(kind)]]
     if common.json:
         _print_json([{k: getattr(e, k) for k in ("kind", "name", "summary", "modalities")} for e in entries])
         return
@@ -132,7 +126,7 @@ def options(room: str, name: str | None = None, /, *, common: Common = PLAIN) ->
         name: Its name; may be left out where the room holds only one.
     """
     kind = _kind(room)
-    known = [e.name for e in catalogue(kind)]
+    known = [e.name for e in [*catalogue(kind), *plugged(kind)]]
     if name is None and len(known) != 1:
         raise BadSpec(f"which {kind}? Give one of {', '.join(known)}")
     from ostiary import terminal
@@ -176,6 +170,7 @@ def report(
     store: Path = STORE,
     output: Path = Path("report.html"),
     figures: Path | None = None,
+    tables: Path | None = None,
     common: Common = PLAIN,
 ) -> None:
     """Write the records of a store as one HTML page with figures.
@@ -186,21 +181,24 @@ def report(
         store: Folder that keeps stages and records.
         output: The page to write.
         figures: Also save every figure as a file in this folder.
+        tables: Also save every table in this folder, as .csv to calculate with and as .tex for a paper.
     """
     records = _shown(store, keys, plan)
     if not records:
         raise StoreError(f"the store {store} holds no record yet; run a plan first or give another --store")
     from ostiary.report.html import save_figures, write_report
+    from ostiary.report.spreadsheets import save_tables
 
     write_report(records, store, output)
-    saved = save_figures(records, store, figures) if figures else []
+    drawn = save_figures(records, store, figures) if figures else []
+    written = save_tables(records, tables) if tables else []
     if common.json:
-        _print_json({"path": str(output), "figures": [str(f) for f in saved]})
+        _print_json({"path": str(output), "figures": [str(f) for f in drawn], "tables": [str(t) for t in written]})
         return
     from ostiary import terminal
 
     out = terminal.console()
-    for path in (output, *saved):
+    for path in (output, *drawn, *written):
         terminal.say(out, str(path))
 
 
@@ -440,6 +438,39 @@ def _run(plan: str | dict[str, Any], changes: list[str], store: Path, workers: i
     except KeyboardInterrupt:
         how = f"finished stages are kept in {store}, the same command goes on from there"
         raise KeyboardInterrupt(f"interrupted; {how}") from None
+
+
+def _ran(records: Sequence[Record], store: Path, common: Common) -> int:
+    """What came of a run, and its exit code."""
+    if common.debug:
+        _print_traces(records, store)
+    if common.json:
+        _print_json(records)
+    else:
+        from ostiary import terminal
+
+        out = terminal.console()
+        terminal.results(out, records)
+        terminal.where(out, records, shlex.quote(str(store)))
+    return int(any(r.status == "failed" for r in records))
+
+
+def _preview(plan: str | dict[str, Any], changes: list[str], store: Path, common: Common) -> int:
+    """What a run would do, run by run."""
+    from ostiary import terminal
+    from ostiary.experiment import runner
+    from ostiary.report.tables import names
+
+    with _stdout_as_stderr():
+        found = runner.preview(plan, changes=changes, store=store)
+    specs = [cell.spec() for cell, _ in found.cells]
+    named = names([{k: v for k, v in spec.items() if k != "seed"} for spec in specs])
+    runs = [{"cell": n, "seed": s["seed"], "left": left} for n, s, (_, left) in zip(named, specs, found.cells, strict=True)]
+    if common.json:
+        _print_json({"runs": runs, "stages": found.stages, "left": found.left})
+    else:
+        terminal.preview(terminal.console(), runs, found.stages, found.left)
+    return 0
 
 
 @contextlib.contextmanager

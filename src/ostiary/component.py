@@ -12,8 +12,10 @@ import ast
 import dataclasses
 import difflib
 import functools
+import hashlib
 import importlib
 import inspect
+import sys
 import types
 import typing
 from abc import ABC
@@ -102,9 +104,12 @@ class Component(ABC):
             **{f: plain(v) for f, v in own.items() if f not in self.added or v != getattr(type(self), f)},
         }
 
-    def revisions(self) -> dict[str, int]:
-        """The revisions of the component and its parts, by kind and name, bar those that never changed."""
-        found = {f"{self.kind} {self.name}": self.revision} if self.revision else {}
+    def revisions(self) -> dict[str, int | str]:
+        """The revisions of the component and its parts, by kind and name, bar those that never changed; of a plugin's the mark
+        of its file, which changes with the code."""
+        found: dict[str, int | str] = {f"{self.kind} {self.name}": self.revision} if self.revision else {}
+        if mark := _code(type(self).__module__):
+            found[f"code of {self.kind} {self.name}"] = mark
         for field in hints(type(self)):
             value = getattr(self, field)
             for part in value if isinstance(value, tuple) else (value,):
@@ -156,6 +161,18 @@ class Component(ABC):
 
 
 @functools.cache
+def _code(module: str) -> str:
+    """A mark of a plugin's source; nothing for our own files, whose changes revisions tell, and where there is no file."""
+    if module.partition(".")[0] in ("ostiary", "__main__"):
+        return ""
+    try:
+        source = inspect.getsource(sys.modules[module])
+    except (OSError, TypeError, KeyError):
+        return ""
+    return hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+
+
+@functools.cache
 def hints(cls: type[Component]) -> dict[str, Any]:
     """The types of a component's options, in order; learnt state is no option."""
     found = typing.get_type_hints(cls, include_extras=True)
@@ -182,12 +199,24 @@ def part_of(hint: Any) -> type[Component] | None:
     return None
 
 
+def registered(part: type[Component]) -> list[str]:
+    """Names that may stand for a part: all of its kind or, where a certain one is asked for, that one and its subclasses."""
+    names = [e.name for e in catalogue(part.kind)] if not part.name else []
+    own = [n for (kind, n), cls in _registry.items() if kind == part.kind and issubclass(cls, part)]
+    return list(dict.fromkeys([*names, *own]))
+
+
 def decode(hint: Any, value: Any, *, where: str) -> Any:
     """`value` as `hint`, strictly: int widens to float, a list becomes a tuple, a name becomes a part."""
     part = part_of(hint)
     if part is not None:
         optional = type(None) in typing.get_args(hint)
-        return None if value is None and optional else build(part.kind, value)
+        if value is None and optional:
+            return None
+        made = build(part.kind, value)
+        if not isinstance(made, part):
+            raise BadSpec(f"{where}: works with {' or '.join(registered(part))} only; got '{made.name}'")
+        return made
     args = typing.get_args(hint)
     if typing.get_origin(hint) is tuple and len(args) == 2 and part_of(args[0]):
         if isinstance(value, str | Mapping | Component):
@@ -258,6 +287,16 @@ def lookup(kind: str, name: str) -> type[Component]:
 def load_plugins() -> None:
     for entry in metadata.entry_points(group="ostiary.plugins"):
         entry.load()
+
+
+def plugged(kind: str) -> list[Entry]:
+    """What plugins have registered of a kind; imports them."""
+    load_plugins()
+    found = [cls for (k, _), cls in _registry.items() if k == kind and cls.__module__.partition(".")[0] != "ostiary"]
+    return [
+        Entry(kind, c.name, (inspect.getdoc(c) or "").split("\n")[0], c.__module__, tuple(sorted(getattr(c, "modalities", ()))))
+        for c in found
+    ]
 
 
 def catalogue(kind: str | None = None) -> list[Entry]:

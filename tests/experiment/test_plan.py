@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import linecache
 import os
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_runs import TOY, toy
 
+from ostiary import component
 from ostiary.attacks.sub_ba import SubBA
 from ostiary.component import lookup
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError, UnknownName
@@ -180,6 +183,47 @@ def test_a_revision_of_a_part_or_a_part_of_a_part_changes_the_keys_of_what_depen
     assert lookup("detector", "spectral")().label() == label and "revision" not in lookup("detector", "spectral")().spec()
     monkeypatch.setattr(lookup("attack", "sub-ba"), "revision", 3)
     assert keys(plan)["control"] == before["control"] and keys(plan)["victim"] != before["victim"]
+
+
+def test_the_code_of_a_plugin_is_part_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = 'from ostiary.purifiers.fine_tune import FineTune\n\n\nclass Mine(FineTune, name=\'mine\'):\n    """Mine."""\n'
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(component, "_registry", {**component._registry})
+    found = []
+    for more in ("", "", "# another\n"):
+        (tmp_path / "plugin_mine.py").write_text(code + more, encoding="utf-8")
+        sys.modules.pop("plugin_mine", None)
+        importlib.invalidate_caches()
+        linecache.clearcache()
+        component._code.cache_clear()
+        importlib.import_module("plugin_mine")
+        found.append(keys(toy(purifiers=["mine"])))
+    sys.modules.pop("plugin_mine")
+    assert found[0] == found[1]
+    assert {k for k in found[0] if found[0][k] != found[2][k]} == {"purifier mine", "verdict mine"}
+
+
+@pytest.mark.parametrize("text", ["010", "1:30", "1:30.5", "00"])
+def test_what_old_yaml_reads_as_another_number_is_none(text: str) -> None:
+    assert read_value(text, "seeds") == text
+    refused(BadSpec, TOY, "expected", changes=(f"seeds=[{text}]",))
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("-7", -7), ("+3", 3), ("1_000", 1000), ("0x1F", 31), ("1.", 1.0), ("-.5", -0.5), (".5e-3", 5e-4), ("2.5E3", 2500.0)],
+)
+def test_numbers_are_numbers(text: str, value: float) -> None:
+    found = read_value(text, "x")
+    assert found == value and type(found) is type(value)
+
+
+def test_a_path_is_varied_once() -> None:
+    for vary in (
+        {"attack.rate + attack.rate": [[0.1, 0.2]]},
+        {"attack.rate": [0.1], "attack.rate + attack.target": [[0.2, 1]]},
+    ):
+        refused(BadSpec, {**TOY, "vary": vary}, "vary names attack.rate twice")
 
 
 def test_a_preset_is_not_varied_under_options_that_are_set_already() -> None:

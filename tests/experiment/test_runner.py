@@ -452,6 +452,14 @@ def module_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return store
 
 
+def test_a_method_that_changes_its_victim_changes_no_other_stage(tmp_path: Path) -> None:
+    alone = run(toy(purifiers=[TUNED]), store=tmp_path / "alone")[0].metrics["purifiers"]
+    (after,) = run(toy(purifiers=["blanking", TUNED]), store=tmp_path / "after")
+    label = next(iter(alone))
+    assert after.metrics["purifiers"][label] == alone[label]
+    assert after.metrics["purifiers"]["blanking"]["acc"] != alone[label]["acc"]
+
+
 def test_a_failed_stage_is_tried_again_and_the_rest_reused(tmp_path: Path) -> None:
     flag = tmp_path / "flag"
     flag.touch()

@@ -17,6 +17,8 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.experiment.record import Record
@@ -96,6 +98,17 @@ ERRORS: dict[str, BaseException] = {
     "memory": MemoryError(),
     "bytes": OSError(5, "broken", "caf\udce9"),
 }
+
+
+class Blanking(Purifier, name="blanking"):
+    """Breaks the rule: changes the victim that it is given."""
+
+    def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
+        assert evidence.victim is not None
+        with torch.no_grad():
+            for p in evidence.victim.parameters():
+                p.zero_()
+        return evidence.victim
 
 
 class Meddling(Purifier, name="meddling"):

@@ -158,7 +158,7 @@ def held(data: Dataset) -> Dataset:
 def _detector(stage: Stage, bench: Bench) -> Result:
     detector, poisoned, cell = stage.part, bench.poisoned(stage.cell), stage.cell
     assert isinstance(detector, Detector)
-    splits, victim = poisoned.splits, bench.victim(Stage("victim", cell))
+    splits, victim = poisoned.splits, bench.victim(Stage("victim", cell)).clone()  # whoever changes it changes no other stage
     ctx = bench.context(cell, own=True).within(f"detector {detector.name}")
     incoming, truth, ids = None, torch.zeros(len(splits.train), dtype=torch.bool), splits.train.ids
     truth[poisoned.index] = True
@@ -181,6 +181,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         if len(poisoned.index):
             metrics["found_target"] = float(set(aimed) <= set(findings.classes))
         metrics["score"], metrics["alarm"] = float(findings.scores.max()), float(len(findings.classes) > 0)
+        metrics["highest"] = int(findings.scores.argmax())
         if not cell.plan.attack and (packed := trials(findings, splits.test, victim)):
             metrics["trials"] = succeed(packed, victim, findings.classes)
             artefacts["trials"] = _save(packed)
@@ -198,7 +199,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
 def _purifier(stage: Stage, bench: Bench) -> Result:
     purifier, cell = stage.part, stage.cell
     assert isinstance(purifier, Purifier)
-    poisoned, victim = bench.poisoned(cell), bench.victim(Stage("victim", cell))
+    poisoned, victim = bench.poisoned(cell), bench.victim(Stage("victim", cell)).clone()  # as above
     peeks = "oracle" in purifier.needed()
 
     def oracle(candidate: Victim) -> tuple[float, float]:

@@ -71,6 +71,9 @@ class Plan(Component, name="plan"):
         """Every combination of `vary` with every seed, in order. Raises BadSpec or UnknownName for what does not fit."""
         base = {k: v for k, v in self.spec().items() if k not in ("name", "vary")}
         axes = [_axis(path, values) for path, values in self.vary.items()]
+        paths = [path for entry in self.vary for path in _paths(entry)]
+        if twice := [path for path, n in Counter(paths).items() if n > 1]:
+            raise BadSpec(f"vary names {twice[0]} twice, and one value would wipe the other; name each path once")
         found: list[Cell] = []
         known: set[bytes] = set()
         marks: dict[bytes, str] = {}
@@ -133,9 +136,13 @@ def _settings(chosen: Mapping[str, Any]) -> str:
     return "".join(f"{path}={plain(value)}, " for path, value in chosen.items())
 
 
+def _paths(entry: str) -> list[str]:
+    return [p.strip() for p in entry.split("+")]
+
+
 def _axis(path: str, values: Any) -> list[dict[str, Any]]:
     """The points of one entry of `vary`: option path -> value, several paths where they are joined by " + "."""
-    paths = [p.strip() for p in path.split("+")]
+    paths = _paths(path)
     known = [name for name in hints(Plan) if name != "vary"]
     for head in (p.partition(".")[0] for p in paths):
         if head not in known:

@@ -18,11 +18,20 @@ PUBLISHED = (  # metrics that a report sets beside a paper's
     *("acc", "asr", "natural", "asr_lift", "ra", "drop", "der", "seconds", "cad"),
     *("asr_strict", "asr_candidates", "asr_strict_candidates", "natural_candidates"),
 )
-_SCIENTIFIC = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9]*)?[eE][-+]?[0-9]+$")  # YAML 1.1 takes 1e-3 for text
+# YAML 1.1 takes 1e-3 for text, 010 for eight and 1:30 for ninety
+_WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
+_BROKEN = re.compile(
+    r"([-+]?([0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+|[0-9][0-9_]*\.[0-9_]*|\.[0-9]+([eE][-+]?[0-9]+)?|\.inf)|\.nan)$", re.I
+)
 
 
 class _Loader(yaml.SafeLoader):
-    """1e-3 is a number, and an option given twice is a mistake."""
+    """1e-3 is a number, 010 and 1:30 are none, and an option given twice is a mistake."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag.rpartition(":")[2] not in ("int", "float")]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -33,7 +42,8 @@ class _Loader(yaml.SafeLoader):
         return node
 
 
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _SCIENTIFIC, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", _WHOLE, list("-+0123456789"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _BROKEN, list("-+.0123456789"))
 
 
 def read_value(text: str, change: str) -> Any:

@@ -63,4 +63,5 @@ def _again(detector: Detector, made: Victim, cell: Cell, bench: Bench) -> dict[s
         found = detector.inspect(Evidence(made, clean=seen), ctx.within(f"detector {detector.name}"))
     except OstiaryError as error:
         return {"classes": [], "refused": str(error)}
-    return {"classes": list(found.classes), "score": float(found.scores.max()), "inputs": len(few)}
+    most = {"score": float(found.scores.max()), "highest": int(found.scores.argmax())}
+    return {"classes": list(found.classes), **most, "inputs": len(few)}

@@ -13,6 +13,7 @@ import functools
 import heapq
 import os
 import pickle
+import tempfile
 import threading
 import traceback
 from collections import defaultdict
@@ -80,6 +81,30 @@ def run(
         job = _Job(book, cells, device, listener or (lambda _: None), finish)
         job.run(workers)
     return [records[i] for i in range(len(cells))]
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do. cells: each with the names of its stages that are still to compute; stages, left: unique ones."""
+
+    cells: list[tuple[Cell, list[str]]]
+    stages: int
+    left: int
+
+
+def preview(
+    plan: str | Path | Mapping[str, Any] | Plan, *, changes: Iterable[str] = (), store: str | Path = DEFAULT_STORE
+) -> Preview:
+    """What `run` with the same arguments would do; nothing is computed or written. Raises what `run` would raise."""
+    settings, _ = read_plan(plan, changes)
+    cells = settings.cells()
+    with tempfile.TemporaryDirectory() as empty:
+        there = Path(store).exists()
+        with Store(store if there else empty, create=not there) as book:
+            job = _Job(book, cells, "cpu", lambda _: None, lambda _: None)
+            found = job.found()
+    left = [(cell, [s.name for s in stages_of(cell) if s.key() not in found]) for cell in cells]
+    return Preview(left, len(job.stages), len(job.stages.keys() - found))
 
 
 def _check(workers: int, device: str) -> None:

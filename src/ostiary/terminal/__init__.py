@@ -3,7 +3,7 @@
 from ostiary.terminal.catalogue import describe, entries, options, readable
 from ostiary.terminal.progress import progress
 from ostiary.terminal.records import detail, keys
-from ostiary.terminal.results import results, where
+from ostiary.terminal.results import preview, results, where
 from ostiary.terminal.screen import WIDE, console, say
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "entries",
     "keys",
     "options",
+    "preview",
     "progress",
     "readable",
     "results",

@@ -13,7 +13,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from ostiary.component import Component, Entry, Json, catalogue, hints, part_of, plain
+from ostiary.component import Component, Entry, Json, hints, part_of, plain, registered
 from ostiary.terminal.screen import say
 
 
@@ -124,7 +124,7 @@ def readable(hint: Any) -> str:
         return f"list of: {readable(args[0])}" if several else f"list of {len(args)}: {', '.join(map(readable, args))}"
     part = part_of(hint)
     if part is not None:
-        return f"{part.kind}: {', '.join(e.name for e in catalogue(part.kind))}"
+        return f"{part.kind}: {', '.join(registered(part))}"
     return "mapping" if dict in (origin, hint) else _PLAIN_TYPES.get(hint, str(hint))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
@@ -73,6 +73,19 @@ def results(out: Console, records: Sequence[Record]) -> None:
             say(out, f"- {line}", style)
 
 
+def preview(out: Console, runs: Sequence[dict[str, Any]], stages: int, left: int) -> None:
+    """What a run would do: every cell with its seeds, and how many of its stages are still to compute."""
+    cells: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        cells.setdefault(run["cell"], []).append(run)
+    for name, own in cells.items():
+        seeds, open_ = ", ".join(str(r["seed"]) for r in own), sum(len(r["left"]) for r in own)
+        say(out, f"{name}: seed{'s' * (len(own) > 1)} {seeds}; {open_ or 'no'} stage{'s' * (open_ != 1)} to compute")
+    plural = "s" * (len(runs) > 1), "s" * (len(cells) > 1)
+    said = f"{len(runs)} run{plural[0]} of {len(cells)} cell{plural[1]}, {stages} stages, {stages - left} of them done"
+    say(out, f"{said}; shared stages count once", "bold")
+
+
 def _ranking(out: Console, records: Sequence[Record]) -> None:
     """The defences of a sweep over all runs in which the attack works."""
     found = ranking(records)
@@ -94,7 +107,11 @@ def _ranking(out: Console, records: Sequence[Record]) -> None:
 
 def _beside(out: Console, groups: Sequence[tables.Group]) -> None:
     """What the paper prints beside ours, one line per figure."""
-    found = [(g, [b for b in beside(g.records[0], tables.rows(g)) if b.ours]) for g in groups if g.records[0].published]
+    found = [
+        (g, [b for b in beside(g.records[0], tables.rows(g), len(g.records)) if b.ours])
+        for g in groups
+        if g.records[0].published
+    ]
     lost = unplaced([r for g in groups for r in g.records])
     if not lost and not any(lines for _, lines in found):
         return
@@ -149,7 +166,8 @@ def _table(found: Found, what: str, columns: dict[str, str], *, tight: bool) -> 
 
 
 def _cell(row: tables.Row, column: str) -> str:
-    return tables.text(column, row.figures.get(column), interval=column == "asr")
+    wide = ("asr",) if "asr" in row.figures else ("acc", "drop")  # where no attack is known there is room for both
+    return tables.text(column, row.figures.get(column), interval=column in wide)
 
 
 def _two_lines(title: str) -> str:
