@@ -196,10 +196,12 @@ def scanned(records: Sequence[Record]) -> list[str]:
     found = {"all": scan_rows(records)}
     if not found["all"]:
         return []
-    for where in dict.fromkeys(place(r) for r in records):
-        found[where] = scan_rows(r for r in records if place(r) == where)
+    places = list(dict.fromkeys(place(r) for r in records))
+    if len(places) > 1:
+        found |= {where: scan_rows(r for r in records if place(r) == where) for where in places}
+    said = "Scans of models, over victims with a working attack and those with nothing poisoned"
     return [
-        "Scans of models, over victims with a working attack and those with nothing poisoned; then by data set and network:",
+        f"{said}; then by data set and network:" if len(places) > 1 else f"{said}:",
         "",
         f"| scan | of | {' | '.join(SCANS.values())} |",
         f"|---|---|{'---:|' * len(SCANS)}",

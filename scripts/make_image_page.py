@@ -1,5 +1,5 @@
 """Write docs/image-defences.md from the records of the plans images-digits, images-cifar, images-resnet18 and
-image-defences-on-graphs.
+image-defences-on-graphs, and, for what each defence costs a clean model, images-clean.
 
 python scripts/make_image_page.py RESULTS...
 
@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from make_grid_page import newest, table
+from make_grid_page import newest, scanned, table
 
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
@@ -34,19 +35,22 @@ def main(sources: Sequence[str]) -> None:
         "# Defences of image classifiers, and of graphs by the same methods",
         "",
         "Written by `scripts/make_image_page.py` from `ostiary run plans/images-digits.yaml`, `plans/images-cifar.yaml`, "
-        "`plans/images-resnet18.yaml` and `plans/image-defences-on-graphs.yaml`, as far as they have run; settings are in the "
-        "plans. Means over seeds. *natural*: what a clean model of the same recipe and seed does with the same triggered "
-        "inputs (the transfer rate). An attack counts in the ranking where it has a lift of 30 points; *solved*: a lift and "
-        "an accuracy drop of at most 5 points. Tables by attack: mean and half the width of the 95 % interval (Student's over "
-        "seeds; of a single seed Wilson's over its test inputs). DER: "
-        "defence effectiveness rating, 1 where the backdoor is gone for free, 0.5 where nothing is gained.",
+        "`plans/images-resnet18.yaml` and `plans/image-defences-on-graphs.yaml`, as far as they have run, and, for clean "
+        "models, `plans/images-clean.yaml`; settings are in the plans. Means over seeds. *natural*: what a clean model "
+        "of the same recipe and seed does with the same triggered inputs (the transfer rate). An attack counts in the ranking "
+        "where it has a lift of 30 points; *solved*: a lift and an accuracy drop of at most 5 points. Tables by attack and "
+        "defence, over the runs in which defences were judged: mean and half the width of the 95 % interval (Student's over "
+        "seeds; of a single seed Wilson's over its test inputs). DER: defence effectiveness rating, 1 where the "
+        "backdoor is gone for free, 0.5 where nothing is gained.",
     ]
     told = kept(PAGE.read_text(encoding="utf-8"))
-    for source in sources:
-        records = newest(read_records(source))
-        for title in dict.fromkeys(r.title for r in records):
-            notes = told.get(title, "").partition("\n")[0].partition(COUNTED)[2]
-            told[title] = "\n".join(section([r for r in records if r.title == title], notes))
+    records = [record for source in sources for record in newest(read_records(source))]
+    clean = [r for r in records if r.metrics.get("attack", {}).get("poisoned") == 0]
+    for title in dict.fromkeys(r.title for r in records if r not in clean):
+        notes = told.get(title, "").partition("\n")[0].partition(COUNTED)[2]
+        own = [r for r in records if r.title == title]
+        recipes = [recipe(r) for r in own]
+        told[title] = "\n".join(section(own, [r for r in clean if recipe(r) in recipes], notes))
     lines += [line for title, text in told.items() for line in ("", f"## {title}", "", text)]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -56,13 +60,19 @@ def kept(page: str) -> dict[str, str]:
     return {title.strip(): text.strip() for title, _, text in (s.partition("\n") for s in page.split("\n## ")[1:])}
 
 
-def section(records: Sequence[Record], notes: str = "") -> list[str]:
+def recipe(record: Record) -> list[Any]:
+    """What a clean model shares with a victim."""
+    return [record.plan[k] for k in ("dataset", "victim", "trainer")]
+
+
+def section(records: Sequence[Record], clean: Sequence[Record], notes: str = "") -> list[str]:
     found = groups(records)
     seeds = sorted({r.plan["seed"] for r in records})
     said = f"Seeds {', '.join(map(str, seeds))}; {len(records)} runs, in {len(attacked(records))} {COUNTED}{notes}"
-    ranks = ranking(records)
+    ranks = ranking([*records, *clean])
     ranked = [*table(ranks), ""] if ranks else []
-    return [said, "", *victims(found), "", *ranked, *purified(found), "", *detected(found)]
+    models = ["", *scanned([*records, *clean])] if clean else []
+    return [said, "", *victims(found), "", *ranked, *purified(found), "", *detected(found), *models]
 
 
 def victims(found: Sequence[Group]) -> list[str]:
@@ -84,13 +94,19 @@ def short_name(group: Group) -> str:
 
 def purified(found: Sequence[Group]) -> list[str]:
     """A table of each measure: defences down, attacks across."""
-    held, lines = [{row.defence: row for row in rows(group)} for group in found], list[str]()
+    held, lines = [{row.defence: row for row in rows(defended(group))} for group in found], list[str]()
     for measure, title in JUDGED.items():
         lines += ["", f"| {title} | {' | '.join(map(short_name, found))} |", f"|---|{'---:|' * len(found)}"]
         for label in dict.fromkeys(label for rs in held for label in rs):
             shown = [interval(rs[label].figures.get(measure) if label in rs else None, measure) for rs in held]
             lines += [f"| {label} | {' | '.join(shown)} |"] if any(s != "-" for s in shown) else []
     return lines[1:]
+
+
+def defended(group: Group) -> Group:
+    """The runs in which defences were judged, so that the victims beside them are theirs; all where there are none."""
+    having = tuple(r for r in group.records if r.metrics.get("purifiers"))
+    return replace(group, records=having) if having else group
 
 
 def interval(figure: Estimate | None, measure: str) -> str:

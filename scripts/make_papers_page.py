@@ -48,16 +48,30 @@ def section(found: Sequence[Group]) -> list[str]:
     head = ["", "| cell | what | paper | ours | difference |", "|---|---|---:|---:|---:|"]
     lines = list[str]()
     for group in found:
-        for line in beside(group.records[0], rows(group)):
+        for line in beside(group.records[0], rows(group), len(group.records)):
             if line.ours:
                 lines.append(f"| {group.name} | {line.what} | {line.theirs} | {line.ours} | {line.difference} |")
     lines = [f"Seeds {', '.join(map(str, seeds))}.", *([*head, *lines] if lines else []), *unnamed(found), *detected(found)]
+    lines += failures(found)
     return [*lines, *(line for figure in sweeps(found) for line in ("", *saved(figure, stem(found[0].records[0].title))))]
 
 
 def stem(title: str) -> str:
     """A title as part of a file's name."""
     return re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
+
+
+def failures(found: Sequence[Group]) -> list[str]:
+    """What broke off or was refused, and is in no figure above: cell, method, seeds, reason."""
+    said: dict[tuple[str, str, str], list[str]] = {}
+    for group in found:
+        for record in group.records:
+            for stage, reason in record.errors.items():
+                if stage.startswith("verdict"):  # for want of what was to be judged
+                    continue
+                said.setdefault((group.name, stage.partition(" ")[2] or stage, reason), []).append(str(record.plan["seed"]))
+    lines = [f"- {cell}, {what}, seed {', '.join(seeds)}: {reason}" for (cell, what, reason), seeds in said.items()]
+    return ["", "Without a figure, and in no mean above:", "", *lines] if lines else []
 
 
 def unnamed(found: Sequence[Group]) -> list[str]:
@@ -76,7 +90,9 @@ def unnamed(found: Sequence[Group]) -> list[str]:
         for row in rows(group):
             if "asr" in row.figures:
                 shown = (f"{100 * float(row.figures[k]['value']):.1f}" for k in ("asr", "natural", "acc"))
-                lines.append(f"| {group.name} | {row.defence} | {' | '.join(shown)} |")
+                n, few = row.figures["acc"]["n"], len(group.records)
+                of = f" ({n} of {few} seeds)" if n < few else ""
+                lines.append(f"| {group.name} | {row.defence}{of} | {' | '.join(shown)} |")
     return lines
 
 

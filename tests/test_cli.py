@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import json
 import re
 import shutil
@@ -409,7 +410,7 @@ def test_report_writes_the_page_and_names_it(call: Call, store: Path, tmp_path: 
     monkeypatch.setattr(html, "write_report", lambda records, store, path: path)
     monkeypatch.setattr(html, "save_figures", lambda records, store, folder: [Path(folder) / "one.svg"])
     document = call("report", "--store", store, "--output", page, "--figures", tmp_path, "--json").document
-    assert document == {"path": str(page), "figures": [str(tmp_path / "one.svg")]}
+    assert document == {"path": str(page), "figures": [str(tmp_path / "one.svg")], "tables": []}
 
 
 # a model of a record
@@ -510,3 +511,39 @@ def test_progress_on_a_terminal() -> None:
     assert "1 of 4 stages done (1 reused)" in screen.getvalue()
     assert "training the victim" in screen.getvalue()
     assert "1 failed" in screen.getvalue()
+
+
+# what a run would do, and tables
+
+
+def test_a_dry_run_computes_and_writes_nothing(call: Call, tmp_path: Path, store: Path, toy: list[object]) -> None:
+    words = ["run", "--set", *TOY, "seeds=[0,1]", "vary={attack.target: [0, 1]}", "--dry-run"]
+    said = call(*words, "--store", tmp_path / "none")
+    assert said.code == 0 and not (tmp_path / "none").exists()
+    lines = said.out.splitlines()
+    assert lines[:2] == [f"toy-graphs / gin / sub-ba(target={t}): seeds 0, 1; 14 stages to compute" for t in (0, 1)]
+    assert lines[2].startswith("4 runs of 2 cells, 24 stages, 0 of them done")  # data and control are shared
+    done = call(*toy, "--dry-run", "--json").document
+    assert [run["left"] for run in done["runs"]] == [[]] and done["left"] == 0
+    some = call(*toy, "--set", "purifiers=[fine-tune,{name: fine-tune, epochs: 2}]", "--dry-run", "--json").document
+    assert some["runs"][0]["left"] == ["purifier fine-tune(epochs=2)", "verdict fine-tune(epochs=2)"]
+    refused(call("run", "--set", *TOY, "attack.rat=1", "--dry-run"), "did you mean 'rate'")
+
+
+def test_tables_are_saved_to_calculate_with_and_for_a_paper(call: Call, store: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "tables"
+    said = call("report", "--store", store, "--output", tmp_path / "r.html", "--tables", folder, "--json").document
+    (record,) = call("show", "--store", store, "--json").document
+    assert {Path(p).name for p in said["tables"]} == {f"{n}.{e}" for n in ("defences", "detectors") for e in ("csv", "tex")} | {
+        "runs.csv"
+    }
+    runs = list(csv.DictReader((folder / "runs.csv").read_text(encoding="utf-8").splitlines()))
+    assert [(r["key"], r["seed"], r["attack"], r["defence"]) for r in runs] == [
+        (record["key"], "0", "sub-ba", d) for d in ("none", "fine-tune")
+    ]
+    assert float(runs[1]["asr"]) == record["metrics"]["purifiers"]["fine-tune"]["asr"]["value"] and runs[0]["drop"] == ""
+    means = list(csv.DictReader((folder / "defences.csv").read_text(encoding="utf-8").splitlines()))
+    assert float(means[0]["acc"]) == record["metrics"]["victim"]["acc"]["value"] and means[0]["acc_n"] == "1"
+    latex = (folder / "defences.tex").read_text(encoding="utf-8")
+    assert latex.count("\\\\") == 3 and "ACC \\%" in latex and "fine-tune" in latex and "$" in latex
+    assert f"{100 * float(runs[0]['acc']):.1f} \\pm" in latex

@@ -229,6 +229,14 @@ def test_published_figures_have_one_unit_and_may_stand_in_two_places(made: Made)
     assert {b.what: b.theirs for b in beside(replace(made.graphs[0], plan=plan, published=swapped), lines)} == found
 
 
+def test_a_mean_of_survivors_says_of_how_many_seeds(made: Made) -> None:
+    plan, paper = {**made.graphs[0].plan, "attack": {"name": "sub-ba"}}, {"nad": {"asr": 5.0}}
+    lines = [Row("", "nad", {"asr": {"value": 0.1, "n": 1}})]
+    record = replace(made.graphs[0], plan=plan, published=paper)
+    assert beside(record, lines, 3) == [("nad: ASR %", "5.0", "10.0 (1 of 3 seeds)", "+5.0")]
+    assert beside(record, lines) == [("nad: ASR %", "5.0", "10.0", "+5.0")]
+
+
 def test_nothing_is_less_than_zero_by_nothing() -> None:
     assert [text("drop", {"value": v}) for v in (-0.0004, 0.0004, -0.0006)] == ["0.0", "0.0", "-0.1"]
 
@@ -414,6 +422,40 @@ def test_a_defence_is_held_against_the_victims_it_was_judged_on(made: Made) -> N
     ((line, words, own),) = html._headline(group, rows(group))["after"]
     assert (line.defence, own["asr"]["value"]) == (label, 0.4)
     assert words.startswith("still there") and words.endswith("(1 of 2 seeds)")
+
+
+def test_a_verdict_says_which_seeds_its_mean_hides(made: Made) -> None:
+    one, label = made.graphs[0], next(iter(made.graphs[0].metrics["purifiers"]))
+
+    def seen(seed: int, left: float, confusion: list[list[int]]) -> Record:
+        rates = {"asr": left, "natural": 0.0, "asr_lift": left, "drop": 0.0}
+        after = {
+            **one.metrics["purifiers"][label],
+            **{k: {"value": v, "n": 50} for k, v in rates.items()},
+            "confusion": confusion,
+        }
+        was = {**one.metrics["victim"], "asr": {"value": 0.9, "n": 50}, "natural": {"value": 0.0, "n": 50}}
+        return replace(one, plan={**one.plan, "seed": seed}, metrics={"victim": was, "purifiers": {label: after}})
+
+    right, single = [[9, 1], [1, 9]], [[10, 0], [10, 0]]
+
+    def said(*records: Record) -> str:
+        group = groups(records)[0]
+        return str(html._headline(group, rows(group))["after"][0][1])
+
+    assert said(seen(0, 0.0, right), seen(1, 0.05, right)) == "down to the clean model's rate"
+    assert said(seen(0, 0.0, right), seen(1, 0.09, right)).endswith("rate, but the trigger still works with 1 of 2 seeds")
+    assert said(seen(0, 0.0, single)).endswith("rate, but the model says one class only")
+    assert said(seen(0, 0.9, right)) == "still there"
+
+
+def test_of_more_defences_than_colours_none_look_alike(made: Made) -> None:
+    record = made.graphs[0]
+    (metrics,) = record.metrics["purifiers"].values()
+    drawn = figures._scatter(groups([changed(record, purifiers={f"purifier {i}": metrics for i in range(30)})])[0])
+    layer = next(part["encoding"] for part in drawn.spec["layer"] if "shape" in part.get("encoding", {}))
+    looks = list(zip(layer["color"]["scale"]["range"], layer["shape"]["scale"]["range"], strict=True))
+    assert len(set(looks)) == 31
 
 
 def test_of_many_purified_models_those_with_the_least_success_are_drawn(made: Made) -> None:

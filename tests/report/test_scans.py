@@ -76,7 +76,7 @@ def test_the_flagged_classes_are_named(made: Any) -> None:
     assert accused([backdoored, other]) == [f"{LABEL} flags class 1 in 2 of 2, class 0 in 1 of 2 runs"]
     found = {LABEL: {**found[LABEL], "classes": []}}
     assert accused([msgspec.structs.replace(other, metrics={**clean.metrics, "detectors": found})]) == [
-        f"{LABEL} flags no class (highest score {least:.2f})"
+        f"{LABEL} flags no class (highest score {least:.2f}, of class {found[LABEL]['highest']})"
     ]
 
 

@@ -26,6 +26,7 @@ POINTS = {"clean": 200, "triggered": 120}  # per embedding: more only makes the 
 PICTURED = 4  # purified models of a run whose confusion and features are drawn: all would make the page too heavy
 CELLS, NODES, PIXELS = 1500, 60, 112  # most cells of a heat map, nodes of a drawn graph, pixels along an image
 _ELSEWHERE = "what they are drawn from stayed in the store that computed it; merge that store, or run the plan in a fresh one"
+_SHAPES = ("triangle-up", "square", "diamond", "cross")
 _LIGHT = ("#eedd88", "#dddddd", "#44bb99", "#99ddff", "#bbcc33", "#aaaa00", "#77aadd", "#ffaabb", "#ee8866")
 
 
@@ -63,22 +64,24 @@ def _scatter(group: Group) -> Figure:
     rows = [row for record in group.records for row in _results(record)]
     labels = list(dict.fromkeys(r["defence"] for r in rows))
     palette = [PLAIN, *(MANY[i % len(MANY)] for i in range(len(labels) - 1))]
+    shapes = ["circle", *(_SHAPES[i // len(MANY) % len(_SHAPES)] for i in range(len(labels) - 1))]  # once colours are used up
+    legend = alt.Legend(columns=2, labelLimit=185) if max(map(len, labels)) > 18 else alt.Legend()
     ticks = alt.Axis(values=[0, 20, 40, 60, 80, 100])
     base = chart(rows).encode(
         x=alt.X("ASR %:Q", title="ASR %", axis=ticks, scale=alt.Scale(domain=[-3, 103], nice=False)),
         y=alt.Y("ACC %:Q", title="ACC %", scale=alt.Scale(zero=False, padding=12)),
-        color=alt.Color("defence:N", scale=alt.Scale(domain=labels, range=palette)),
+        color=alt.Color("defence:N", scale=alt.Scale(domain=labels, range=palette), legend=legend),
     )
     moves = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(x2="was ASR:Q", y2="was ACC:Q")
     marks = base.mark_point(filled=True, size=110, opacity=0.9).encode(
-        shape=alt.Shape("when:N", scale=alt.Scale(domain=["before", "after"], range=["circle", "triangle-up"]), legend=None),
+        shape=alt.Shape("defence:N", scale=alt.Scale(domain=labels, range=shapes), legend=legend),
         tooltip=tips("defence", "seed", *(TITLES[c] for c in COLUMNS)),
     )
     natural = [r["natural %"] for r in rows if r["when"] == "before" and r["natural %"] is not None]
     floor = chart([{"natural %": float(np.mean(natural))}] if natural else [])
     line = floor.mark_rule(strokeDash=[4, 4], stroke=INK, opacity=0.6).encode(x=alt.X("natural %:Q", title="ASR %"))
     words = "; ".join(f"{r['defence']} seed {r['seed']}: ACC {r['ACC %']} %, ASR {r['ASR %']} %" for r in rows[:12])
-    said = "Lines lead from a victim (circle) to what a purifier made of it (triangle); best is top left. Dashed: clean model."
+    said = "Lines lead from a victim (circle) to what a purifier made of it; best is top left. Dashed: clean model."
     if any(map(curved, group.records)):
         said += " Purifiers at several levels of one option have a figure of their own."
     return Figure("scatter", "scatter", "", said, words, specification(line + moves + marks, 390, 260))

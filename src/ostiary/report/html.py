@@ -20,7 +20,7 @@ from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
 from ostiary.report.published import beside, unplaced
-from ostiary.report.ranking import COUNTS, EXACT, RANKING, ranking, spread
+from ostiary.report.ranking import COUNTS, EXACT, RANKING, collapsed, ranking, spread
 from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.report.tables import (
     DETECTION,
@@ -79,7 +79,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         now=time.time(),
         bundle=bundle() if moving or left or any(s["figures"] for s in found) else "",
     )
-    return _save(page, Path(path))
+    return save(page, Path(path))
 
 
 def save_figures(records: Sequence[Record], store: str | Path | Store, folder: str | Path) -> list[Path]:
@@ -96,7 +96,7 @@ def save_figures(records: Sequence[Record], store: str | Path | Store, folder: s
         made += [(f"{number}-", figure) for number, group in enumerate(grouped, 1) for figure in figures(group, book)[0]]
     for mark, figure in made:
         drawn = figure.svg().replace(f'"{INK}"', '"#1a1a1a"')  # not every SVG reader knows currentColor
-        written.append(_save(drawn, Path(folder) / f"{mark}{figure.name}.svg"))
+        written.append(save(drawn, Path(folder) / f"{mark}{figure.name}.svg"))
     return written
 
 
@@ -105,7 +105,7 @@ def _opened(store: str | Path | Store) -> contextlib.AbstractContextManager[Stor
     return contextlib.nullcontext(store) if isinstance(store, Store) else contextlib.closing(Store(store, create=False))
 
 
-def _save(content: str, path: Path) -> Path:
+def save(content: str, path: Path) -> Path:
     """The file appears whole or not at all."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "rows": lines,
         "doubts": _merged(records, lambda r: r.doubts),
         "failures": _merged(records, _failures),
-        "published": beside(records[0], lines),
+        "published": beside(records[0], lines, len(records)),
         "detectors": detector_rows(group),
         "stealth": stealth_rows(group),
         "reactivation": reactivation_rows(group),
@@ -166,7 +166,8 @@ def _headline(group: Group, lines: list[Row]) -> dict[str, Any]:
             continue
         own = _before(group, line) or before
         few = f"({own['acc']['n']} of {before['acc']['n']} seeds)" if own["acc"]["n"] < before["acc"]["n"] else ""
-        after.append((line, " ".join(w for w in (_verdict(own, line.figures) if took else "", few) if w), own))
+        verdict = _verdict(own, line.figures, _unsolved(group, line)) if took else ""
+        after.append((line, " ".join(w for w in (verdict, few) if w), own))
     again = any("scans" in m for r in group.records for m in r.metrics.get("purifiers", {}).values())
     return {"before": before, "took": took, "after": after, "more": len(lines) - 1 - len(told), "again": again}
 
@@ -184,13 +185,27 @@ def _rank(figures: dict[str, Estimate]) -> float:
     return math.inf if math.isnan(left) else left
 
 
-def _verdict(before: dict[str, Estimate], after: dict[str, Estimate]) -> str:
-    """5 points are the least that counts: above the clean model's rate, below the victim's, or of accuracy lost."""
+def _unsolved(group: Group, line: Row) -> list[str]:
+    """What a mean hides, in words: seeds with which the trigger still works, or the model says one class only."""
+    held = [r.metrics.get("purifiers", {}).get(line.defence, {}) for r in group.records]
+    works = sum(m["asr_lift"]["value"] > COUNTS + EXACT for m in held if m.get("asr_lift", {}).get("value") is not None)
+    one = sum(map(collapsed, held))
+    count = sum("acc" in m for m in held)
+    found = [(works, "the trigger still works")] if works < count else []
+    found += [(one, "the model says one class only")]
+    return [f"{what} with {n} of {count} seeds" if count > 1 else what for n, what in found if n]
+
+
+def _verdict(before: dict[str, Estimate], after: dict[str, Estimate], but: Sequence[str] = ()) -> str:
+    """5 points are the least that counts: above the clean model's rate, below the victim's, or of accuracy lost.
+
+    but: what speaks against it where the mean is down to the clean model's rate."""
     if "asr" not in after:
         return "no result"
     asr, drop = _number(after, "asr"), _number(after, "drop")
     lower = "lower, not gone" if _number(before, "asr") - asr >= COUNTS - EXACT else "still there"
-    found = "down to the clean model's rate" if asr - _number(after, "natural") <= COUNTS + EXACT else lower
+    gone = asr - _number(after, "natural") <= COUNTS + EXACT
+    found = ", but ".join(["down to the clean model's rate", *but]) if gone else lower
     return found + (f", for {100 * drop:.0f} points of accuracy" if drop >= COUNTS - EXACT else "")
 
 

@@ -20,8 +20,10 @@ class Beside(NamedTuple):
     difference: str = ""
 
 
-def beside(record: Record, lines: Sequence[Row]) -> list[Beside]:
-    """Of `{metric: value}` and `{purifier: {metric: value}}`, both also under names of the cell's parts (an attack's name,
+def beside(record: Record, lines: Sequence[Row], seeds: int = 1) -> list[Beside]:
+    """seeds: how many runs the group has; a mean over fewer, of those that gave a figure, says so.
+
+    Of `{metric: value}` and `{purifier: {metric: value}}`, both also under names of the cell's parts (an attack's name,
     `set=AIDS`, `surrogate=gin`, nested in any order). All in percent as soon as one rate of the plan is above 1. Anything
     else stands as it is."""
     ours = {line.defence.partition("(")[0]: line.figures for line in reversed(lines)}
@@ -35,7 +37,8 @@ def beside(record: Record, lines: Sequence[Row]) -> list[Beside]:
     for (label, name), value in rates.items():
         scaled = value if name in ("der", "seconds") else value / unit
         mine = ours.get(label, {}).get(name)
-        shown = text(name, {"value": scaled}), text(name, mine, interval=True), _less(name, mine, scaled)
+        few = f" ({mine['n']} of {seeds} seeds)" if mine and mine.get("n", seeds) < seeds else ""
+        shown = text(name, {"value": scaled}), text(name, mine, interval=True) + few, _less(name, mine, scaled)
         found.append(Beside(f"{label}: {FIGURES[name]}", *shown))
     return found
 

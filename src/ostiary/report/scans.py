@@ -49,7 +49,7 @@ def scan_rows(records: Iterable[Record]) -> list[Row]:
 def accused(records: Sequence[Record]) -> list[str]:
     """A sentence per detector that judges models: which classes it flags, and in how many of these runs; where no attack is
     known, another for what each purifier made."""
-    runs: dict[str, list[tuple[list[str], float | None]]] = {}
+    runs: dict[str, list[tuple[list[str], float | None, str]]] = {}
     refused: dict[str, None] = {}
     for record in records:
         held = record.metrics.get("data", {}).get("classes", [])
@@ -57,7 +57,8 @@ def accused(records: Sequence[Record]) -> list[str]:
             if "refused" in found:
                 refused[f"{who}: {found['refused']}"] = None
             else:
-                runs.setdefault(who, []).append(([_class(held, c) for c in found["classes"]], found["score"]))
+                most = f", of class {_class(held, found['highest'])}" if "highest" in found and not found["classes"] else ""
+                runs.setdefault(who, []).append(([_class(held, c) for c in found["classes"]], found["score"], most))
     return [*(f"{who} flags {_flagged(found)}" for who, found in runs.items()), *_tried(records), *refused]
 
 
@@ -85,11 +86,11 @@ def _tried(records: Sequence[Record]) -> list[str]:
     return lines
 
 
-def _flagged(runs: Sequence[tuple[list[str], float | None]]) -> str:
-    """runs: (classes flagged, score of the most suspicious class, if it is a number) of each."""
-    counts = sorted(Counter(name for names, _ in runs for name in names).items(), key=lambda c: (-c[1], c[0]))
+def _flagged(runs: Sequence[tuple[list[str], float | None, str]]) -> str:
+    """runs: (classes flagged, score of the most suspicious class, if it is a number, and, unflagged, its name) of each."""
+    counts = sorted(Counter(name for names, *_ in runs for name in names).items(), key=lambda c: (-c[1], c[0]))
     if len(runs) == 1:
-        score = "" if runs[0][1] is None else f" (highest score {runs[0][1]:.2f})"
+        score = "" if runs[0][1] is None else f" (highest score {runs[0][1]:.2f}{runs[0][2]})"
         return (" and ".join(f"class {name}" for name, _ in counts) or "no class") + score
     return f"{', '.join(f'class {name} in {n} of {len(runs)}' for name, n in counts) or f'no class in {len(runs)}'} runs"
 
