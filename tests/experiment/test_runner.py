@@ -425,7 +425,7 @@ def test_a_stage_that_kills_its_worker_twice_fails_alone(tmp_path: Path) -> None
         ("exit", "SystemExit: 3"),
         ("memory", "MemoryError: no reason given"),
         ("bytes", "OSError: [Errno 5] broken: 'caf\\udce9'"),
-        ("nan", "the result holds NaN or infinite values; lower the learning rate"),
+        ("nan", "purifier 'failing' left a model whose outputs are not finite; try a lower rate, or another"),
         ("notes", "TypeError: Encoding objects of type object is unsupported"),
     ],
 )

@@ -119,10 +119,6 @@ class Modality(Component):
         given = [v for v in offered.values() if v is not None]
         return cast(Tensor, module(*given[: max(1, len(required))]))
 
-    def copied(self, batch: Inputs) -> Inputs:
-        """The batch with features of its own, for a module that works in place."""
-        return batch.clone() if isinstance(batch, Tensor) else batch.with_(x=batch.x.clone())
-
     def handed_out(self, inputs: Inputs) -> Inputs:
         """Inputs as whoever gets the data set reads them, after the precision that such files have."""
         return inputs

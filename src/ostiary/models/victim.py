@@ -65,16 +65,15 @@ class Victim(nn.Module):
             return self._call(batch)
 
     def call(self, module: nn.Module, batch: Inputs) -> Tensor:
-        """Logits of `module`, one of the same kind as this victim's own; the batch stays as it is, also where the module works
-        in place (x.sub_(mean)), which its first call tells."""
-        if self._overwrites is not False and not torch.compiler.is_compiling():
-            batch = self.modality.copied(batch)
-            held = batch if isinstance(batch, Tensor) else batch.x
-            first = None if held.is_inference() else held._version
-            said = self._asked(module, batch)
-            self._overwrites = first is None or held._version != first
-            return said
-        return self._asked(module, batch)
+        """Logits of `module`, one of the same kind as this victim's own; images stay as they are, also where the module
+        works in place (x.sub_(mean)), which its first call tells."""
+        if not isinstance(batch, Tensor) or self._overwrites is False:
+            return self._asked(module, batch)
+        own = batch.clone()
+        first = None if own.is_inference() else own._version
+        said = self._asked(module, own)
+        self._overwrites = first is None or own._version != first
+        return said
 
     def _asked(self, module: nn.Module, batch: Inputs) -> Tensor:
         if self._forward is not None:
