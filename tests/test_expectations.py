@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from expectations import ROWS, Row, Spec
+from expectations import GRAPHS, GRAPHS3, ROWS, Row, Spec
 from ostiary.attacks.base import Poisoned
 from ostiary.component import build
 from ostiary.context import Context
@@ -47,6 +47,16 @@ def test_bounds_shut_out_a_method_that_does_nothing(row: Row) -> None:
     if "found_target" in row.bounds:
         figure, least = "found_target", 1.0
     assert row.bounds[figure][0] >= least
+
+
+TELLING = [r for r in ROWS if r.kind == "purifier" and r.data not in (GRAPHS, GRAPHS3)]  # on toy graphs it takes the backdoor
+
+
+@pytest.mark.parametrize("row", TELLING, ids=lambda row: row.name)
+def test_bounds_shut_out_plain_fine_tuning(row: Row) -> None:
+    assert len(TELLING) >= 15
+    figures = purifier(replace(row, name="fine-tune", settings={}))
+    assert any(not low <= figures[name] <= high for name, (low, high) in row.bounds.items()), figures
 
 
 def test_each_method_has_one_row() -> None:
