@@ -54,7 +54,7 @@ def test_readme_own_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     scope: dict[str, Any] = {"clean_graphs": graphs, "net": net}
     run(next(b for b in blocks("README.md") if "clean_graphs" in b), scope)
     assert (tmp_path / "cleaned.safetensors").exists()
-    assert set(scope["cleaned"].notes["recovered rate"]) == {"0", "1"}
+    assert set(scope["cleaned"].notes["accuracy on its clean samples"]) == {"before", "after"}
     assert scope["findings"].scores.shape == (2,)
 
 
