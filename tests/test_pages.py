@@ -17,7 +17,7 @@ from ostiary.report.ranking import attacked
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
 GRID = ("graph-grid", "graph-grid-networks", "clean-models", "scan-grid")
-IMAGES = ("images-digits", "images-cifar", "images-resnet18", "image-defences-on-graphs")
+IMAGES = ("images-digits", "images-cifar", "images-resnet18", "image-defences-on-graphs", "images-clean")
 PAPERS = ("papers", "papers-holding-rate")
 
 
