@@ -45,8 +45,8 @@ def main(sources: Sequence[str]) -> None:
     ]
     told = kept(PAGE.read_text(encoding="utf-8"))
     records = [record for source in sources for record in newest(read_records(source))]
-    clean = [r for r in records if r.metrics.get("attack", {}).get("poisoned") == 0]
-    for title in dict.fromkeys(r.title for r in records if r not in clean):
+    clean = [r for r in records if unpoisoned(r)]
+    for title in dict.fromkeys(r.title for r in records if not unpoisoned(r)):
         notes = told.get(title, "").partition("\n")[0].partition(COUNTED)[2]
         own = [r for r in records if r.title == title]
         recipes = [recipe(r) for r in own]
@@ -58,6 +58,10 @@ def main(sources: Sequence[str]) -> None:
 def kept(page: str) -> dict[str, str]:
     """Title -> text of every section."""
     return {title.strip(): text.strip() for title, _, text in (s.partition("\n") for s in page.split("\n## ")[1:])}
+
+
+def unpoisoned(record: Record) -> bool:
+    return record.metrics.get("attack", {}).get("poisoned") == 0
 
 
 def recipe(record: Record) -> list[Any]:

@@ -90,8 +90,8 @@ def unnamed(found: Sequence[Group]) -> list[str]:
         for row in rows(group):
             if "asr" in row.figures:
                 shown = (f"{100 * float(row.figures[k]['value']):.1f}" for k in ("asr", "natural", "acc"))
-                n, few = row.figures["acc"]["n"], len(group.records)
-                of = f" ({n} of {few} seeds)" if n < few else ""
+                n, runs = row.figures["acc"]["n"], len(group.records)
+                of = f" ({n} of {runs} seeds)" if n < runs else ""
                 lines.append(f"| {group.name} | {row.defence}{of} | {' | '.join(shown)} |")
     return lines
 

@@ -523,6 +523,8 @@ def test_a_dry_run_computes_and_writes_nothing(call: Call, tmp_path: Path, store
     lines = said.out.splitlines()
     assert lines[:2] == [f"toy-graphs / gin / sub-ba(target={t}): seeds 0, 1; 14 stages to compute" for t in (0, 1)]
     assert lines[2].startswith("4 runs of 2 cells, 24 stages, 0 of them done")  # data and control are shared
+    (tmp_path / "bare").mkdir()
+    assert call(*words, "--store", tmp_path / "bare").out == said.out and not [*(tmp_path / "bare").iterdir()]
     done = call(*toy, "--dry-run", "--json").document
     assert [run["left"] for run in done["runs"]] == [[]] and done["left"] == 0
     some = call(*toy, "--set", "purifiers=[fine-tune,{name: fine-tune, epochs: 2}]", "--dry-run", "--json").document

@@ -221,7 +221,7 @@ def test_third_parties_register_through_entry_points(registry: dict[Any, Any], m
 
     monkeypatch.setattr(component.metadata, "entry_points", lambda group: [Plugin] if group == "ostiary.plugins" else [])
     assert build("detector", "mine").name == "mine"
-    assert ("mine", __name__, ("graph",)) in [(e.name, e.module, e.modalities) for e in component.plugged("detector")]
+    assert ("mine", __name__, ("graph",)) in [(e.name, e.module, e.modalities) for e in component.listed(["detector"])]
     with pytest.raises(UnknownName, match="unknown detector 'mien'; did you mean 'mine'"):
         build("detector", "mien")
 

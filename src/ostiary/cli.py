@@ -22,7 +22,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 from cyclopts.validators import Number
 
 from ostiary import __version__
-from ostiary.component import ROOMS, catalogue, lookup, plugged, suggest
+from ostiary.component import ROOMS, listed, lookup, suggest
 from ostiary.console import log
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError, UnknownName
 
@@ -108,7 +108,7 @@ def list_(room: str | None = None, /, *, common: Common = PLAIN) -> None:
         room: Only this room, like attacks.
     """
     kinds = [_kind(room)] if room else [k for k in ROOMS if k not in INTERNAL]
-    entries = [entry for kind in kinds for entry in [*catalogue(kind), *plugged(kind)]]
+    entries = listed(kinds)
     if common.json:
         _print_json([{k: getattr(e, k) for k in ("kind", "name", "summary", "modalities")} for e in entries])
         return
@@ -126,7 +126,7 @@ def options(room: str, name: str | None = None, /, *, common: Common = PLAIN) ->
         name: Its name; may be left out where the room holds only one.
     """
     kind = _kind(room)
-    known = [e.name for e in [*catalogue(kind), *plugged(kind)]]
+    known = [e.name for e in listed([kind])]
     if name is None and len(known) != 1:
         raise BadSpec(f"which {kind}? Give one of {', '.join(known)}")
     from ostiary import terminal

@@ -289,14 +289,15 @@ def load_plugins() -> None:
         entry.load()
 
 
-def plugged(kind: str) -> list[Entry]:
-    """What plugins have registered of a kind; imports them."""
+def listed(kinds: Iterable[str]) -> list[Entry]:
+    """The catalogue of some kinds, with what plugins have registered of each; imports the plugins."""
     load_plugins()
-    found = [cls for (k, _), cls in _registry.items() if k == kind and cls.__module__.partition(".")[0] != "ostiary"]
-    return [
-        Entry(kind, c.name, (inspect.getdoc(c) or "").split("\n")[0], c.__module__, tuple(sorted(getattr(c, "modalities", ()))))
-        for c in found
-    ]
+    found: dict[str, list[Entry]] = {kind: catalogue(kind) for kind in kinds}
+    for (kind, name), cls in _registry.items():
+        if kind in found and cls.__module__.partition(".")[0] != "ostiary":
+            summary, modalities = (inspect.getdoc(cls) or "").split("\n")[0], sorted(getattr(cls, "modalities", ()))
+            found[kind].append(Entry(kind, name, summary, cls.__module__, tuple(modalities)))
+    return [entry for entries in found.values() for entry in entries]
 
 
 def catalogue(kind: str | None = None) -> list[Entry]:

@@ -33,7 +33,7 @@ from ostiary.metrics.certified import certified
 from ostiary.metrics.detection import detection
 from ostiary.metrics.intervals import rate
 from ostiary.metrics.reactivation import reactivated
-from ostiary.metrics.stealth import stealth
+from ostiary.metrics.stealth import spaced, stealth
 from ostiary.models.victim import Victim
 from ostiary.models.votes import ballots
 from ostiary.purifiers.base import Purifier
@@ -118,7 +118,7 @@ def _judge(stage: Stage, bench: Bench) -> Result:
     stamped = splits.train.take(poisoned.index)
     said = bench.victim(victim).predict(stamped.inputs)[0].argmax(1) if len(stamped) else stamped.y
     doubts = sanity.about_victim(metrics, outputs, poisoned, said, trained=bench.context(cell).trainer.epochs > 0)
-    few = torch.linspace(0, len(poisoned.rows) - 1, min(DRAWN, len(poisoned.rows))).long()  # from all over the set
+    few = spaced(len(poisoned.rows), DRAWN)
     drawn = {
         "samples": modality.sketch(modality.take(before, few), modality.take(poisoned.triggered.inputs, few)),
         "true": splits.test.y[poisoned.rows[few]].tolist(),

@@ -33,7 +33,7 @@ from ostiary.experiment.plan import Cell, Plan, read_plan
 from ostiary.experiment.pool import ONE_PROCESS, Pool
 from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
 from ostiary.experiment.stages import Stage, record_key, stages_of
-from ostiary.experiment.store import Damaged, Store, now
+from ostiary.experiment.store import DATABASE, Damaged, Store, now
 
 
 @dataclass
@@ -99,7 +99,7 @@ def preview(
     settings, _ = read_plan(plan, changes)
     cells = settings.cells()
     with tempfile.TemporaryDirectory() as empty:
-        there = Path(store).exists()
+        there = (Path(store) / DATABASE).exists()  # where there is a folder alone, a run would make the store
         with Store(store if there else empty, create=not there) as book:
             job = _Job(book, cells, "cpu", lambda _: None, lambda _: None)
             found = job.found()

@@ -38,6 +38,8 @@ create table if not exists metric (record text, part text, name text, value real
 """
 _DIGEST = re.compile(r"[0-9a-f]{40}")
 
+DATABASE = "ostiary.sqlite"  # its file in a store's folder
+
 
 class Damaged(StoreError):
     """A stage or artefact that is no longer what it was; computing its stage again replaces it."""
@@ -50,7 +52,7 @@ class Store:
         if not isinstance(folder, str | os.PathLike):
             raise StoreError(f"a store is given by its folder; got {folder!r}")
         self.folder = Path(folder)
-        self.database = self.folder / "ostiary.sqlite"
+        self.database = self.folder / DATABASE
         with _clear(self.folder):
             if not create and not self.database.exists():
                 raise StoreError(f"there is no store in {self.folder}; run a plan first or give --store")

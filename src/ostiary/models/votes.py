@@ -67,14 +67,15 @@ class Voting(Victim):
         return found
 
     def forward(self, batch: Inputs) -> Tensor:
-        return self.asked(batch, features=False)[0]
+        return self.polled(batch, features=False)[0]
 
     def both(self, batch: Inputs) -> tuple[Tensor, Tensor]:
-        return self.asked(batch, features=True)
+        return self.polled(batch, features=True)
 
-    def asked(self, batch: Inputs, features: bool) -> tuple[Tensor, Tensor]:
+    def polled(self, batch: Inputs, *, features: bool) -> tuple[Tensor, Tensor]:
+        """Logits and, where asked for, features: not every member has any."""
         n, asked = self.modality.count(batch), self.view.count * len(self.members)
-        votes = seen_features = torch.zeros((), device=self.device)
+        votes = pooled = torch.zeros((), device=self.device)
         for numbers in torch.arange(self.view.count).split(max(1, AT_ONCE // max(1, n))):
             rows, which = torch.arange(n).repeat(len(numbers)), numbers.repeat_interleave(n)
             seen = self.view(self.modality.take(batch, rows.to(self.device)), which.to(self.device))
@@ -83,9 +84,9 @@ class Voting(Victim):
                 said = check_logits(logits, len(rows)).argmax(1)
                 votes = votes + F.one_hot(said, logits.shape[1]).view(len(numbers), n, -1).sum(0)
                 if feature is not None:
-                    seen_features = seen_features + feature.view(len(numbers), n, -1).sum(0) / asked
+                    pooled = pooled + feature.view(len(numbers), n, -1).sum(0) / asked
         k = votes.shape[1]
-        return votes - torch.arange(k, device=votes.device) / (2 * k), seen_features
+        return votes - torch.arange(k, device=votes.device) / (2 * k), pooled
 
     def stages(self, batch: Inputs) -> tuple[str, ...]:
         raise Unsupported("a vote of several models has no layers of its own; look at one of its members")

@@ -56,8 +56,8 @@ class Auxiliary(Purifier, name="auxiliary"):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None
-        evidence = replace(evidence, clean=(data := self.drawn(evidence.victim, ctx)))
-        cleaned = self.purifier.purify(evidence, ctx.within(self.purifier.name))
+        data = self.drawn(evidence.victim, ctx)
+        cleaned = self.purifier.purify(replace(evidence, clean=data), ctx.within(self.purifier.name))
         cleaned.notes["auxiliary graphs"] = {name: int((data.y == c).sum()) for c, name in enumerate(data.classes)}
         return cleaned
 
@@ -71,11 +71,12 @@ class Auxiliary(Purifier, name="auxiliary"):
         try:
             logits, _ = victim.predict(graphs)
         except (RuntimeError, IndexError, ValueError) as error:
-            why = f"the victim cannot be called on the auxiliary data ({str(error).splitlines()[0]})"
-            raise InvalidInput(f"{why}; set width or kinds") from error
+            first = str(error).splitlines()[0]
+            raise InvalidInput(f"the victim cannot be called on the auxiliary data ({first}); set width or kinds") from error
         y, names = logits.argmax(1), tuple(str(c) for c in range(logits.shape[1]))
         rank = F.one_hot(y, len(names)).cumsum(0).gather(1, y[:, None])[:, 0]  # how many of its class have come
-        if none := [name for c, name in enumerate(names) if not bool((y == c).any())]:
+        none = [name for c, name in enumerate(names) if not bool((y == c).any())]
+        if none and self.purifier.trains:
             why = f"the victim says {', '.join(none)} of none of {len(y)} auxiliary graphs: they cannot show what it knows"
             raise InvalidInput(f"{why}; name its columns in kinds, or give another dataset")
         return replace(data, inputs=graphs, y=y, classes=names, kinds=self.kinds).take(rank.argsort(stable=True)[: self.n])
@@ -88,6 +89,7 @@ class Auxiliary(Purifier, name="auxiliary"):
         if not pairs or len(self.kinds) > width:
             given = f"{len(self.kinds)} kinds given, {len(pairs)} of them known to the auxiliary data"
             raise InvalidInput(f"{given}, and the victim takes {width} columns; name the victim's own columns, in order")
-        (mine, theirs), out = map(list, zip(*pairs, strict=True)), x.new_zeros(len(x), width)
+        mine, theirs = map(list, zip(*pairs, strict=True))
+        out = x.new_zeros(len(x), width)
         out[:, mine] = x[:, theirs]
         return out

@@ -191,8 +191,7 @@ def _unsolved(group: Group, line: Row) -> list[str]:
     works = sum(m["asr_lift"]["value"] > COUNTS + EXACT for m in held if m.get("asr_lift", {}).get("value") is not None)
     one = sum(map(collapsed, held))
     count = sum("acc" in m for m in held)
-    found = [(works, "the trigger still works")] if works < count else []
-    found += [(one, "the model says one class only")]
+    found = ((works, "the trigger still works"), (one, "the model says one class only"))
     return [f"{what} with {n} of {count} seeds" if count > 1 else what for n, what in found if n]
 
 

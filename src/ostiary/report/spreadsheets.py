@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from ostiary.report.html import save
 from ostiary.report.ranking import RANKING, ranking
 from ostiary.report.tables import COLUMNS, DETECTION, TITLES, Row, detector_rows, groups, rows, text
 
-FIGURES = (*COLUMNS, "seconds")
 Line = dict[str, Any]
 
 
@@ -30,11 +29,11 @@ def save_tables(records: Sequence[Record], folder: str | Path) -> list[Path]:
     judged = [row for group in found for row in rows(group) if row.figures]
     seen = [row for group in found for row in detector_rows(group) if row.figures]
     ranks = [Row("", rank.defence, rank.figures) for rank in ranking(records)]
-    detection = [n for n in DETECTION if any(n in row.figures for row in seen)]
+    detection = {n: head for n, head in DETECTION.items() if any(n in row.figures for row in seen)}
     parts = {
         "runs": ([line for group in found for r in group.records for line in _run(group.name, r)], ""),
-        "defences": (_lines(judged, "defence", FIGURES), _latex(judged, "defence", {**TITLES})),
-        "detectors": (_lines(seen, "detector", detection), _latex(seen, "detector", {n: DETECTION[n] for n in detection})),
+        "defences": (_lines(judged, "defence", TITLES), _latex(judged, "defence", TITLES)),
+        "detectors": (_lines(seen, "detector", detection), _latex(seen, "detector", detection)),
         "ranking": (_lines(ranks, "defence", RANKING), _latex(ranks, "defence", RANKING)),
     }
     written = []
@@ -58,7 +57,7 @@ def _run(cell: str, record: Record) -> list[Line]:
     return lines
 
 
-def _lines(found: Sequence[Row], what: str, names: Sequence[str] | Mapping[str, str]) -> list[Line]:
+def _lines(found: Sequence[Row], what: str, names: Iterable[str]) -> list[Line]:
     lines = []
     for row in found:
         line: Line = {"cell": row.group, what: row.defence}
