@@ -29,7 +29,7 @@ from ostiary.report.published import beside
 from ostiary.report.tables import TITLES, Group, Row, groups, reactivation_rows, rows, text
 
 EVIL = "</script><script>alert('x')</script>&\"<b>"
-VOID = {"meta", "link", "br", "img", "hr", "input"}
+VOID = {"meta", "link", "br", "img", "hr", "input", "wbr"}
 CHANGES = ["trainer.epochs=2", "purifiers=[fine-tune]"]
 replace = msgspec.structs.replace
 

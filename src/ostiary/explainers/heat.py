@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.guided_backprop import GuidedBackprop
 from ostiary.explainers.integrated_gradients import IntegratedGradients
+from ostiary.explainers.masks import Masks
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs, unit
 from ostiary.modality.sparse import bag_sum, ranges
 from ostiary.models.victim import Victim
 
-HeatBy = Literal["grad-cam", "guided-backprop", "integrated-gradients"]
-_SCORED: dict[str, GuidedBackprop | IntegratedGradients] = {
-    "guided-backprop": GuidedBackprop(),
-    "integrated-gradients": IntegratedGradients(steps=8, edges=False),  # a pass per step, in every step of training
-}
+HeatBy = Literal["grad-cam", "guided-backprop", "integrated-gradients", "gnn-explainer"]
 
 
 def activation_maps(
@@ -45,6 +45,29 @@ def activation_maps(
     return logits, found
 
 
+def node_masks(victim: Victim, graphs: Graphs, classes: Tensor, *, steps: int = 5, lr: float = 1.0) -> Tensor:
+    """GNNExplainer's mask of each node, float [N] in (0, 1), after so many plain steps from one half, which are unrolled.
+
+    Ours: its Adam, whose first step is a sign, would have no derivative. Edges are not masked; both defaults were not tuned.
+    """
+    masks = Masks(graphs, "object", False)
+    theta = graphs.x.new_zeros(len(graphs.x), requires_grad=True)
+    size, entropy = GNNExplainer().regulariser(masks, torch.ones_like(theta))
+    for _ in range(steps):
+        m = theta.sigmoid()
+        loss = F.cross_entropy(victim(masks.masked(m)), classes, reduction="sum")
+        (slope,) = torch.autograd.grad(loss, m, create_graph=True)
+        theta = theta - lr * (slope + size - entropy * theta) * m * (1 - m)
+    return theta.sigmoid()
+
+
+_SCORED: dict[str, Callable[[Victim, Any, Tensor], Tensor]] = {
+    "guided-backprop": GuidedBackprop().heat,
+    "integrated-gradients": IntegratedGradients(steps=8, edges=False).heat,  # a pass per step, in every step of training
+    "gnn-explainer": node_masks,  # of graphs only
+}
+
+
 def heat_maps(victim: Victim, batch: Inputs, classes: Tensor, by: HeatBy = "grad-cam") -> tuple[Tensor, list[Tensor]]:
     """(logits, maps); both keep their graph for a further derivative.
 
@@ -54,7 +77,7 @@ def heat_maps(victim: Victim, batch: Inputs, classes: Tensor, by: HeatBy = "grad
     if by == "grad-cam":
         logits, maps = activation_maps(victim, batch, classes, create_graph=True)
     else:  # through ReLUs of its own or many copies, so the logits take a pass of theirs
-        logits, maps = victim(batch), [_SCORED[by].heat(victim, batch, classes)]
+        logits, maps = victim(batch), [_SCORED[by](victim, batch, classes)]
     found = []
     for heat in maps:
         if isinstance(batch, Graphs) and len(heat) == len(batch.x):

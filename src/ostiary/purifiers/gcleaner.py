@@ -24,10 +24,10 @@ class GCleaner(Purifier, name="gcleaner"):
     graphs. A generator replaces the `nodes` least important nodes of every clean graph (GNNExplainer) so that the embeddings
     agree (hinge at `threshold`) and, with `objective` class, the graphs of other classes go to one class; classes reached at
     rate `flag` are unlearned: |S(G') - S(G)| + `retain` |S(G) - T(G)| + `heat` sum of layers |heat(G') - heat(G)| (weight 0:
-    none). `heat_by`: Grad-CAM of every layer or, as in Table 6, scores of the inputs by their gradients; its GNNExplainer row
-    is left out (a searched mask has no gradient). Of graphs with fewer than `nodes` nodes all are replaced. `balance`: clean
-    graphs of small classes are repeated until each class counts alike (ours). With no class flagged the model is left as it
-    is.
+    none). `heat_by`: Grad-CAM of every layer or, as in Table 6, scores of the inputs by their gradients or by GNNExplainer's
+    masks (how those get a gradient the paper does not say; here five unrolled plain steps). Of graphs with fewer than `nodes`
+    nodes all are replaced. `balance`: clean graphs of small classes are repeated until each class counts alike (ours). With no
+    class flagged the model is left as it is.
 
     The preset `paper` has the paper's settings, with a trigger and a flag for each class, which are ours: what it prints
     (`objective` similarity) aims at no class and unlearns whatever it finds. The defaults differ from the preset, chosen by a

@@ -6,6 +6,7 @@ import contextlib
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from ostiary.errors import InvalidInput, StoreError
 from ostiary.experiment.record import LEFT_OUT, Record
@@ -60,6 +62,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         found = [_section(i, group, book) for i, group in enumerate(grouped, 1)]
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
     here.filters |= {"flat": _flat, "interval": _interval, "shown": text, "spread": spread, "took": _took}
+    here.filters["breakable"] = lambda label: Markup(re.sub(r"([(,])", r"\1<wbr>", str(escape(label))))
     here.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     page = here.get_template("page.html").render(
         title=next((r.title for r in records if r.title), "Backdoor report"),
