@@ -60,6 +60,10 @@ def test_graph_files_import_pyg_only_where_it_is_used() -> None:
     assert found.stdout.strip() == "False"
 
 
+def test_the_types_of_the_package_are_for_its_users_too() -> None:
+    assert (PACKAGE / "py.typed").exists()
+
+
 def test_method_files_are_short() -> None:
     """100 lines with docstrings; base.py of a room holds its contract, not a method."""
     files = [f for room in METHOD_ROOMS for f in sorted((PACKAGE / room).glob("*.py")) if f.name != "base.py"]

@@ -92,11 +92,20 @@ def test_a_model_without_gradients_is_neither_searched_nor_trained() -> None:
     deaf = Victim(victim.module, "image", forward=torch.no_grad()(victim.call))
     with pytest.raises(Unsupported, match="passes no gradient to search by"):
         asked(deaf, "neural-cleanse")
-    with pytest.raises(InvalidInput, match="pass no gradient to its weights; call it without"):
-        asked(deaf, "fine-tune")
-    for name in ("anp", "tsbd", "i-bau", "sau", "npd"):
-        with pytest.raises(Unsupported, match="pass no gradient to its weights; call it without"):
+    for name in ("fine-tune", "nad", "anp", "tsbd", "i-bau", "sau", "npd"):
+        with pytest.raises(Unsupported, match=r"pass no gradient to its weights; call the module .* without torch.no_grad"):
             asked(deaf, name)
+
+
+def test_a_forward_that_calls_another_module_than_its_own_trains_neither() -> None:
+    net = toys.victim("image").clone().module.eval()
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    stray = Victim(net, "image", forward=lambda m, b: net(b))
+    for name in ("fine-tune", "fine-pruning", "nad", "anp", "tsbd", "i-bau", "sau", "mesa", "npd"):
+        with pytest.raises(Unsupported, match="call the module that `forward` is given"):
+            asked(stray, name)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
 
 
 def test_weights_of_half_precision_are_refused() -> None:

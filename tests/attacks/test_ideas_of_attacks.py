@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.stopping import Stop, stopping
 
 from ostiary.attacks import lf, marksman
 from ostiary.attacks.beside import Beside
@@ -21,6 +20,7 @@ from ostiary.component import build
 from ostiary.models.victim import evaluating
 from ostiary.testing import toys
 from ostiary.triggers.generated import GeneratedSubgraph
+from stopping import Stop, stopping
 
 
 def test_dpgba_pulls_towards_the_target_class() -> None:

@@ -38,9 +38,11 @@ def test_the_threshold_is_the_highest_clean_score_or_a_quantile_of_them() -> Non
     assert found.info["threshold"] == float(found.scores.max())
     assert found.flagged is not None
     assert not found.flagged.any()
-    half = ED(quantile=0.5).inspect(replace(held, incoming=held.clean), ctx).flagged
-    assert half is not None
-    assert 0 < int(half.sum()) <= len(held.clean) // 2
+    ordered = found.scores.sort().values
+    below = int((ordered.diff() > 0).nonzero()[0])  # a quantile between this score and a higher one is the higher one
+    some = ED(quantile=(below + 0.5) / (len(ordered) - 1)).inspect(replace(held, incoming=held.clean), ctx)
+    assert some.info["threshold"] == float(ordered[below + 1]) > float(ordered[below])
+    assert some.flagged is not None and int(some.flagged.sum()) == int((ordered > ordered[below + 1]).sum())
 
 
 def test_infidelity_lowers_the_score() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.stopping import Stop, stopping
 
 from ostiary.component import build
 from ostiary.context import Context
@@ -24,6 +23,7 @@ from ostiary.metrics.detection import detection
 from ostiary.models.victim import Victim
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
+from stopping import Stop, stopping
 
 
 def test_xgbd_scores_what_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

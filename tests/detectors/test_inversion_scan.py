@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from tests.expectations import CLIQUE, GIN, GRAPHS
 from torch import nn
 
+from expectations import CLIQUE, GIN, GRAPHS
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.detectors.base import Findings

@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.expectations import CORNER, IMAGES, RESNET
 
+from expectations import CORNER, IMAGES, RESNET
 from ostiary.attacks.base import Poisoned
 from ostiary.component import build
 from ostiary.context import Context

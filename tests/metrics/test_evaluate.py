@@ -67,6 +67,15 @@ def test_every_figure_by_hand() -> None:
     assert "der" not in found
 
 
+def test_accuracy_and_subsets_are_held_against_the_clean_model() -> None:
+    worse = outputs([0, 0, 0, 0, 0, 2], [0, 0, 1, 0])
+    few = replace(poisoned([0, 0, 0, 0]), subsets={"few": torch.tensor([0, 3])})  # of the two the control knows the first
+    found = evaluate(worse, few, CONTROL)
+    assert found["cad"]["value"] == pytest.approx(5 / 6 - 3 / 6)
+    assert [found[f"{name}_few"]["value"] for name in ("asr", "asr_strict", "natural")] == [1.0, 0.5, 0.0]
+    assert found["asr_few"]["n"] == 2
+
+
 def test_change_against_the_victim_as_it_came() -> None:
     found = evaluate(NOW, poisoned([0, 0, 0, 0]), CONTROL, BEFORE)
     assert found["drop"]["value"] == pytest.approx(1 / 6)

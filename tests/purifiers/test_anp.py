@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from planted import TRAP, called, evidence, images, victim
-from tests.expectations import CORNER, IMAGES, RESNET
 from torch import nn
 
+from expectations import CORNER, IMAGES, RESNET
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset

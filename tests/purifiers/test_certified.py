@@ -212,6 +212,11 @@ def test_votes_do_not_depend_on_the_batch(method: Certified) -> None:
     assert torch.equal(victim.predict(inputs.take(order[:1]))[0], whole[order[:1]])
 
 
+def test_no_more_flips_are_certified_than_a_graph_has_pairs() -> None:
+    certain = EdgeDrop(beta=0.9).certify(torch.tensor([[100_000, 0]]), graph(2, frozenset()))
+    assert certain.margin.tolist() == [1]
+
+
 # random subsets
 
 

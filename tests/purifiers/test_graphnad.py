@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.expectations import GRAPHS
 from torch import Tensor
 
+from expectations import GRAPHS
 from ostiary.component import build
 from ostiary.errors import BadSpec, Unsupported
 from ostiary.evidence import Evidence

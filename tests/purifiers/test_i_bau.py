@@ -8,9 +8,12 @@ from planted import rates
 from torch import Tensor, nn
 
 from ostiary.component import build
+from ostiary.models.victim import Victim
 from ostiary.purifiers.gradients import hypergradient, with_gradient
+from ostiary.purifiers.holdout import accuracy
 from ostiary.purifiers.i_bau import IBAU, Minimax
 from ostiary.testing import toys
+from ostiary.training.draws import one_pass
 
 A = torch.tensor([[1.0, 0.5], [-0.3, 2.0]], dtype=torch.float64)
 CURVE = torch.tensor([[2.0, 0.6], [0.6, 1.0]], dtype=torch.float64)
@@ -86,3 +89,33 @@ def test_the_outer_step_depends_on_how_the_perturbation_answers() -> None:
     held, few = toys.evidence("image"), IBAU(epochs=1, ascent_steps=2)
     found = [few.replace(fixed_point=k).purify(held, toys.context("image")).state_dict() for k in (0, 5)]
     assert any(not torch.equal(found[0][k], found[1][k]) for k in found[0])
+
+
+def test_one_pass_meets_every_sample_once() -> None:
+    data = toys.splits("image").clean
+    batches = list(one_pass(data, 7, torch.device("cpu"), torch.Generator().manual_seed(0)))
+    assert [len(y) for _, y in batches[:-1]] == [7] * (len(batches) - 1)
+    rows = torch.cat([images.flatten(1) for images, _ in batches])
+    assert len(rows) == len(data)
+    assert torch.equal(rows.sort(0).values, data.inputs.flatten(1).sort(0).values)
+
+
+def test_a_model_that_says_the_larger_of_two_classes_has_collapsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of the accuracy on two balanced classes is what a constant has."""
+    whole = toys.splits("image").clean
+    clean = whole.take((whole.y < 2).nonzero().flatten())
+    victim = toys.victim("image")
+    assert accuracy(victim, clean) > 0.8
+
+    def fitted(share: float) -> Victim:
+        found = victim.clone()
+        if share > 0.5:
+            with torch.no_grad():
+                weight, bias = list(found.parameters())[-2:]
+                weight.zero_()
+                bias.copy_(torch.tensor([1.0, 0.0, -1.0, -1.0]))
+        return found
+
+    monkeypatch.setattr(IBAU, "fitted", lambda self, v, c, h, x, f, share=1.0: fitted(share))
+    found = IBAU().trained(victim, clean, Minimax(IBAU(), clean, torch.Generator()), toys.context("image"), True)
+    assert found.notes["lr"] == pytest.approx(IBAU().lr / 3)

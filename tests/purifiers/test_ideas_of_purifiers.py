@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import beta
-from tests.stopping import Stop, stopping
 
 from ostiary.component import build
 from ostiary.purifiers import d_st, graphnad, sau
@@ -22,6 +21,7 @@ from ostiary.purifiers.rehearsal import Rehearsal, distance
 from ostiary.purifiers.sau import SAU, Unlearn
 from ostiary.seeds import generator
 from ostiary.testing import toys
+from stopping import Stop, stopping
 
 
 def test_nad_weighs_the_attention_maps_of_the_last_layers() -> None:

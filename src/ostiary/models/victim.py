@@ -210,12 +210,12 @@ class Victim(nn.Module):
         return torch.cat(logits), torch.cat(found) if found else None
 
     def learns(self, inputs: Inputs) -> bool:
-        """Whether its output on these (few) inputs depends on weights through a gradient; that of a vote does not."""
+        """Whether its output on these (few) inputs depends on its own weights through a gradient; that of a vote does not, nor
+        that of a `forward` which calls another module than the one it is given."""
         other = self.clone().eval()  # a forward with gradients may leave traces, as old spectral norms do
-        for p in other.module.parameters():
-            if p.is_floating_point():
-                p.requires_grad_(True)
-        return bool(other(self.modality.move(inputs, self.device)).requires_grad)
+        own = [p.requires_grad_(True) for p in other.module.parameters() if p.is_floating_point()]
+        said = other(self.modality.move(inputs, self.device))
+        return said.requires_grad and any(g is not None for g in torch.autograd.grad(said.sum(), own, allow_unused=True))
 
     @property
     def device(self) -> torch.device:

@@ -11,7 +11,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim, evaluating
-from ostiary.purifiers.base import Budget, as_images, untrainable
+from ostiary.purifiers.base import Budget, as_images
 from ostiary.purifiers.holdout import accuracy, hold_out
 from ostiary.training.budget import lowered
 from ostiary.training.hooks import TrainHook
@@ -54,12 +54,14 @@ class Unlearner(Budget):
         return found
 
     def trained(self, victim: Victim, clean: Dataset, hook: TrainHook, ctx: Context, frozen: bool) -> Victim:
-        """A copy trained with `hook`. On images a rate at which more than half of the accuracy on the sample goes is too high
-        for the network, and divided by three, up to three times."""
-        image = clean.modality.name == "image"
+        """A copy trained with `hook`. On images a rate at which more than half of the accuracy on the sample goes, or most of
+        what is beyond its largest class, is too high for the network, and divided by three, up to three times."""
+        least = 0.0
+        if clean.modality.name == "image":
+            before, largest = accuracy(victim, clean), float(torch.bincount(clean.y).max()) / len(clean)
+            least = max(before / 2, largest + (before - largest) / 10)
         found, share = lowered(
-            lambda share: self.fitted(victim, clean, hook, ctx, frozen, share),
-            lambda other: not image or accuracy(other, clean) >= accuracy(victim, clean) / 2,
+            lambda share: self.fitted(victim, clean, hook, ctx, frozen, share), lambda other: accuracy(other, clean) >= least
         )
         found.notes |= {"statistics frozen": frozen, "lr": share * self.lr}
         return found
@@ -71,8 +73,6 @@ class Unlearner(Budget):
 
 def unmoved(evidence: Evidence) -> str:
     """Why no perturbation of the inputs can be found for the victim, or nothing."""
-    if why := untrainable(evidence):
-        return why
     assert evidence.victim is not None and evidence.clean is not None
     victim, clean = evidence.victim.clone(), evidence.clean
     batch = clean.take(torch.arange(2)).move(victim.device).inputs

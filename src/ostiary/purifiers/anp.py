@@ -17,7 +17,7 @@ from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim, evaluating, passing_norms, without_gradients
-from ostiary.purifiers.base import Purifier, untrainable
+from ostiary.purifiers.base import Purifier
 from ostiary.purifiers.holdout import Choice, deepest, hold_out
 from ostiary.training.draws import draws
 
@@ -55,7 +55,7 @@ class ANP(Choice, Purifier, name="anp"):
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.victim is not None
         lack = refusal(Neurons.of, evidence.victim)
-        return lack or self.at_odds("threshold", self.threshold) or untrainable(evidence)
+        return lack or self.at_odds("threshold", self.threshold)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None

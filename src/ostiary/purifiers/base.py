@@ -19,14 +19,10 @@ from ostiary.training.budget import at_least
 from ostiary.training.trainer import Trainer
 
 BROKEN = 0.1  # accuracy lost on samples that were trained on, from which a result is warned of
+UNTRAINABLE = (
+    "the model's answers pass no gradient to its weights; call the module that `forward` is given, without torch.no_grad()"
+)
 SMALL = 16  # images of which BatchNorm still gets usable statistics
-
-
-def untrainable(evidence: Evidence) -> str:
-    """Why no gradient reaches the victim's weights, or nothing."""
-    assert evidence.victim is not None and evidence.clean is not None
-    learns = evidence.victim.learns(evidence.clean.take(torch.tensor([0])).inputs)
-    return "" if learns else "the model's answers pass no gradient to its weights; call it without torch.no_grad()"
 
 
 class Batches(Component):
@@ -119,7 +115,7 @@ class Purifier(Component):
             raise Unsupported(f"purifier '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
         held = held.checked()
         if held.victim is not None and held.clean is not None:
-            self._fits(held)
+            self._fits(held.victim, held.clean)
         reason = self.refuse(held)
         if reason:
             raise Unsupported(f"purifier '{self.name}' not applicable: {reason}")
@@ -160,9 +156,7 @@ class Purifier(Component):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         """The method itself; works on a clone of the victim."""
 
-    def _fits(self, held: Evidence) -> None:
-        assert held.clean is not None
-        clean = held.clean
+    def _fits(self, victim: Victim, clean: Dataset) -> None:
         if len(clean) < 2:
             raise InvalidInput(f"purifier '{self.name}' needs at least 2 clean samples, got {len(clean)}; give more")
         absent = sorted(set(range(clean.n_classes)) - set(clean.y.tolist()))
@@ -170,20 +164,22 @@ class Purifier(Component):
             names = ", ".join(f"'{clean.classes[c]}'" for c in absent)
             raise InvalidInput(
                 f"purifier '{self.name}' needs clean samples of every class, or it would unlearn the others; the "
-                f"{len(clean)} given have none of {names}; give at least one of each{self._unused(held, absent)}"
+                f"{len(clean)} given have none of {names}; give at least one of each{self._unused(clean, absent)}"
             )
+        if self.trains and not victim.learns(clean.take(torch.tensor([0])).inputs):
+            raise Unsupported(f"purifier '{self.name}' not applicable: {UNTRAINABLE}")
 
-    def _unused(self, held: Evidence, absent: list[int]) -> str:
+    def _unused(self, clean: Dataset, absent: list[int]) -> str:
         """A way out where a module has outputs beyond all labels."""
-        assert held.clean is not None
-        beyond = [c for c in absent if held.clean.classes[c] == f"output {c}"]
+        beyond = [c for c in absent if clean.classes[c] == f"output {c}"]
         said = f", or leave out outputs that no class has, by a forward that gives the first {absent[0]} columns"
         return said if beyond == absent and absent[0] > 1 else ""
 
 
 def _let_train(victim: Victim, names: set[str], flag: bool) -> Victim:
+    """names: of parameters as they were before a polarizer was put in front of any."""
     for name, p in victim.module.named_parameters():
-        if name in names and p.is_floating_point():
+        if {name, name.replace(".layer.", ".")} & names and p.is_floating_point():
             p.requires_grad_(flag)
     return victim
 

@@ -69,6 +69,11 @@ def attention(features: Tensor, batch: Inputs, p: float, weight: Tensor | None =
     return F.normalize(maps, dim=1, eps=1e-6)
 
 
+def mapped(layers: Sequence[Tensor]) -> list[Tensor]:
+    """Without those of a single pixel, whose attention is 1 whatever they hold."""
+    return [layer for layer in layers if layer.ndim < 3 or layer[0, 0].numel() > 1]
+
+
 def distance(a: Tensor, b: Tensor) -> Tensor:
     """Mean over rows of the L2 distance."""
     return ((a - b).square().sum(1) + 1e-12).sqrt().mean()

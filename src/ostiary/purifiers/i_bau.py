@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import partial
 
 import torch
@@ -20,7 +19,7 @@ from ostiary.perturbation import owners
 from ostiary.purifiers.adversary import Unlearner
 from ostiary.purifiers.base import Purifier
 from ostiary.purifiers.gradients import hypergradient
-from ostiary.training.draws import draws
+from ostiary.training.draws import draws, one_pass
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
 
@@ -65,8 +64,9 @@ class Minimax(TrainHook):
 
     def on_epoch(self, state: TrainState) -> None:
         victim, how = state.victim, self.how
-        steps = how.ascent_steps or math.ceil(len(self.data) / how.batch_size)
-        batches = list(draws(self.data, how.batch_size, steps, victim.device, self.rng))
+        size, device, steps = how.batch_size, victim.device, how.ascent_steps
+        found = draws(self.data, size, steps, device, self.rng) if steps else one_pass(self.data, size, device, self.rng)
+        batches = list(found)
         self.first, self.by = batches[0][0], self.data.modality.unperturbed(batches[0][0], shared=True)
         with without_gradients(victim):
             for batch, _ in batches:

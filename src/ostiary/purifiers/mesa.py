@@ -37,14 +37,8 @@ class MESA(FineTuning, Purifier, name="mesa"):
     modalities = frozenset({"image"})
     presets = {
         "paper": {
-            "lr_patches": 2e-4,
-            "hidden": 512,
-            "batch_size": 128,
-            "stamped": 0.01,
-            "epochs": 10,
-            "lr": 0.001,
-            "steps": 3900,
-            "position": "random",
+            **{"lr_patches": 2e-4, "hidden": 512, "batch_size": 128, "batches": 0, "stamped": 0.01, "epochs": 10, "lr": 0.001},
+            **{"steps": 3900, "position": "random"},
         }
     }
     size: Positive = 3

@@ -13,7 +13,7 @@ from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import FineTuning, Purifier
-from ostiary.purifiers.distillation import attention, distilled
+from ostiary.purifiers.distillation import attention, distilled, mapped
 
 
 class NAD(FineTuning, Purifier, name="nad"):
@@ -41,8 +41,8 @@ class NAD(FineTuning, Purifier, name="nad"):
             return "betas names no weight of a layer; give at least one number"
         victim, two = evidence.victim, evidence.clean.take(torch.arange(2)).inputs
         with torch.no_grad(), evaluating(victim):
-            victim.layers(victim.modality.move(two, victim.device))  # raises without any
-        return ""
+            layers = victim.layers(victim.modality.move(two, victim.device))[1]  # raises without any
+        return "" if mapped(layers) else "none of the model's layers holds a map of more than one pixel to attend to"
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.clean is not None
@@ -51,7 +51,8 @@ class NAD(FineTuning, Purifier, name="nad"):
         return distilled(evidence, ctx, teaching, learning, self.apart)
 
     def apart(self, student: Sequence[Tensor], teacher: Sequence[Tensor], batch: Inputs) -> Tensor:
-        """The weighted mean squares between attention maps of the last layers."""
+        """The weighted mean squares between attention maps of the last layers that have any."""
+        student, teacher = mapped(student), mapped(teacher)
         betas = self.betas if len(self.betas) > 1 else self.betas * len(student)
         n = min(len(betas), len(student))
         total = student[0].new_zeros(())

@@ -13,7 +13,7 @@ from ostiary.errors import refusal
 from ostiary.evidence import Evidence
 from ostiary.models.edit import Neurons
 from ostiary.models.victim import Victim
-from ostiary.purifiers.base import Budget, FineTuning, Purifier, untrainable
+from ostiary.purifiers.base import Budget, FineTuning, Purifier
 from ostiary.purifiers.gradients import Calm
 from ostiary.purifiers.holdout import Choice, accuracy, deepest, halved, hold_out
 from ostiary.purifiers.weight_change import changes, unlearnt, zeroed
@@ -55,7 +55,7 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.victim is not None
         lack = refusal(Neurons.filters, evidence.victim, self.skip)
-        return lack or self.at_odds("share of neurons", self.neurons) or untrainable(evidence)
+        return lack or self.at_odds("share of neurons", self.neurons)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None

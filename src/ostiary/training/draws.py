@@ -21,3 +21,10 @@ def draws(data: Dataset, size: int, steps: int, device: torch.device, rng: torch
         else:
             rows = torch.randperm(n, generator=rng)[:size].to(device)
             yield held.modality.take(held.inputs, rows), held.y[rows]
+
+
+def one_pass(data: Dataset, size: int, device: torch.device, rng: torch.Generator) -> Iterator[tuple[Inputs, Tensor]]:
+    """Every sample once, in batches of at most `size`, on `device`."""
+    held = data.move(device)
+    for rows in torch.randperm(len(data), generator=rng).to(device).split(size):
+        yield held.modality.take(held.inputs, rows), held.y[rows]
