@@ -15,6 +15,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.modality.graphs import are_degrees, with_degrees
 from ostiary.models.victim import Victim
+from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
 from ostiary.triggers.generated import GeneratedSubgraph
 from ostiary.triggers.generator import Generator
@@ -115,6 +116,16 @@ def test_doubts_are_about_the_trigger_that_was_learnt(splits: Splits, monkeypatc
     monkeypatch.setattr(GeneratedSubgraph, "doubts", lambda *_, **__: ("the learnt one",))
     settled = attack.settle(splits, replace(poisoned, picked=picked, doubts=(*picked, *before)), ctx)
     assert settled.doubts[:2] == (*picked, "the learnt one") and before[0] not in settled.doubts
+
+
+@pytest.mark.parametrize(
+    "spec", [{"name": "gta", "mode": "poison"}, {"name": "gta", "mode": "model"}, {"name": "dpsba"}], ids=str
+)
+def test_a_generator_without_poison_learns_nothing_and_says_so(splits: Splits, spec: dict[str, str]) -> None:
+    made = build("attack", {**spec, "rate": 0.0, "size": 4}).poison(splits, toys.context("graph"))
+    assert made.doubts[0].endswith("and the trigger is as it began, for it learns on what it poisons")
+    assert made.hook is None
+    assert all(torch.isfinite(tensor).all() for tensor in made.trigger.state.values())
 
 
 def test_poison_mode_hands_out_data_only(splits: Splits) -> None:

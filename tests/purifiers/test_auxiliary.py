@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource
 from ostiary.errors import BadSpec, InvalidInput, MissingEvidence
 from ostiary.evidence import Evidence
+from ostiary.modality.graphs import degree_features
 from ostiary.models.edit import width_of
 from ostiary.models.victim import Victim
 from ostiary.purifiers.auxiliary import Auxiliary
@@ -33,6 +35,18 @@ class Watching(Purifier):
         SEEN.append(evidence)
         assert evidence.victim is not None
         return evidence.victim.clone()
+
+
+class Degrees(DataSource):
+    """Not registered: toy graphs whose features are degrees, in more columns than the victim takes."""
+
+    modalities = frozenset({"graph"})
+
+    def read(self) -> tuple[Dataset, None]:
+        graphs = build("dataset", {"name": "toy-graphs", "n": 300}).read()[0]
+        return replace(
+            graphs, inputs=graphs.inputs.with_(x=degree_features(graphs.inputs.edge_index, len(graphs.inputs.x)))
+        ), None
 
 
 def purified(**options: Any) -> tuple[Dataset, Victim, Victim]:
@@ -76,6 +90,16 @@ def test_missing_columns_are_zeros() -> None:
     assert float(clean.inputs.x.sum(1).min()) == 1.0
     made = Auxiliary(purifier=QUICK, dataset=OTHER)
     assert made.fitted(torch.eye(2), (), 4).tolist() == [[1, 0, 0, 0], [0, 1, 0, 0]]
+
+
+def test_degrees_beyond_the_victims_columns_fall_into_the_last() -> None:
+    """Cut off, such nodes would have no feature at all, which no victim of degrees has ever seen."""
+    clean, victim, _ = purified(dataset=Degrees())
+    assert width_of(victim) == clean.inputs.x.shape[1] == 4
+    degree = torch.bincount(clean.inputs.edge_index[1], minlength=len(clean.inputs.x))
+    assert int(degree.max()) > 3
+    assert torch.equal(clean.inputs.x.argmax(1), degree.clamp(max=3))
+    assert torch.equal(clean.inputs.x.sum(1), torch.ones(len(degree)))
 
 
 def test_columns_of_one_name_correspond() -> None:

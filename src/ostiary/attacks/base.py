@@ -93,6 +93,7 @@ class RateAttack(Attack):
     """
 
     controls = frozenset({"data"})
+    taught: ClassVar[bool] = False  # whether its trigger is learnt on the rows that it poisons
     rate: Rate = 0.1
     target: NonNegative = 0
     labels: LabelRule = AllToOne()
@@ -113,7 +114,10 @@ class RateAttack(Attack):
             )
         eligible = self.labels.eligible(train.y, self.target)
         if self.rate == 0:
-            return eligible.new_zeros(0, dtype=torch.int64), ("rate 0: nothing is poisoned, the victim learns no backdoor",)
+            also = ", and the trigger is as it began, for it learns on what it poisons" if self.taught else ""
+            return eligible.new_zeros(0, dtype=torch.int64), (
+                f"rate 0: nothing is poisoned, the victim learns no backdoor{also}",
+            )
         asked = self.asked(splits)
         n = min(asked, int(eligible.sum()))
         if n == 0:

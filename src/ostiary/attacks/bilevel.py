@@ -63,7 +63,9 @@ class BiLevel(TriggerHook):
             state.data = self.stamped(self.train)
 
     def update(self, victim: Victim, round_: int) -> None:
-        """`steps` steps of the generator over all poisoned graphs as one batch."""
+        """`steps` steps of the generator over all poisoned graphs as one batch; none at rate 0."""
+        if not len(self.rows):
+            return
         rows, trigger = self.rows.move(victim.device), self.trigger
         self.net.to(victim.device)
         with evaluating(victim), without_gradients(victim):

@@ -43,6 +43,7 @@ class DPSBA(PoisoningAttack, name="dpsba"):
     """
 
     modalities = frozenset({"graph"})
+    taught = True
     rate: Rate = 0.1
     labels: LabelRule = CleanLabel()
     select: Selector = Correct(order="lowest")

@@ -34,6 +34,7 @@ class GTA(PoisoningAttack, name="gta"):
     """
 
     modalities = frozenset({"graph"})
+    taught = True
     controls = frozenset({"data", "training"})  # of the class; an instance of mode poison needs the data alone
     rate: Rate = 0.05
     mode: Literal["model", "poison"] = "model"

@@ -14,7 +14,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.data.source import DataSource
 from ostiary.errors import BadSpec, InvalidInput
 from ostiary.evidence import Evidence
-from ostiary.modality.graphs import Graphs
+from ostiary.modality.graphs import Graphs, are_degrees, degree_features
 from ostiary.models.edit import width_of
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
@@ -32,7 +32,8 @@ class Auxiliary(Purifier, name="auxiliary"):
 
     Features are brought to the victim's `width` (0: that of its first matrix of weights). Where `kinds` names the victim's
     columns, as its maker documents them, and the data set names its own, columns of one name correspond and nodes of other
-    kinds have no feature; else columns are cut off or zeros added at the end (the paper says "matching dimensions").
+    kinds have no feature; else degrees are counted anew, capped at the last column as everywhere, and columns of another
+    meaning cut off or zeros added at the end (the paper says "matching dimensions").
     """
 
     modalities = frozenset({"graph"})
@@ -67,7 +68,10 @@ class Auxiliary(Purifier, name="auxiliary"):
         if not isinstance(data.inputs, Graphs):
             raise InvalidInput(NO_GRAPHS.format(self.dataset.name))
         data = data.take(torch.randperm(len(data), generator=ctx.rng("auxiliary"))[: 20 * self.n])
-        graphs = data.inputs.with_(x=self.fitted(data.inputs.x, data.kinds, self.width or width_of(victim)))
+        graphs, width = data.inputs, self.width or width_of(victim)
+        anew = are_degrees(graphs) and not (self.kinds and data.kinds)
+        x = degree_features(graphs.edge_index, len(graphs.x), width) if anew else self.fitted(graphs.x, data.kinds, width)
+        graphs = graphs.with_(x=x)
         try:
             logits, _ = victim.predict(graphs)
         except (RuntimeError, IndexError, ValueError) as error:

@@ -15,7 +15,8 @@ from ostiary.errors import Unsupported
 class Certificate:
     """votes: int64 [n, k]. prediction: int64 [n]. margin: int64 [n], what an attacker may use up before a prediction can turn;
     -1 where nothing is certain (abstained). costs: what one change uses up, by its kind: "edges" flipped in an input, "nodes"
-    of it overwritten, "poisoned" training graphs. alpha: how likely the certificate of an input may be wrong; 0: a proof."""
+    of it overwritten with the edges among them (not those to others), "poisoned" training graphs. alpha: how likely the
+    certificate of an input may be wrong; 0: a proof."""
 
     votes: Tensor
     prediction: Tensor

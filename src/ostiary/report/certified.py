@@ -13,7 +13,7 @@ from ostiary.report.tables import Group, over_seeds, text
 
 KINDS = {
     "edges": "flipped edges of an input",
-    "nodes": "overwritten nodes of an input",
+    "nodes": "nodes of an input, overwritten with the edges among them",
     "poisoned": "poisoned training samples",
     "joint": "both together",
 }
