@@ -500,7 +500,7 @@ def _print_traces(records: Sequence[Record], store: Path) -> None:
 
 
 def _shown(store: Path, prefixes: Sequence[str], plan: Path | None) -> list[Record]:
-    """The same; unless keys ask for them without those that tell of data or a model as the files were before."""
+    """As `_records`, but only what is asked for by its key may tell of data or a model as the files were before."""
     from ostiary.experiment.record import latest
 
     records = _records(store, prefixes, plan)

@@ -49,7 +49,7 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
 
     acc, asr (share of triggered sources called as the attacker wants; macro mean over wanted classes), asr_strict
     (those that the control calls rightly without trigger), natural (what the control does with the same triggered
-    inputs), asr_lift = asr - natural, ra (triggered, called by their true class), cad = control acc - acc,
+    inputs), asr_lift = asr - natural, ra (triggered, called by their true class), control_acc, cad = control_acc - acc,
     amc (mean confidence of successes), cross (sources with a trigger not theirs, called by their true class), confusion,
     triggered_as; asr_<name>, asr_strict_<name>, natural_<name> of every subset; with `before`: drop, der, rir. Without
     triggered sources, where no attack is known: acc, confusion and drop.

@@ -1,9 +1,10 @@
 """The pipeline: expand a plan into stages, compute each once, resume, and assemble records.
 
 data -+-> control (clean victim) ----------+-------------------------------+
-      +-> victim (attack, training) -+-----+-> judge                       |
+      +-> victim (attack, training) -+-----+-> judge, relearning           |
                                      +-> detector                          |
-                                     +-> purifier ------> verdict <--------+
+                                     +-> purifier -+----> verdict <--------+
+                                                   +----> rescan, where no attack is known
 """
 
 from __future__ import annotations
