@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ostiary.attacks.injection import Injection
 from ostiary.attacks.penalties import Made, Penalty
 from ostiary.attacks.select import Clustered, Selector
-from ostiary.component import PositiveFloat
+from ostiary.component import NonNegativeFloat, PositiveFloat
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.models.victim import Victim
@@ -34,8 +34,8 @@ class DPGBA(Injection, name="dpgba"):
     """
 
     select: Selector = Clustered()
-    weight_detector: float = 0.1
-    weight_contrast: float = 1.0
+    weight_detector: NonNegativeFloat = 0.1
+    weight_contrast: NonNegativeFloat = 1.0
     temperature: PositiveFloat = 0.5
 
     def penalty(self, train: Dataset, ctx: Context) -> Penalty:

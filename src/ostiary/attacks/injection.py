@@ -5,7 +5,7 @@ from __future__ import annotations
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.in_turn import InTurn
 from ostiary.attacks.penalties import Penalty
-from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
+from ostiary.component import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import BadSpec, InvalidInput
@@ -33,7 +33,7 @@ class Injection(PoisoningAttack):
     generator_lr: PositiveFloat = 0.01
     others: NonNegative = 512
     warm_up: NonNegative = 100
-    natural: float = 1.0
+    natural: NonNegativeFloat = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from ostiary.component import PositiveFloat, Rate
+from ostiary.component import NonNegativeFloat, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import Diverged, Unsupported
@@ -51,7 +51,7 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     lr: PositiveFloat = 0.01
     schedule: Literal["constant", "cosine"] = "constant"
     tolerance: Rate = 0.05
-    max_norm: float | None = None
+    max_norm: NonNegativeFloat | None = None
 
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.victim is not None and evidence.clean is not None
