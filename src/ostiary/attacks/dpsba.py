@@ -60,8 +60,7 @@ class DPSBA(PoisoningAttack, name="dpsba"):
         if self.position.asks:
             taken = carried(attacker, train)
             trigger = trigger.replace(**{**taken, "state": {**taken["state"], **trigger.state}})
-        eligible = self.labels.eligible(train.y, self.target)
-        index = self.select.choose(train, eligible, round(self.rate * len(train)), attacker)
+        index = self.chosen(train, round(self.rate * len(train)), ctx)
         others = (train.y != self.target).nonzero().flatten()
         sources = others[torch.randperm(len(others), generator=ctx.rng("sources"))[:SOURCES]]
         own = attacker.within("surrogate")

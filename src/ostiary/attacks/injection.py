@@ -48,9 +48,7 @@ class Injection(PoisoningAttack):
 
     def make_trigger(self, train: Dataset, ctx: Context) -> GeneratedNodes:
         ctx = self.attacker(ctx)
-        eligible = self.labels.eligible(train.y, self.target)
-        n = min(round(self.rate * len(train)), int(eligible.sum()))
-        index = self.select.choose(train, eligible, n, ctx)  # those of `pick`
+        index = self.chosen(train, round(self.rate * len(train)), ctx)
         x = train.inputs.x
         if self.features == "binary" and not bool(((x == 0) | (x == 1)).all()):
             raise InvalidInput(f"{self.name}: features are not all 0 or 1, so binary ones cannot be made; choose range")
