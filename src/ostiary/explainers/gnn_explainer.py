@@ -32,7 +32,7 @@ class GNNExplainer(Explainer, name="gnn-explainer"):
     the sum of the graphs' losses optimises each alone. Differs from it: initial masks follow from the seed and the
     graph's id; the 1e-15 inside its entropy's logarithm is left out.
     `losses` are the cross-entropies of the class, without the regularisers.
-    Nodes score the mean of their features' masks; without a node mask, `node_scores` of the edge mask.
+    Nodes score the mean of their features' masks; without a node mask, `by_degree` of the edge mask.
     At the defaults the masks stay near their random start: the best 30 % of edges of two seeds overlap by a third (AIDS,
     toy graphs), hardly above chance; raise `lr` (0.05) or `epochs` where the ranking itself matters.
     """
