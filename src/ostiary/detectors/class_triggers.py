@@ -81,9 +81,3 @@ def margin(logits: Tensor, goal: int) -> Tensor:
     others = logits.clone()
     others[:, goal] = -torch.inf
     return logits[:, goal] - others.amax(1)
-
-
-def anomaly(scores: Tensor) -> Tensor:
-    """Deviations from the median, in units of the median absolute one made comparable to a standard deviation."""
-    away = scores - scores.quantile(0.5)  # median() is the lower of the two in the middle
-    return away / (1.4826 * away.abs().quantile(0.5)).clamp(min=1e-12)
