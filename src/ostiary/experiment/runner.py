@@ -31,7 +31,7 @@ from ostiary.experiment.bench import Bench
 from ostiary.experiment.compute import Result, compute
 from ostiary.experiment.plan import Cell, Plan, read_plan
 from ostiary.experiment.pool import ONE_PROCESS, Pool
-from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
+from ostiary.experiment.record import GROUPS, LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
 from ostiary.experiment.stages import Stage, record_key, stages_of
 from ostiary.experiment.store import DATABASE, Damaged, Store, now
 
@@ -443,8 +443,7 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
 
 
 def _place(metrics: dict[str, Any], kind: str, label: str, found: dict[str, Any]) -> None:
-    if kind in ("detector", "purifier", "verdict", "rescan"):
-        group = metrics["detectors" if kind == "detector" else "purifiers"]
-        group[label] = {**group.get(label, {}), **found}
-    else:
-        metrics[{"data": "data", "victim": "attack"}.get(kind, "victim")] |= found
+    group = metrics[GROUPS[kind]]
+    if label:
+        group = group.setdefault(label, {})
+    group |= found
