@@ -34,6 +34,7 @@ from ostiary.experiment.pool import ONE_PROCESS, Pool
 from ostiary.experiment.record import GROUPS, LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
 from ostiary.experiment.stages import Stage, record_key, stages_of
 from ostiary.experiment.store import DATABASE, Damaged, Store, now
+from ostiary.thresholds import EXACT
 
 
 @dataclass
@@ -305,7 +306,7 @@ def _below(metrics: Mapping[str, Any], least: float) -> bool:
     if "asr_lift" not in metrics:  # no attack is known, whatever may be there
         return False
     lift = metrics["asr_lift"]["value"]
-    return lift is None or lift < least - 1e-9
+    return lift is None or lift < least - EXACT
 
 
 def _open_worker(folder: str, environment: dict[str, str], device: str) -> Callable[[Stage], str]:

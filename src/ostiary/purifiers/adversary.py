@@ -12,7 +12,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import Budget, as_images
-from ostiary.purifiers.holdout import accuracy, hold_out
+from ostiary.purifiers.holdout import accuracy, hold_out, holds
 from ostiary.training.budget import lowered
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
@@ -48,7 +48,7 @@ class Unlearner(Budget):
         tune, check = hold_out(clean, ctx.key("hold out"))
         trial = self.fitted(victim, tune, hook, ctx, False)
         before, after = accuracy(victim, check), accuracy(trial, check)
-        frozen = after < before - TOLERANCE - 1e-9
+        frozen = not holds(after, before, TOLERANCE)
         found = self.trained(victim, clean, hook, ctx, frozen)
         found.notes |= {"checked on": len(check), "accuracy there before": before, "accuracy there after a trial": after}
         return found

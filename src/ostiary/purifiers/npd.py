@@ -16,7 +16,7 @@ from ostiary.models.polarized import place, polarized, polarizer, watched
 from ostiary.models.victim import Victim, without_gradients
 from ostiary.purifiers.adversary import unmoved
 from ostiary.purifiers.base import Budget, Purifier, as_images
-from ostiary.purifiers.holdout import accuracy, hold_out
+from ostiary.purifiers.holdout import accuracy, hold_out, holds
 from ostiary.purifiers.polarizing import Aim, Towards
 from ostiary.purifiers.together import Together
 from ostiary.training.trainer import Trainer
@@ -78,7 +78,7 @@ class NPD(Aim, Budget, Purifier, name="npd"):
             with suppress(*(Diverged,) * (rate > self.lr / 30)):
                 victim = self.trained(evidence.victim, tune, rate, hook, ctx)
                 tried[rate] = accuracy(victim, check)
-            if tried.get(rate, -1.0) >= before - self.tolerance - 1e-9:
+            if holds(tried.get(rate, -1.0), before, self.tolerance):
                 break
         victim.notes |= {"layer": self.layer or place(evidence.victim), "checked on": len(check), "lr": rate}
         victim.notes |= {"accuracy there before": before, "accuracy there after": tried[rate], **hook.facts(tune)}
