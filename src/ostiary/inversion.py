@@ -139,7 +139,7 @@ class Recovery:
             if self.by_class:
                 loss = loss + F.cross_entropy(logits, goals)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             progress(f"recovering a trigger of class {goal}", (step + 1) / self.steps)
             value = float(loss.detach())

@@ -66,7 +66,7 @@ class InDistribution(Penalty):
         truth = torch.arange(2, device=x.device).repeat_interleave(len(new))  # 1 is real
         loss = F.cross_entropy(self.detector(torch.cat([new, real])), truth)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
 
     def contrast(self, made: Made, victim: Victim) -> Tensor:

@@ -71,7 +71,7 @@ class Clustered(Selector, name="clustered"):
         found = ctx.surrogate(train).predict(train.inputs, features=True)[1]
         assert found is not None
         points = found[rows].double().numpy()
-        k = min(train.n_classes, len(found[rows].unique(dim=0)))  # type: ignore[no-untyped-call]
+        k = min(train.n_classes, len(found[rows].unique(dim=0)))
         groups = KMeans(k, n_init=10, random_state=ctx.key("clusters") % 2**32).fit(points)
         cluster = torch.from_numpy(groups.labels_).long()
         score = _scaled((torch.from_numpy(points - groups.cluster_centers_[groups.labels_])).norm(dim=1))

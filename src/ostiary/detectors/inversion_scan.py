@@ -62,7 +62,7 @@ class InversionScan(Detector, name="inversion-scan"):
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.clean is not None
         clean = evidence.clean
-        held = clean.y.unique().tolist()  # type: ignore[no-untyped-call]
+        held = clean.y.unique().tolist()
         if len(held) < 2:
             of = f"all {len(clean)} clean graphs are of class {clean.classes[held[0]]}"
             return f"{of}, and a trigger is recovered on graphs of other classes; give clean graphs of at least two"

@@ -170,7 +170,7 @@ def _lines(file: IO[bytes], source: Path) -> Iterator[bytes]:
 def _opened(path: Path, place: Path, mode: str) -> IO[bytes]:
     """`place` under the compression that the name of `path` says."""
     if path.suffix != ".xz":
-        return open(place, mode)  # type: ignore[return-value]
+        return open(place, mode)
     preset = None if mode == "rb" else 7 | lzma.PRESET_EXTREME  # looks back over 16 MB, about 300 records
     return lzma.open(place, mode, preset=preset)  # type: ignore[return-value]
 

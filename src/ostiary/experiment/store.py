@@ -300,7 +300,7 @@ def _metrics(record: Record) -> Iterator[tuple[str, str, tuple[float | None, ...
             if isinstance(value, float):
                 yield part, name, (value, None, None, None)
             elif isinstance(value, dict) and "value" in value:
-                yield part, name, tuple(value.get(k) for k in ("value", "low", "high", "n"))  # type: ignore[misc]
+                yield part, name, tuple(value.get(k) for k in ("value", "low", "high", "n"))
 
 
 @contextlib.contextmanager

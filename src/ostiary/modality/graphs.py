@@ -129,7 +129,7 @@ class Graphs:
     def pairs(self) -> Tensor:
         """A number per undirected edge, the same for both of its directions: int64 [E], from 0 on."""
         low, high = torch.minimum(*self.edge_index), torch.maximum(*self.edge_index)
-        numbers: Tensor = (low * max(1, len(self.x)) + high).unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
+        numbers: Tensor = (low * max(1, len(self.x)) + high).unique(return_inverse=True)[1]
         return numbers
 
     @cached_property

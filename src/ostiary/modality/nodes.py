@@ -163,7 +163,7 @@ def egos(nodes: Nodes, hops: int = 2) -> tuple[Graphs, Tensor, Tensor]:
     keys = torch.arange(len(nodes), device=nodes.roots.device) * n + nodes.roots
     steps = torch.zeros_like(keys)
     for hop in range(hops):
-        far = spread(keys)[1].unique()  # type: ignore[no-untyped-call]
+        far = spread(keys)[1].unique()
         far = far[~torch.isin(far, keys)]
         keys, order = torch.cat([keys, far]).sort()
         steps = torch.cat([steps, torch.full_like(far, hop + 1)])[order]
@@ -252,8 +252,8 @@ def _same(a: Graphs, b: Graphs) -> bool:
 
 def _disjoint(roots: Sequence[Tensor]) -> bool:
     """Whether no number is in two of the tensors."""
-    each = torch.cat([r.unique() for r in roots])  # type: ignore[no-untyped-call]
-    return len(each.unique()) == len(each)  # type: ignore[no-untyped-call]
+    each = torch.cat([r.unique() for r in roots])
+    return len(each.unique()) == len(each)
 
 
 def firsts(values: Tensor) -> tuple[Tensor, Tensor]:

@@ -136,8 +136,8 @@ class Purifier(Component):
             raise Diverged(f"purifier '{self.name}' left a model whose outputs are not finite; try a lower rate, or another")
         was, now = (float((said.argmax(1) == clean.y).double().mean()) for said in (before.predict(clean.inputs)[0], logits))
         after.notes["accuracy on its clean samples"] = {"before": was, "after": now}
-        said = logits.argmax(1).unique().tolist()  # type: ignore[no-untyped-call]
-        one = f", and it says '{clean.classes[said[0]]}' of all of them" if len(said) == 1 < len(clean.y.unique()) else ""  # type: ignore[no-untyped-call]
+        said = logits.argmax(1).unique().tolist()
+        one = f", and it says '{clean.classes[said[0]]}' of all of them" if len(said) == 1 < len(clean.y.unique()) else ""
         if one or was - now > BROKEN:
             log.warning(
                 f"purifier '{self.name}': accuracy on the {len(clean)} clean samples it was given went from {100 * was:.1f} to "

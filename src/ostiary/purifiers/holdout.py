@@ -24,10 +24,10 @@ def hold_out(clean: Dataset, seed: int, share: float = 0.2) -> tuple[Dataset, Da
     More than `share` is held out where a class would get fewer than LEAST; where that would be more than half, nothing
     is: both parts are the whole sample, and what is checked has been tuned on.
     """
-    smallest = int(torch.bincount(clean.y)[clean.y.unique()].min())  # type: ignore[no-untyped-call]
+    smallest = int(torch.bincount(clean.y)[clean.y.unique()].min())
     rate = max(share, LEAST / smallest)
     held = stratified(clean.y, rate, generator(seed, "hold out")) if rate <= 0.5 else torch.zeros(len(clean), dtype=torch.bool)
-    counts = [int(held[clean.y == c].sum()) for c in clean.y.unique().tolist()]  # type: ignore[no-untyped-call]
+    counts = [int(held[clean.y == c].sum()) for c in clean.y.unique().tolist()]
     if min(counts) < LEAST:
         return clean, clean
     return clean.take((~held).nonzero().flatten()), clean.take(held.nonzero().flatten())

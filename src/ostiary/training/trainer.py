@@ -137,7 +137,7 @@ class Trainer(Component, name="trainer"):
                 p.grad = None
         if not loss.requires_grad:
             raise InvalidInput("the module's answers pass no gradient to its weights; call it without torch.no_grad()")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.max_norm > 0:
             torch.nn.utils.clip_grad_norm_(victim.module.parameters(), self.max_norm)
         state.optimizer.step()

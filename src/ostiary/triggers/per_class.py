@@ -71,6 +71,6 @@ class ClassWarps(Trigger, name="class-warps"):
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
         other = inputs.clone()
-        for c in target.unique().tolist():  # type: ignore[no-untyped-call]
+        for c in target.unique().tolist():
             other[target == c] = warped(inputs[target == c], self.grid(c, *inputs.shape[2:]))
         return other
