@@ -24,7 +24,6 @@ class Unlearner(Budget):
     """How all weights are trained against perturbations: by Adam. Where `freeze_norms` is not set, BatchNorm statistics stay
     on graphs and follow on images, as in fine-tuning."""
 
-    kind = "purifier"
     added = frozenset({"schedule"})
     lr: PositiveFloat = 0.001
     freeze_norms: bool | None = None

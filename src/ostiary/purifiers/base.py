@@ -47,7 +47,6 @@ class FineTuning(Batches):
     64, 0.4 and 0 in those of 16; fine-pruning and NAD gain too, unlearning of patches does not). 384 images have it anyway.
     """
 
-    kind = "purifier"
     added = frozenset({"batches"})
     optimizer: Literal["adam", "sgd"] | None = None
     lr: PositiveFloat | None = None
@@ -82,7 +81,6 @@ class Budget(Batches):
     """How long a method trains: `epochs` passes over the clean samples or, where `steps` is not 0, as many passes as hold that
     many optimiser steps, which on few samples are more; `epochs` says nothing then."""
 
-    kind = "purifier"
     epochs: Positive = 20
     steps: NonNegative = 0
 
