@@ -82,7 +82,8 @@ class Clustered(Selector, name="clustered"):
         order = order[cluster[order].argsort(stable=True)]  # cluster by cluster, the best first
         start = torch.searchsorted(cluster[order], cluster[order])
         turn = torch.arange(len(order)) - start
-        best = order[(turn * (1 + score.max()) * 2 + score[order]).argsort(stable=True)][:n]
+        apart = 2 * (1 + score.max())  # further than scores are: the best of every cluster come before the second best
+        best = order[(turn * apart + score[order]).argsort(stable=True)][:n]
         return rows[best].sort()[0]
 
 

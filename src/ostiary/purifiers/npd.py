@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Literal
 
 import torch
@@ -75,7 +75,7 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         before, tried = accuracy(evidence.victim, check), dict[float, float]()
         hook = (Together if self.shared else Towards)(self, self.space)  # one for all rates: what it searches for is the same
         for rate in (self.lr / slower for slower in (1, 3, 10, 30)):
-            with suppress(*(Diverged,) * (rate > self.lr / 30)):
+            with suppress(Diverged) if rate > self.lr / 30 else nullcontext():  # after the last rate nothing is left to try
                 victim = self.trained(evidence.victim, tune, rate, hook, ctx)
                 tried[rate] = accuracy(victim, check)
             if holds(tried.get(rate, -1.0), before, self.tolerance):
