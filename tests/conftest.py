@@ -28,7 +28,6 @@ def pytest_configure(config: pytest.Config) -> None:
     offline = ROOT.parent / "shared" / "data"
     if offline.is_dir():
         os.environ.setdefault("OSTIARY_DATA", str(offline))
-    config.addinivalue_line("markers", "slow: takes more than a few seconds")
     for line in ("error", "ignore:.*torch.jit.*:DeprecationWarning"):  # PyG's own use of torch.jit
         config.addinivalue_line("filterwarnings", line)
 

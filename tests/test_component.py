@@ -104,6 +104,31 @@ def test_wrong_types_and_ranges_are_refused(what: Any, words: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("attack", {"name": "gta-node", "natural": -0.1}),
+        ("attack", {"name": "ugba", "weight": -1.0}),
+        ("attack", {"name": "wanet", "cross_ratio": -1.0}),
+        ("attack", {"name": "wanet-mt", "strength": [0.5, -0.5]}),
+        ("detector", {"name": "xgbd", "flooding": -0.1}),
+        ("explainer", {"name": "gnn-explainer", "edge_size": -0.1}),
+        ("explainer", {"name": "pg-explainer", "edge_ent": -1.0}),
+        ("purifier", {"name": "gcleaner", "retain": -2.0}),
+        ("purifier", {"name": "nad", "betas": [1.0, -1.0]}),
+        ("purifier", {"name": "npd", "max_norm": -1.0}),
+        ("purifier", {"name": "npd", "weights": [0.4, 0.4, -0.4]}),
+        ("purifier", {"name": "sau", "clean": -1.0}),
+        ("trainer", {"name": "trainer", "max_norm": -1.0}),
+    ],
+)
+def test_weights_and_norms_are_not_negative(kind: str, what: Any) -> None:
+    option = list(what)[1]
+    with pytest.raises(BadSpec, match=f"option {option}: expected float >= 0.0.*got") as caught:
+        build(kind, what)
+    assert "\n" not in str(caught.value)
+
+
 def test_fields_are_checked_as_strictly_in_python_as_in_a_plan() -> None:
     with pytest.raises(BadSpec, match="option size: expected int <= 9; got 10"):
         Thing(size=10)

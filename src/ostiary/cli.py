@@ -296,7 +296,8 @@ def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Com
     titles = {"ids": "sample", "scores": "score", "flagged": "flagged", "poisoned": "poisoned"}
     if not record.plan["attack"]:  # nobody knows
         del titles["poisoned"]
-    columns = {title: 1 * held[name] for name, title in titles.items() if name in held}
+    found = {title: held[name] for name, title in titles.items() if name in held}
+    columns = {title: values.astype(int) if values.dtype == bool else values for title, values in found.items()}
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("w", newline="", encoding="utf-8") as out:
         lines = csv.writer(out)

@@ -33,6 +33,7 @@ Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Positive = Annotated[int, msgspec.Meta(ge=1)]
 NonNegative = Annotated[int, msgspec.Meta(ge=0)]
 PositiveFloat = Annotated[float, msgspec.Meta(gt=0.0)]
+NonNegativeFloat = Annotated[float, msgspec.Meta(ge=0.0)]
 
 ROOMS: dict[str, str] = {  # kind -> folder or file under the package
     "modality": "modality",
@@ -154,7 +155,7 @@ class Component(ABC):
         return shown
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.spec() == other.spec()  # type: ignore[attr-defined]
+        return type(self) is type(other) and self.spec() == other.spec()
 
     def __hash__(self) -> int:
         return hash(repr(self.spec()))

@@ -21,7 +21,7 @@ from ostiary.models.graph_layers import fold_norms
 from ostiary.models.victim import Victim
 from ostiary.seeds import scoped
 from ostiary.triggers.generator import bias_to_best, feature_kind
-from ostiary.triggers.mount import SoftMount, mount, random_score, top_nodes, with_rows
+from ostiary.triggers.mount import SoftMount, mount, outer, random_score, top_nodes, with_rows
 
 
 class NodeGenerator(nn.Module):
@@ -139,7 +139,7 @@ class Recovery:
             if self.by_class:
                 loss = loss + F.cross_entropy(logits, goals)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             progress(f"recovering a trigger of class {goal}", (step + 1) / self.steps)
             value = float(loss.detach())
@@ -184,16 +184,14 @@ def measured(found: Recovered, victim: Victim, graphs: Graphs, chosen: Tensor) -
         stamped = found.stamp(graphs, chosen)
         logits, embedding = victim.both(stamped)
         n = len(embedding)
-        edges = float(mount_edges(stamped, chosen)) / max(1, n)
+        edges = float(edges_within(stamped, chosen)) / max(1, n)
         rate = float((logits.argmax(1) == found.goal).double().mean())
     return Recovered(found.goal, rate, likeness(embedding), edges, found.net, found.low, found.high, found.kind)
 
 
-def mount_edges(graphs: Graphs, chosen: Tensor) -> int:
-    """Undirected edges among chosen nodes, over all graphs."""
-    inside = torch.zeros(len(graphs.x), dtype=torch.bool, device=graphs.x.device)
-    inside[chosen[chosen >= 0]] = True
-    return int((inside[graphs.edge_index[0]] & inside[graphs.edge_index[1]]).sum()) // 2
+def edges_within(graphs: Graphs, chosen: Tensor) -> int:
+    """Undirected edges among the chosen nodes (int64 [G, t], -1 for none), over all graphs."""
+    return int((~outer(graphs, chosen)).sum()) // 2
 
 
 def likeness(embedding: Tensor) -> float:

@@ -9,6 +9,7 @@ from ostiary.attacks.base import Poisoned
 from ostiary.data.dataset import Dataset
 from ostiary.evaluate import Metrics, Outputs
 from ostiary.models.victim import Victim
+from ostiary.thresholds import EXACT, WORKS
 
 GATE, COST = 0.85, 0.05  # FCT paper (Chen, Wu & Wang, NeurIPS 2022): attacks that do less are not worth a row
 
@@ -34,7 +35,7 @@ def _about_attack(metrics: Metrics, poisoned: Poisoned, said_train: Tensor, trai
     elif natural > 0.3:
         doubts.append(f"a clean model already sends {natural:.0%} of triggered inputs to the target: read the lift")
     if len(poisoned.index):  # a clean model need not be attacked well
-        if round(metrics["asr_lift"]["value"], 9) < 0.3:
+        if metrics["asr_lift"]["value"] < WORKS - EXACT:
             doubts.append("the attack hardly works (lift under 30 points): figures of defences against it say little")
         elif poisoned.splits.modality.name == "image" and (metrics["asr"]["value"] < GATE or metrics["cad"]["value"] > COST):
             gate = f"the usual gate of defence tables on images, ASR {GATE:.0%} and accuracy within {100 * COST:.0f} points"

@@ -14,9 +14,10 @@ from expectations import CLIQUE, GIN, GRAPHS
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.detectors.base import Findings
-from ostiary.detectors.class_triggers import anomaly, margin, spread
+from ostiary.detectors.class_triggers import margin, spread
 from ostiary.detectors.inversion_scan import InversionScan
 from ostiary.detectors.lessons import lessons_of
+from ostiary.detectors.outliers import anomaly
 from ostiary.detectors.panel import Panel
 from ostiary.detectors.references import School, untrained
 from ostiary.detectors.uniform_triggers import edges
@@ -79,7 +80,7 @@ def test_one_class_of_clean_graphs_is_refused(scene: Any) -> None:
 
 def test_the_median_of_two_classes_is_refused(scene: Any) -> None:
     ctx, poisoned, victim, _ = scene
-    with pytest.raises(Unsupported, match="the median of 2 classes says nothing, index=mad takes 4; use index=margin"):
+    with pytest.raises(Unsupported, match=r"index=mad: the median of 2 classes .* at least 4, or use index=margin"):
         InversionScan(index="mad").inspect(Evidence(victim, None, poisoned.splits.clean), ctx)
 
 

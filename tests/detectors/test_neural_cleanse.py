@@ -14,9 +14,9 @@ from ostiary.component import build
 from ostiary.context import Context
 from ostiary.detectors import masks
 from ostiary.detectors.balance import Balance
-from ostiary.detectors.class_triggers import anomaly
 from ostiary.detectors.masks import Patches, better
 from ostiary.detectors.neural_cleanse import NeuralCleanse
+from ostiary.detectors.outliers import anomaly
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim

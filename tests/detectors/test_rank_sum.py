@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ostiary.component import build
-from ostiary.detectors.rank_sum import RankSum, excess, ranks
+from ostiary.detectors.rank_sum import RankSum, labels_in_excess, shared_ranks
 from ostiary.detectors.rigbd import RIGBD
 from ostiary.detectors.spectral import Spectral
 from ostiary.errors import Unsupported
@@ -17,30 +17,30 @@ from ostiary.testing import toys
 
 
 def test_ranks_run_from_zero_to_one_and_equal_scores_share_theirs() -> None:
-    assert ranks(torch.tensor([3.0, -1.0, 3.0, 9.0, 5.0])).tolist() == [0.375, 0.0, 0.375, 1.0, 0.75]
-    assert ranks(torch.tensor([2.0])).tolist() == [0.0]
-    assert ranks(torch.full((4,), 7.0)).unique().tolist() == [0.5]
+    assert shared_ranks(torch.tensor([3.0, -1.0, 3.0, 9.0, 5.0])).tolist() == [0.375, 0.0, 0.375, 1.0, 0.75]
+    assert shared_ranks(torch.tensor([2.0])).tolist() == [0.0]
+    assert shared_ranks(torch.full((4,), 7.0)).unique().tolist() == [0.5]
 
 
 def test_the_label_in_excess_is_not_the_most_frequent_one() -> None:
     labels = torch.tensor([0] * 80 + [1] * 20)
     scores = torch.zeros(100)
     scores[:6], scores[80:84] = 1.0, 1.0  # six of the large class and four of the small one lead
-    found, flagged = excess(scores, labels, 0.1, 1.0)
+    found, flagged = labels_in_excess(scores, labels, 0.1, 1.0)
     assert found == (1,) and flagged.nonzero().flatten().tolist() == [80, 81, 82, 83]
-    assert excess(scores, labels, 0.1, 9.0)[0] == (1,), "one at least"
-    assert int(excess(scores, labels, 0.001, 1.0)[1].sum()) == 1, "never less than the highest row"
+    assert labels_in_excess(scores, labels, 0.1, 9.0)[0] == (1,), "one at least"
+    assert int(labels_in_excess(scores, labels, 0.001, 1.0)[1].sum()) == 1, "never less than the highest row"
 
 
 def test_several_labels_in_excess_are_all_suspected() -> None:
     labels = torch.arange(90) % 9
     scores = torch.isin(labels, torch.tensor([2, 7])).double() - 0.01 * torch.arange(90)
-    found, flagged = excess(scores, labels, 10 / 90, 1.0)
+    found, flagged = labels_in_excess(scores, labels, 10 / 90, 1.0)
     assert found == (2, 7) and labels[flagged].unique().tolist() == [2, 7] and int(flagged.sum()) == 10
 
 
 def test_where_all_rank_alike_nobody_is_flagged() -> None:
-    assert not bool(excess(torch.ones(9), torch.arange(9) % 3, 0.5, 1.0)[1].any())
+    assert not bool(labels_in_excess(torch.ones(9), torch.arange(9) % 3, 0.5, 1.0)[1].any())
 
 
 def test_scores_are_the_sum_of_both_ranks_on_graphs_and_images() -> None:
@@ -49,7 +49,7 @@ def test_scores_are_the_sum_of_both_ranks_on_graphs_and_images() -> None:
         first, second = Spectral(), build("detector", {"name": "fct", "steps": 3})
         found = RankSum(first=first, second=second, share=0.1).inspect(held, ctx)
         parts = [d.findings(held, ctx.within(name)).scores for d, name in ((first, "first"), (second, "second"))]
-        assert torch.allclose(found.scores, ranks(parts[0]) + ranks(parts[1]))
+        assert torch.allclose(found.scores, shared_ranks(parts[0]) + shared_ranks(parts[1]))
         assert found.flagged is not None and held.train is not None
         rows = found.flagged.nonzero().flatten()
         assert 0 < len(rows) <= round(0.1 * len(held.train))

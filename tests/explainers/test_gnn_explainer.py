@@ -18,7 +18,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.errors import BadSpec, Unsupported
 from ostiary.explainers.gnn_explainer import GNNExplainer
-from ostiary.explainers.masks import Masks, node_scores
+from ostiary.explainers.masks import Masks, by_degree
 from ostiary.modality.graphs import Graphs, join
 from ostiary.modality.sparse import bag_sum
 from ostiary.models.graph_layers import fold_norms
@@ -294,11 +294,11 @@ def test_refusals() -> None:
         GNNExplainer(node_mask="features")
 
 
-def test_node_scores_by_hand() -> None:
+def test_scores_by_degree_by_hand() -> None:
     """A path 0 - 1 - 2 and a lone node 3."""
     edges = torch.tensor([[1, 0, 2, 1], [0, 1, 1, 2]])
     path = Graphs.build(torch.eye(4), edges, torch.tensor([4]))
-    scores = node_scores(path, torch.tensor([0.2, 0.4, 1.0, 0.6]))
+    scores = by_degree(path, torch.tensor([0.2, 0.4, 1.0, 0.6]))
     expected = torch.tensor([0.3 / math.log(2), (0.3 + 0.8) / math.log(3), 0.8 / math.log(2), 0.0])
     torch.testing.assert_close(scores, expected)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
-
-import msgspec
 
 from ostiary.attacks.base import Attack, Poisoned
 from ostiary.attacks.evading import Evading
 from ostiary.attacks.terms import Similarity, Term
+from ostiary.component import NonNegativeFloat
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.errors import BadSpec
@@ -31,7 +29,7 @@ class Adaptive(Attack, name="adaptive"):
     controls = frozenset({"data", "training"})
     attack: Attack
     term: Term = Similarity()
-    alpha: Annotated[float, msgspec.Meta(ge=0.0)] = 0.1
+    alpha: NonNegativeFloat = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()

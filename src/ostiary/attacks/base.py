@@ -104,6 +104,12 @@ class RateAttack(Attack):
         """The context in which the attacker's own models are made."""
         return replace(ctx, architecture=self.surrogate or ctx.architecture)
 
+    def chosen(self, train: Dataset, n: int, ctx: Context) -> Tensor:
+        """At most `n` of the rows that may be poisoned, as the attacker selects them, sorted: int64 [<= n]. The same in every
+        call, so that a trigger can be learnt for the very rows that get it."""
+        eligible = self.labels.eligible(train.y, self.target)
+        return self.select.choose(train, eligible, min(n, int(eligible.sum())), self.attacker(ctx))
+
     def pick(self, splits: Splits, ctx: Context) -> tuple[Tensor, tuple[str, ...]]:
         """(rows of train to poison, doubts). Raises InvalidInput for a missing class or a rate of no sample."""
         train = splits.train
@@ -119,12 +125,11 @@ class RateAttack(Attack):
                 f"rate 0: nothing is poisoned, the victim learns no backdoor{also}",
             )
         asked = self.asked(splits)
-        n = min(asked, int(eligible.sum()))
-        if n == 0:
+        if min(asked, int(eligible.sum())) == 0:
             raise InvalidInput(
                 f"rate {self.rate} of {len(train)} training samples ({int(eligible.sum())} eligible) poisons none; raise rate"
             )
-        index = self.select.choose(train, eligible, n, self.attacker(ctx))
+        index = self.chosen(train, asked, ctx)
         if len(index) == 0:
             raise InvalidInput(
                 f"selector '{self.select.name}' found none among {int(eligible.sum())} eligible samples (perhaps the "

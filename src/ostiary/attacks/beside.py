@@ -89,7 +89,7 @@ class Learning(Beside):
             seen = augment(made.cpu(), self.ctx.trainer.augment, self.rng).to(made.device)
             loss = F.cross_entropy(check_logits(victim(seen), len(goal)).float(), goal)
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
 
     def on_end(self, state: TrainState) -> None:

@@ -74,7 +74,7 @@ class BiLevel(TriggerHook):
             for step in range(self.attack.steps):
                 loss = self.loss_of(victim, rows, derive(self.seed, round_ // 4, step))
                 self.optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
                 self.optimizer.step()
                 self.losses.append(float(loss.detach()))
         learnt = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}

@@ -83,6 +83,6 @@ class Disguised(BiLevel):
         both = [(critic(real, self.at), critic(fake, self.at)) for critic in self.critics]
         loss = torch.stack([F.softplus(-a).mean() + F.softplus(b).mean() for a, b in both]).sum()
         self.critic_optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.critic_optimizer.step()
         self.critic_losses.append(float(loss.detach()))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ostiary.attacks.injection import Injection
 from ostiary.attacks.penalties import Made, Penalty
 from ostiary.attacks.select import Clustered, Selector
-from ostiary.component import PositiveFloat
+from ostiary.component import NonNegativeFloat, PositiveFloat
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.models.victim import Victim
@@ -34,8 +34,8 @@ class DPGBA(Injection, name="dpgba"):
     """
 
     select: Selector = Clustered()
-    weight_detector: float = 0.1
-    weight_contrast: float = 1.0
+    weight_detector: NonNegativeFloat = 0.1
+    weight_contrast: NonNegativeFloat = 1.0
     temperature: PositiveFloat = 0.5
 
     def penalty(self, train: Dataset, ctx: Context) -> Penalty:
@@ -66,7 +66,7 @@ class InDistribution(Penalty):
         truth = torch.arange(2, device=x.device).repeat_interleave(len(new))  # 1 is real
         loss = F.cross_entropy(self.detector(torch.cat([new, real])), truth)
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.optimizer.step()
 
     def contrast(self, made: Made, victim: Victim) -> Tensor:

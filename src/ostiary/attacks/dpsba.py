@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
 import torch
 
 from ostiary.attacks.base import PoisoningAttack
@@ -12,7 +9,7 @@ from ostiary.attacks.disguise import Disguised
 from ostiary.attacks.labels import CleanLabel, LabelRule
 from ostiary.attacks.random_graphs import trigger_size
 from ostiary.attacks.select import Correct, Selector
-from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
+from ostiary.component import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.triggers.generated import GeneratedSubgraph, untrained
@@ -20,7 +17,6 @@ from ostiary.triggers.own_model import carried
 from ostiary.triggers.positions.asked import Impact
 from ostiary.triggers.positions.base import Position
 
-Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 SOURCES = 128  # graphs that the generator learns from
 
 
@@ -54,9 +50,9 @@ class DPSBA(PoisoningAttack, name="dpsba"):
     steps: Positive = 20
     generator_lr: PositiveFloat = 0.01
     critic_lr: PositiveFloat = 0.01
-    structure: Weight = 3.0
-    semantics: Weight = 0.1
-    keep: Weight = 0.1
+    structure: NonNegativeFloat = 3.0
+    semantics: NonNegativeFloat = 0.1
+    keep: NonNegativeFloat = 0.1
 
     def make_trigger(self, train: Dataset, ctx: Context) -> GeneratedSubgraph:
         trigger = untrained(self.size or trigger_size(train), train, self.hidden, ctx).replace(position=self.position)
@@ -65,8 +61,7 @@ class DPSBA(PoisoningAttack, name="dpsba"):
         if self.position.asks:
             taken = carried(attacker, train)
             trigger = trigger.replace(**{**taken, "state": {**taken["state"], **trigger.state}})
-        eligible = self.labels.eligible(train.y, self.target)
-        index = self.select.choose(train, eligible, round(self.rate * len(train)), attacker)
+        index = self.chosen(train, round(self.rate * len(train)), ctx)
         others = (train.y != self.target).nonzero().flatten()
         sources = others[torch.randperm(len(others), generator=ctx.rng("sources"))[:SOURCES]]
         own = attacker.within("surrogate")

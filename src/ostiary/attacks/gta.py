@@ -54,8 +54,7 @@ class GTA(PoisoningAttack, name="gta"):
         if self.mode == "model":
             return trigger
         ctx = self.attacker(ctx)
-        eligible = self.labels.eligible(train.y, self.target)
-        index = self.select.choose(train, eligible, round(self.rate * len(train)), ctx)
+        index = self.chosen(train, round(self.rate * len(train)), ctx)
         hook = BiLevel(self, trigger, train, index, ctx.within("surrogate"))
         ctx.within("surrogate").fit(train, [hook], what="gta: surrogate")
         return hook.trigger

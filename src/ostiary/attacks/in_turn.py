@@ -81,5 +81,5 @@ class InTurn(TrainHook):
             if float(loss.detach()) < self.least:
                 self.least, self.best = float(loss.detach()), self.trigger()
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.in_turn import InTurn
 from ostiary.attacks.penalties import Penalty
-from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
+from ostiary.component import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import BadSpec, InvalidInput
@@ -33,7 +33,7 @@ class Injection(PoisoningAttack):
     generator_lr: PositiveFloat = 0.01
     others: NonNegative = 512
     warm_up: NonNegative = 100
-    natural: float = 1.0
+    natural: NonNegativeFloat = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -48,9 +48,7 @@ class Injection(PoisoningAttack):
 
     def make_trigger(self, train: Dataset, ctx: Context) -> GeneratedNodes:
         ctx = self.attacker(ctx)
-        eligible = self.labels.eligible(train.y, self.target)
-        n = min(round(self.rate * len(train)), int(eligible.sum()))
-        index = self.select.choose(train, eligible, n, ctx)  # those of `pick`
+        index = self.chosen(train, round(self.rate * len(train)), ctx)
         x = train.inputs.x
         if self.features == "binary" and not bool(((x == 0) | (x == 1)).all()):
             raise InvalidInput(f"{self.name}: features are not all 0 or 1, so binary ones cannot be made; choose range")

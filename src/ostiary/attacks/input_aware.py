@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
 import torch
 from torch import Tensor
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.patterns import JointPatterns, learn_masks
-from ostiary.component import Positive, PositiveFloat, Rate
+from ostiary.component import NonNegativeFloat, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.seeds import scoped
@@ -44,7 +41,7 @@ class InputAware(PoisoningAttack, name="input-aware"):
     density: Rate = 0.032
     sparsity: PositiveFloat = 100.0
     diversity: PositiveFloat = 1.0
-    cross_ratio: Annotated[float, msgspec.Meta(ge=0.0)] = 1.0
+    cross_ratio: NonNegativeFloat = 1.0
     width: Positive = 16
     mask_steps: Positive = 200
     mask_lr: PositiveFloat = 0.01

@@ -42,7 +42,7 @@ def learn_masks(net: EncoderDecoder, attack: InputAware, train: Dataset, ctx: Co
         loss = attack.sparsity * F.relu(masks - attack.density).mean()
         loss = loss + attack.diversity * diversity(images, images.roll(1, 0), masks, masks.roll(1, 0))
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
         schedule.step()
 

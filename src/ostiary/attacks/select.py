@@ -71,7 +71,7 @@ class Clustered(Selector, name="clustered"):
         found = ctx.surrogate(train).predict(train.inputs, features=True)[1]
         assert found is not None
         points = found[rows].double().numpy()
-        k = min(train.n_classes, len(found[rows].unique(dim=0)))  # type: ignore[no-untyped-call]
+        k = min(train.n_classes, len(found[rows].unique(dim=0)))
         groups = KMeans(k, n_init=10, random_state=ctx.key("clusters") % 2**32).fit(points)
         cluster = torch.from_numpy(groups.labels_).long()
         score = _scaled((torch.from_numpy(points - groups.cluster_centers_[groups.labels_])).norm(dim=1))
@@ -82,7 +82,8 @@ class Clustered(Selector, name="clustered"):
         order = order[cluster[order].argsort(stable=True)]  # cluster by cluster, the best first
         start = torch.searchsorted(cluster[order], cluster[order])
         turn = torch.arange(len(order)) - start
-        best = order[(turn * (1 + score.max()) * 2 + score[order]).argsort(stable=True)][:n]
+        apart = 2 * (1 + score.max())  # further than scores are: the best of every cluster come before the second best
+        best = order[(turn * apart + score[order]).argsort(stable=True)][:n]
         return rows[best].sort()[0]
 
 

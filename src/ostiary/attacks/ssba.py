@@ -66,7 +66,7 @@ class SSBA(PoisoningAttack, name="ssba"):
             weight = self.fidelity * min(1.0, 4 * held / self.steps)
             loss = F.binary_cross_entropy_with_logits(logits, bits) + weight * F.relu(F.mse_loss(coded, images) - free)
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
         trigger = HiddenBits(channels=channels, bits=self.bits, width=self.width, state=net.cpu().state_dict())
         shown = trigger.read(train.inputs[: self.batch_size]).mean(0)

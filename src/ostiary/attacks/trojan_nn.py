@@ -46,7 +46,7 @@ class TrojanNN(PoisoningAttack, name="trojan-nn"):
         first = (self.start * mask).expand(c, h, w).to(model.device)
         return Perturbation(state={"pattern": self.excite(model, first, mask.to(model.device)).cpu()})
 
-    def chosen(self, model: Victim) -> Tensor:
+    def influential(self, model: Victim) -> Tensor:
         """The neurons: int64 [neurons]."""
         weight = model.module.get_submodule(model.head).weight
         assert isinstance(weight, Tensor)
@@ -56,7 +56,7 @@ class TrojanNN(PoisoningAttack, name="trojan-nn"):
     def excite(self, model: Victim, first: Tensor, mask: Tensor) -> Tensor:
         """The picture [c, h, w], zero outside the mask, that brings the chosen neurons nearest to `value`."""
         low, high = ((first + side * self.budget * mask).clamp(0, 1) for side in (-1, 1))
-        picture, best, least, at = first, first, float("inf"), self.chosen(model)
+        picture, best, least, at = first, first, float("inf"), self.influential(model)
         with evaluating(model), without_gradients(model):
             for _ in range(self.steps):
                 picture = picture.detach().requires_grad_()

@@ -9,7 +9,7 @@ from torch import Tensor
 from ostiary.attacks.injection import Injection
 from ostiary.attacks.penalties import Made, Penalty
 from ostiary.attacks.select import Clustered, Selector
-from ostiary.component import Rate
+from ostiary.component import NonNegativeFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.models.victim import Victim
@@ -31,7 +31,7 @@ class UGBA(Injection, name="ugba"):
     """
 
     select: Selector = Clustered()
-    weight: float = 50.0
+    weight: NonNegativeFloat = 50.0
     threshold: Rate = 0.5
 
     def penalty(self, train: Dataset, ctx: Context) -> Penalty:

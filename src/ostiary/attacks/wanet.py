@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-import msgspec
 from torch import Tensor
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.crossing import Crossed
-from ostiary.component import Positive, PositiveFloat
+from ostiary.component import NonNegativeFloat, Positive, PositiveFloat
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.training.hooks import TrainHook
@@ -36,7 +33,7 @@ class WaNet(PoisoningAttack, name="wanet"):
     controls = frozenset({"data", "training"})  # of the class; an instance without cross rows needs the data alone
     k: Positive = 4
     strength: PositiveFloat = 0.5
-    cross_ratio: Annotated[float, msgspec.Meta(ge=0.0)] = 2.0
+    cross_ratio: NonNegativeFloat = 2.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.labels import LabelRule, MultiTarget
-from ostiary.component import Positive, Rate
+from ostiary.component import NonNegativeFloat, Positive, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import BadSpec
@@ -26,7 +26,7 @@ class WaNetMT(PoisoningAttack, name="wanet-mt"):
     rate: Rate = 0.01
     labels: LabelRule = MultiTarget()
     k: tuple[Positive, Positive] = (4, 8)
-    strength: tuple[float, float] = (0.5, 0.75)
+    strength: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.75)
 
     def make_trigger(self, train: Dataset, ctx: Context) -> ClassWarps:
         if self.k[0] > self.k[1]:

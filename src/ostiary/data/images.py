@@ -84,7 +84,7 @@ class Npz(DataSource, name="npz"):
 
 def first_of_each(y: Tensor, limit: int) -> Tensor:
     """The first `limit` rows of each class, in their order."""
-    return torch.cat([(y == c).nonzero().flatten()[:limit] for c in y.unique()]).sort()[0]  # type: ignore[no-untyped-call]
+    return torch.cat([(y == c).nonzero().flatten()[:limit] for c in y.unique()]).sort()[0]
 
 
 class Torchvision(DataSource, name="torchvision"):

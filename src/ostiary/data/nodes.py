@@ -15,7 +15,7 @@ from ostiary.data.dataset import Dataset, Splits
 from ostiary.data.source import DataSource, cache_folder, data_folder, save_cached
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import Graphs
-from ostiary.modality.nodes import Nodes, induced
+from ostiary.modality.nodes import Nodes, firsts, induced
 from ostiary.seeds import generator
 
 
@@ -108,19 +108,11 @@ def _pairs(y: Tensor, n: int, homophily: float, rng: torch.Generator) -> Tensor:
         drawn = (torch.minimum(a, b) * len(y) + torch.maximum(a, b))[a != b]
         keys = torch.cat([keys, drawn])
         first = torch.zeros(len(keys), dtype=torch.bool)
-        first[_first_places(keys)] = True
+        first[firsts(keys)[1]] = True
         keys = keys[first][:n]
         if len(keys) == n:
             break
     return torch.stack([keys // len(y), keys % len(y)])
-
-
-def _first_places(keys: Tensor) -> Tensor:
-    """Where each different value occurs first."""
-    order = keys.argsort(stable=True)
-    new = torch.ones(len(keys), dtype=torch.bool)
-    new[1:] = keys[order][1:] != keys[order][:-1]
-    return order[new]
 
 
 def _bags(y: Tensor, words: int, length: int, signal: float, rng: torch.Generator) -> Tensor:

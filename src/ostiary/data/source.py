@@ -98,7 +98,7 @@ def stratified(y: Tensor, rate: float, rng: torch.Generator, tied: Tensor | None
 
 def _groups(rows: Tensor, tied: Tensor, n: int, rng: torch.Generator) -> Tensor:
     """Whole groups of rows in random order, as many as bring their number nearest to n."""
-    own, sizes = tied.unique(return_inverse=True, return_counts=True)[1:]  # type: ignore[no-untyped-call]
+    own, sizes = tied.unique(return_inverse=True, return_counts=True)[1:]
     order = torch.randperm(len(sizes), generator=rng)
     reached = torch.cat([torch.zeros(1, dtype=torch.int64), sizes[order].cumsum(0)])
     taken = order[: int((reached - n).abs().argmin())]

@@ -12,7 +12,7 @@ from torch import Tensor
 from ostiary.component import Json
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.inversion import Recovered, Recovery, likeness, mount_edges, placed
+from ostiary.inversion import Recovered, Recovery, edges_within, likeness, placed
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 
@@ -57,7 +57,7 @@ def recovered(victim: Victim, clean: Dataset, goal: int, recovery: Recovery, cop
         stamped = found.stamp(several.inputs, at)
     logits, embedding = victim.predict(stamped, features=True)
     assert embedding is not None
-    alike, edges = likeness(embedding), mount_edges(stamped, at) / len(stamped)
+    alike, edges = likeness(embedding), edges_within(stamped, at) / len(stamped)
     return ClassTrigger(recovery.nodes, found, stamped, several.y, margin(logits, goal), alike, edges)
 
 
@@ -81,9 +81,3 @@ def margin(logits: Tensor, goal: int) -> Tensor:
     others = logits.clone()
     others[:, goal] = -torch.inf
     return logits[:, goal] - others.amax(1)
-
-
-def anomaly(scores: Tensor) -> Tensor:
-    """Deviations from the median, in units of the median absolute one made comparable to a standard deviation."""
-    away = scores - scores.quantile(0.5)  # median() is the lower of the two in the middle
-    return away / (1.4826 * away.abs().quantile(0.5)).clamp(min=1e-12)

@@ -22,7 +22,7 @@ FLOOR = 0.1  # of the mean feature norm at the start; below, features have colla
 
 def closeness(features: Tensor, y: Tensor) -> Tensor:
     """Mean cosine between the mean features of K classes; a class's with itself counts 0 and is one of the K * K."""
-    held, own = y.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    held, own = y.unique(return_inverse=True)
     unit = F.normalize(F.one_hot(own, len(held)).to(features).t() @ features, dim=1)  # a sum points where the mean does
     cosines = unit @ unit.t()
     return (cosines.sum() - cosines.diagonal().sum()) / len(held) ** 2

@@ -9,15 +9,14 @@ from ostiary.attacks.random_graphs import trigger_size
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.detectors.base import Detector, Findings, given
-from ostiary.detectors.class_triggers import ClassTrigger, anomaly, by_size, recovered, sketch
+from ostiary.detectors.class_triggers import ClassTrigger, by_size, recovered, sketch
+from ostiary.detectors.outliers import anomaly, too_few
 from ostiary.detectors.panel import Panel
 from ostiary.detectors.references import School
 from ostiary.detectors.uniform_triggers import tried
 from ostiary.evidence import Evidence
 from ostiary.inversion import Recovery
 from ostiary.triggers.generator import feature_kind
-
-LEAST = 4  # classes from which a deviation from their median says something
 
 
 class InversionScan(Detector, name="inversion-scan"):
@@ -63,12 +62,12 @@ class InversionScan(Detector, name="inversion-scan"):
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.clean is not None
         clean = evidence.clean
-        held = clean.y.unique().tolist()  # type: ignore[no-untyped-call]
+        held = clean.y.unique().tolist()
         if len(held) < 2:
             of = f"all {len(clean)} clean graphs are of class {clean.classes[held[0]]}"
             return f"{of}, and a trigger is recovered on graphs of other classes; give clean graphs of at least two"
-        few = self.index == "mad" and clean.n_classes < LEAST
-        return f"the median of {clean.n_classes} classes says nothing, index=mad takes {LEAST}; use index=margin" if few else ""
+        few = too_few(clean.n_classes) if self.index == "mad" else ""
+        return f"index=mad: {few}, or use index=margin" if few else ""
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         victim, clean = given(evidence.victim), given(evidence.clean)
@@ -93,7 +92,7 @@ class InversionScan(Detector, name="inversion-scan"):
         flagged = deviations > self.outlier if self.index == "mad" else found > self.threshold
         for i, line in enumerate(lines):
             line |= {"score": float(found[i]), "flagged": bool(flagged[i]), "recovered lead": float(own[i])}
-            line["anomaly index"] = float(deviations[i]) if len(lines) >= LEAST else None
+            line["anomaly index"] = None if too_few(len(lines)) else float(deviations[i])
             drawn[i]["score"] = line["score"]
         info = {"classes": dict(zip(clean.classes, lines, strict=True)), "drawn": drawn}
         where = tuple(flagged.nonzero().flatten().tolist())

@@ -77,7 +77,7 @@ class MaskInversion:
         losses = F.cross_entropy(logits, goals.repeat_interleave(len(y)), reduction="none").view(counts.shape)
         hits = (logits.argmax(1).view(counts.shape) == goals[:, None]) * counts
         loss = (losses * counts).sum(1) / counts.sum(1).clamp(min=1) + weight * mask.sum((1, 2, 3, 4))
-        loss.sum().backward()  # type: ignore[no-untyped-call]
+        loss.sum().backward()
         reached: Tensor = hits.sum(1) / counts.sum(1).clamp(min=1) >= self.success
         return reached
 

@@ -10,12 +10,11 @@ from ostiary.component import Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.base import Detector, Findings, given
-from ostiary.detectors.class_triggers import anomaly
 from ostiary.detectors.masks import MaskInversion, Patches
+from ostiary.detectors.outliers import anomaly, too_few
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
 
-LEAST = 4  # classes from which a deviation from their median says something
 SMALLEST = 0.01  # pixels: a mask that a model needs none of, as one of a single answer does not, has no logarithm
 
 
@@ -53,8 +52,7 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
 
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.clean is not None
-        k = evidence.clean.n_classes
-        return "" if k >= LEAST else f"the median of {k} classes says nothing; it takes at least {LEAST}"
+        return too_few(evidence.clean.n_classes)
 
     def recover(self, victim: Victim, clean: Dataset, ctx: Context) -> Patches:
         """The patches of all classes."""

@@ -44,18 +44,18 @@ class RankSum(Detector, name="rank-sum"):
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         train, parts = given(evidence.train), ((self.first, "first"), (self.second, "second"))
-        scores = torch.stack([ranks(part.findings(evidence, ctx.within(name)).scores) for part, name in parts]).sum(0)
-        labels, flagged = excess(scores, train.y, self.share, self.above)
+        scores = torch.stack([shared_ranks(part.findings(evidence, ctx.within(name)).scores) for part, name in parts]).sum(0)
+        labels, flagged = labels_in_excess(scores, train.y, self.share, self.above)
         info = {"suspected": [train.classes[c] for c in labels], "flagged": int(flagged.sum())}
         return Findings(scores, flagged, labels, info)
 
 
-def ranks(scores: Tensor) -> Tensor:
+def shared_ranks(scores: Tensor) -> Tensor:
     """From 0 for the lowest score to 1 for the highest: float64 [n]; equal scores share the mean of their ranks."""
     return torch.from_numpy(rankdata(scores.numpy()) - 1) / max(1, len(scores) - 1)
 
 
-def excess(scores: Tensor, labels: Tensor, share: float, least: float) -> tuple[tuple[int, ...], Tensor]:
+def labels_in_excess(scores: Tensor, labels: Tensor, share: float, least: float) -> tuple[tuple[int, ...], Tensor]:
     """Of the rows in the highest `share` the labels in excess by `least` standard deviations, or the one most so, and all rows
     there that bear them: bool [n]; none where all scores are equal, and the order says nothing."""
     flagged = torch.zeros(len(scores), dtype=torch.bool)

@@ -79,7 +79,7 @@ def surplus(scores: Tensor, groups: Tensor) -> Tensor:
 
 def above(scores: Tensor, groups: Tensor) -> tuple[Tensor, Tensor]:
     """The share of a sample's own group that scores as high as it or higher, and of the median other group: float64 [n]."""
-    held, place = groups.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+    held, place = groups.unique(return_inverse=True)
     own = [scores[place == g].sort()[0] for g in range(len(held))]
     shares = torch.stack([1 - torch.searchsorted(s, scores).double() / len(s) for s in own])
     return shares.gather(0, place[None])[0], shares.scatter(0, place[None], torch.nan).nanmedian(0)[0]

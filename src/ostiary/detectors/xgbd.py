@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.component import NonNegative, Rate
+from ostiary.component import NonNegative, NonNegativeFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.base import Detector, Findings
@@ -46,7 +45,7 @@ class XGBD(Detector, name="xgbd"):
     about = "train"
     nodes: NonNegative = 0
     explainer: Explainer = GuidedBackprop()
-    flooding: Annotated[float, msgspec.Meta(ge=0.0)] = 0.0
+    flooding: NonNegativeFloat = 0.0
     per_class: bool = True
     cut: Literal["share", "gap"] = "share"
     isolate: Rate = 0.05

@@ -177,7 +177,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     artefacts = {"drawn": json.dumps(findings.info["drawn"]).encode()} if "drawn" in findings.info else {}
     arrays = {"scores": findings.scores.numpy(), "poisoned": truth.numpy()}
     if detector.subject() == "model":
-        aimed = poisoned.triggered.y.unique().tolist()  # type: ignore[no-untyped-call]
+        aimed = poisoned.triggered.y.unique().tolist()
         if len(poisoned.index):
             metrics["found_target"] = float(set(aimed) <= set(findings.classes))
         metrics["score"], metrics["alarm"] = float(findings.scores.max()), float(len(findings.classes) > 0)

@@ -13,7 +13,7 @@ from typing import IO, Any
 import msgspec
 
 from ostiary.errors import StoreError
-from ostiary.experiment.record import LEFT_OUT, Record, StageRow, decode_record, encode, fuller
+from ostiary.experiment.record import GROUPS, LEFT_OUT, Record, StageRow, decode_record, encode, fuller
 from ostiary.experiment.store import Damaged, Store
 
 LONGEST = 2**27  # bytes of one record: a file of a stranger's must not fill the memory
@@ -128,18 +128,17 @@ def stages_told(record: Record) -> Iterator[StageRow]:
 
 def _said(record: Record, kind: str, label: str) -> tuple[dict[str, Any], list[str]]:
     """The figures and doubts of a stage, from where `assemble` has put them."""
-    metrics = record.metrics
+    group = record.metrics.get(GROUPS.get(kind, ""), {})
     if kind == "judge":
         parts = tuple(f"{name.partition(' ')[2]}: " for name in record.stages if " " in name)
-        return metrics.get("victim", {}), [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT))]
+        return group, [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT))]
     if kind == "rescan":
-        return {"scans": metrics.get("purifiers", {}).get(label, {}).get("scans", {})}, []
+        return {"scans": group.get(label, {}).get("scans", {})}, []
     if kind in ("detector", "verdict"):
-        own = metrics.get("detectors" if kind == "detector" else "purifiers", {}).get(label, {})
-        return own, [d.removeprefix(f"{label}: ") for d in record.doubts if d.startswith(f"{label}: ")]
+        return group.get(label, {}), [d.removeprefix(f"{label}: ") for d in record.doubts if d.startswith(f"{label}: ")]
     if kind == "relearning":
-        return {k: v for k, v in metrics.get("victim", {}).items() if k == kind}, []
-    return metrics.get({"data": "data", "victim": "attack"}.get(kind, ""), {}), []
+        return {k: v for k, v in group.items() if k == kind}, []
+    return group if kind in ("data", "victim") else {}, []  # a purifier's are told with its verdict's
 
 
 def _copied(other: Store, book: Store) -> int:
@@ -171,7 +170,7 @@ def _lines(file: IO[bytes], source: Path) -> Iterator[bytes]:
 def _opened(path: Path, place: Path, mode: str) -> IO[bytes]:
     """`place` under the compression that the name of `path` says."""
     if path.suffix != ".xz":
-        return open(place, mode)  # type: ignore[return-value]
+        return open(place, mode)
     preset = None if mode == "rb" else 7 | lzma.PRESET_EXTREME  # looks back over 16 MB, about 300 records
     return lzma.open(place, mode, preset=preset)  # type: ignore[return-value]
 

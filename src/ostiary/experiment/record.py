@@ -19,6 +19,17 @@ from ostiary.errors import StoreError
 SCHEMA = 1
 SKIPPED = "not tried because "  # how the reason of a stage begins that waited for a failed one
 LEFT_OUT = "detectors and purifiers were left out: the attack's ASR lift is below "  # how a doubt about a record may begin
+GROUPS = {  # where a record's metrics hold what a stage found, by its kind; in plural ones by its part's label
+    "data": "data",
+    "control": "victim",
+    "victim": "attack",
+    "judge": "victim",
+    "relearning": "victim",
+    "detector": "detectors",
+    "purifier": "purifiers",
+    "verdict": "purifiers",
+    "rescan": "purifiers",
+}
 
 
 class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):

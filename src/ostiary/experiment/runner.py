@@ -32,9 +32,10 @@ from ostiary.experiment.bench import Bench
 from ostiary.experiment.compute import Result, compute
 from ostiary.experiment.plan import Cell, Plan, read_plan
 from ostiary.experiment.pool import ONE_PROCESS, Pool
-from ostiary.experiment.record import LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
+from ostiary.experiment.record import GROUPS, LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
 from ostiary.experiment.stages import Stage, record_key, stages_of
 from ostiary.experiment.store import DATABASE, Damaged, Store, now
+from ostiary.thresholds import EXACT
 
 
 @dataclass
@@ -306,7 +307,7 @@ def _below(metrics: Mapping[str, Any], least: float) -> bool:
     if "asr_lift" not in metrics:  # no attack is known, whatever may be there
         return False
     lift = metrics["asr_lift"]["value"]
-    return lift is None or lift < least - 1e-9
+    return lift is None or lift < least - EXACT
 
 
 def _open_worker(folder: str, environment: dict[str, str], device: str) -> Callable[[Stage], str]:
@@ -444,8 +445,7 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
 
 
 def _place(metrics: dict[str, Any], kind: str, label: str, found: dict[str, Any]) -> None:
-    if kind in ("detector", "purifier", "verdict", "rescan"):
-        group = metrics["detectors" if kind == "detector" else "purifiers"]
-        group[label] = {**group.get(label, {}), **found}
-    else:
-        metrics[{"data": "data", "victim": "attack"}.get(kind, "victim")] |= found
+    group = metrics[GROUPS[kind]]
+    if label:
+        group = group.setdefault(label, {})
+    group |= found

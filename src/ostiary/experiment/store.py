@@ -75,7 +75,7 @@ class Store:
 
     def _read_only(self) -> sqlite3.Connection:
         """To show what lies on a disk that cannot be written; without a WAL beside it nobody is writing either."""
-        frozen = "" if self.database.with_name("ostiary.sqlite-wal").exists() else "&immutable=1"
+        frozen = "" if self.database.with_name(f"{DATABASE}-wal").exists() else "&immutable=1"
         place = f"{self.database.absolute().as_uri()}?mode=ro{frozen}"
         return sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False)
 
@@ -300,7 +300,7 @@ def _metrics(record: Record) -> Iterator[tuple[str, str, tuple[float | None, ...
             if isinstance(value, float):
                 yield part, name, (value, None, None, None)
             elif isinstance(value, dict) and "value" in value:
-                yield part, name, tuple(value.get(k) for k in ("value", "low", "high", "n"))  # type: ignore[misc]
+                yield part, name, tuple(value.get(k) for k in ("value", "low", "high", "n"))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ostiary.component import Positive, PositiveFloat
+from ostiary.component import NonNegativeFloat, Positive, PositiveFloat
 from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.errors import BadSpec
@@ -32,7 +32,7 @@ class GNNExplainer(Explainer, name="gnn-explainer"):
     the sum of the graphs' losses optimises each alone. Differs from it: initial masks follow from the seed and the
     graph's id; the 1e-15 inside its entropy's logarithm is left out.
     `losses` are the cross-entropies of the class, without the regularisers.
-    Nodes score the mean of their features' masks; without a node mask, `node_scores` of the edge mask.
+    Nodes score the mean of their features' masks; without a node mask, `by_degree` of the edge mask.
     At the defaults the masks stay near their random start: the best 30 % of edges of two seeds overlap by a third (AIDS,
     toy graphs), hardly above chance; raise `lr` (0.05) or `epochs` where the ranking itself matters.
     """
@@ -42,10 +42,10 @@ class GNNExplainer(Explainer, name="gnn-explainer"):
     lr: PositiveFloat = 0.01
     node_mask: Literal["attributes", "object", "none"] = "attributes"
     edge_mask: bool = True
-    edge_size: float = 0.005
-    edge_ent: float = 1.0
-    node_feat_size: float = 1.0
-    node_feat_ent: float = 0.1
+    edge_size: NonNegativeFloat = 0.005
+    edge_ent: NonNegativeFloat = 1.0
+    node_feat_size: NonNegativeFloat = 1.0
+    node_feat_ent: NonNegativeFloat = 0.1
     chunk: Positive = 256
 
     def __post_init__(self) -> None:

@@ -65,11 +65,15 @@ class Masks:
         if self.node_mask == "attributes":
             x = torch.zeros_like(self.graphs.x).flatten().index_copy_(0, self.spots, nodes).view_as(self.graphs.x)
             return x.mean(1), edges, x
-        return nodes if self.node_mask == "object" else node_scores(self.graphs, m), edges, None
+        return nodes if self.node_mask == "object" else by_degree(self.graphs, m), edges, None
 
 
-def node_scores(graphs: Graphs, edges: Tensor) -> Tensor:
-    """The scores of a node's edges (mean of the two directions), summed and divided by ln(1 + degree): float [N]."""
+def by_degree(graphs: Graphs, edges: Tensor) -> Tensor:
+    """The scores of a node's edges (float [E]; mean of the two directions), summed and divided by ln(1 + degree): float [N].
+
+    XGBD's rule (Guan, Du & Liu, ECAI 2023). The plain sum, by which nodes of many edges come first, is `node_scores` of
+    `fidelity`.
+    """
     total, degree = edges.new_zeros(2, len(graphs.x))
     for ends in graphs.edge_index:
         total.index_add_(0, ends, edges / 2)

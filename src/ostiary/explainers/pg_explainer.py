@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostiary.component import Positive, PositiveFloat
+from ostiary.component import NonNegativeFloat, Positive, PositiveFloat
 from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.errors import Unsupported
@@ -40,8 +40,8 @@ class PGExplainer(Explainer, name="pg-explainer"):
     lr: PositiveFloat = 0.01
     batch_size: Positive = 8
     hidden: Positive = 64
-    edge_size: float = 0.05
-    edge_ent: float = 1.0
+    edge_size: NonNegativeFloat = 0.05
+    edge_ent: NonNegativeFloat = 1.0
     temperature: tuple[PositiveFloat, PositiveFloat] = (5.0, 2.0)
     bias: PositiveFloat = 0.01
 

@@ -12,7 +12,7 @@ from ostiary.component import Json
 from ostiary.errors import InvalidInput
 from ostiary.modality.base import Modality
 from ostiary.modality.graphs import Graphs, are_degrees, join, with_degrees
-from ostiary.modality.sparse import bag_sum, pointer
+from ostiary.modality.sparse import bag_sum, pointer, ranges
 
 
 class GraphModality(Modality, name="graph"):
@@ -168,8 +168,6 @@ def _edge_keys(g: Graphs, *both: Graphs) -> Tensor:
 
 
 def _first_nodes(g: Graphs, counts: Tensor) -> Tensor:
-    from ostiary.modality.sparse import ranges
-
     return ranges(g.node_ptr[:-1], counts)
 
 

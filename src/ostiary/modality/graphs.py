@@ -129,7 +129,7 @@ class Graphs:
     def pairs(self) -> Tensor:
         """A number per undirected edge, the same for both of its directions: int64 [E], from 0 on."""
         low, high = torch.minimum(*self.edge_index), torch.maximum(*self.edge_index)
-        numbers: Tensor = (low * max(1, len(self.x)) + high).unique(return_inverse=True)[1]  # type: ignore[no-untyped-call]
+        numbers: Tensor = (low * max(1, len(self.x)) + high).unique(return_inverse=True)[1]
         return numbers
 
     @cached_property
@@ -237,15 +237,17 @@ def unit(values: Tensor, graphs: Graphs) -> Tensor:
 
 def degree_features(edge_index: Tensor, n_nodes: int, width: int = DEGREES) -> Tensor:
     """One-hot of the in-degree, clamped to `width` columns: float [n_nodes, width]."""
-    degree = torch.bincount(edge_index[1], minlength=n_nodes)
-    return torch.nn.functional.one_hot(degree.clamp(max=width - 1), width).float()
+    return _one_hot(torch.bincount(edge_index[1], minlength=n_nodes), width).float()
 
 
 def with_degrees(graphs: Graphs) -> Graphs:
     """The same graphs with the one-hot degree (clamped to the feature width) as features."""
-    width = graphs.x.shape[1]
-    degree = graphs.in_degree.clamp(max=width - 1)
-    return graphs.with_(x=torch.nn.functional.one_hot(degree, width).to(graphs.x.dtype))
+    return graphs.with_(x=_one_hot(graphs.in_degree, graphs.x.shape[1]).to(graphs.x.dtype))
+
+
+def _one_hot(degree: Tensor, width: int) -> Tensor:
+    """Of degrees, clamped to `width` columns: int64 [N, width]."""
+    return torch.nn.functional.one_hot(degree.clamp(max=width - 1), width)
 
 
 def counts_degrees(graphs: Graphs) -> Tensor:

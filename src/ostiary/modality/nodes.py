@@ -90,7 +90,7 @@ class Nodes:
 
     def alter(self, x: Tensor) -> Nodes:
         """With other features on the roots: float [n, d], a row per root."""
-        rows, first = _first(self.roots)
+        rows, first = firsts(self.roots)
         new = ~torch.isin(rows, self.changed)
         changed = torch.cat([self.changed, rows[new]])
         order = changed.argsort()
@@ -104,7 +104,7 @@ class Nodes:
         The first new node is joined to the root. With `soft` every pair of an input's new nodes gets an edge whose
         `edge_weight` is its entry of `adjacency`, so that gradients reach absent edges too.
         """
-        roots, first = _first(self.roots)
+        roots, first = firsts(self.roots)
         (n, t, d), start = (len(roots), *features.shape[1:]), len(self.x)
         new = start + torch.arange(n * t, device=roots.device).view(n, t)
         matrix, off = adjacency[first], ~torch.eye(t, dtype=torch.bool, device=roots.device)
@@ -163,7 +163,7 @@ def egos(nodes: Nodes, hops: int = 2) -> tuple[Graphs, Tensor, Tensor]:
     keys = torch.arange(len(nodes), device=nodes.roots.device) * n + nodes.roots
     steps = torch.zeros_like(keys)
     for hop in range(hops):
-        far = spread(keys)[1].unique()  # type: ignore[no-untyped-call]
+        far = spread(keys)[1].unique()
         far = far[~torch.isin(far, keys)]
         keys, order = torch.cat([keys, far]).sort()
         steps = torch.cat([steps, torch.full_like(far, hop + 1)])[order]
@@ -252,17 +252,17 @@ def _same(a: Graphs, b: Graphs) -> bool:
 
 def _disjoint(roots: Sequence[Tensor]) -> bool:
     """Whether no number is in two of the tensors."""
-    each = torch.cat([r.unique() for r in roots])  # type: ignore[no-untyped-call]
-    return len(each.unique()) == len(each)  # type: ignore[no-untyped-call]
+    each = torch.cat([r.unique() for r in roots])
+    return len(each.unique()) == len(each)
 
 
-def _first(roots: Tensor) -> tuple[Tensor, Tensor]:
-    """The different roots in ascending order, and the first place of each."""
-    order = roots.argsort(stable=True)
-    rows = roots[order]
-    new = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
-    new[1:] = rows[1:] != rows[:-1]
-    return rows[new], order[new]
+def firsts(values: Tensor) -> tuple[Tensor, Tensor]:
+    """The different values (of int64 [n]) in ascending order, and the first place of each."""
+    order = values.argsort(stable=True)
+    ordered = values[order]
+    new = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
+    new[1:] = ordered[1:] != ordered[:-1]
+    return ordered[new], order[new]
 
 
 def _nothing(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -33,7 +33,7 @@ DENSE_EDGES = 1 << 17  # edges of complete graphs in one forward pass: fits the 
 class Term:
     def fall(self, target: Rows, source: Rows) -> Tensor:
         """-dL/dA of the edge source -> target, for all pairs of the two: float [..., t, s]."""
-        raise NotImplementedError  # pragma: no cover - abstract
+        raise NotImplementedError
 
     def both(self, a: slice, b: slice) -> Tensor:
         """The same for both directions together: float [a, b]."""
@@ -131,10 +131,10 @@ def _recorded(victim: Victim, graphs: Graphs, loss: Loss) -> list[Term]:
     if not places:  # the module has such layers and uses none
         return []
     falls = torch.autograd.grad(-_value(loss, logits, features), places, materialize_grads=True)
-    return _terms(tape, list(falls), graphs)
+    return _terms(tape, list(falls))
 
 
-def _terms(tape: Tape, falls: list[Tensor], graphs: Graphs) -> list[Term]:
+def _terms(tape: Tape, falls: list[Tensor]) -> list[Term]:
     n_sums, n_attended = len(tape.sums), len(tape.attended)
     sums, attended, degrees = falls[:n_sums], falls[n_sums : n_sums + n_attended], falls[n_sums + n_attended :]
     found: list[Term] = []

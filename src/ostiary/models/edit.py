@@ -41,7 +41,7 @@ class Neurons:
         """The filters of every convolution or, in a module without, the rows of every linear layer before the head; of no
         layer whose name has one of `without` in it. Raises Unsupported where there is neither."""
         names = [n for n in _hidden(victim) if not any(word in n for word in without)]
-        convs = [n for n in names if victim.get_submodule(n).weight.ndim > 2]  # type: ignore[union-attr, operator]
+        convs = [n for n in names if victim.get_submodule(n).weight.ndim > 2]  # type: ignore[operator]
         return Neurons._named(victim, convs or names, "no linear or convolutional layer")
 
     @staticmethod

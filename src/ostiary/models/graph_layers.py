@@ -91,7 +91,7 @@ class Conv(nn.Module):
     """Base of the layers: float [N, d_in] -> [N, d_out]."""
 
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
-        raise NotImplementedError  # pragma: no cover - abstract
+        raise NotImplementedError
 
 
 class GCNConv(Conv):

@@ -112,7 +112,7 @@ class GraphArchitecture(Architecture):
     deep_head: bool = True
 
     def conv(self, d_in: int, d_out: int) -> Conv:
-        raise NotImplementedError  # pragma: no cover - abstract
+        raise NotImplementedError
 
     def module(self, data: Mapping[str, Any]) -> nn.Module:
         nodes, classes = data.get("level") == "node", int(data["classes"])

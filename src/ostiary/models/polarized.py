@@ -84,8 +84,8 @@ def polarized(victim: Victim, name: str = "") -> Victim:
     weighted = next((m for m in layer.modules() if has_neurons(m)), None)
     if weighted is None:
         raise Unsupported(f"the layer '{name}' has no weight that tells how many channels enter it")
-    width = int(weighted.weight.shape[1]) * int(getattr(weighted, "groups", 1))  # type: ignore[union-attr, index, arg-type]
-    both = Polarized(Polarizer(width, isinstance(weighted, nn.Conv2d)), layer).to(weighted.weight)  # type: ignore[union-attr, arg-type]
+    width = int(weighted.weight.shape[1]) * int(getattr(weighted, "groups", 1))  # type: ignore[index]
+    both = Polarized(Polarizer(width, isinstance(weighted, nn.Conv2d)), layer).to(weighted.weight)  # type: ignore[arg-type]
     other.module.set_submodule(name, both)
     other.moved(name, f"{name}.layer")
     both.train(victim.training)

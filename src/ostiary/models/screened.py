@@ -17,7 +17,7 @@ class Screen(nn.Module):
 
     def forward(self, batch: Inputs) -> Inputs:
         """The batch as the model shall see it: a new one, with as many inputs and nodes as before."""
-        raise NotImplementedError  # pragma: no cover - abstract
+        raise NotImplementedError
 
     def before(self, victim: Victim, batch: Inputs) -> Inputs:
         """The same, for a screen that asks the model itself, `victim`, which has no screen before it; such a one

@@ -236,7 +236,7 @@ def check_logits(logits: Tensor, n: int, *, training: bool = False) -> Tensor:
     """The logits, if they are one row per input. training: of a module in training mode, which may answer otherwise then."""
     if not isinstance(logits, Tensor):
         kinds = {tuple: "m(b)[0]", list: "m(b)[0]", dict: 'm(b)["logits"]'}
-        pick = kinds.get(type(logits), "m(b).logits") + " if m.training else m(b)" * training
+        pick = kinds.get(type(logits), "m(b).logits") + (" if m.training else m(b)" if training else "")
         raise InvalidInput(
             f"the module returned {type(logits).__name__}, expected logits [{n}, classes]; pick them from what it returns "
             f"with forward=lambda m, b: {pick} (beside a model in a file: def forward(m, b))"

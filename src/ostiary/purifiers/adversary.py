@@ -12,7 +12,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import Budget, as_images
-from ostiary.purifiers.holdout import accuracy, hold_out
+from ostiary.purifiers.holdout import accuracy, hold_out, holds
 from ostiary.training.budget import lowered
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer
@@ -24,7 +24,6 @@ class Unlearner(Budget):
     """How all weights are trained against perturbations: by Adam. Where `freeze_norms` is not set, BatchNorm statistics stay
     on graphs and follow on images, as in fine-tuning."""
 
-    kind = "purifier"
     added = frozenset({"schedule"})
     lr: PositiveFloat = 0.001
     freeze_norms: bool | None = None
@@ -48,7 +47,7 @@ class Unlearner(Budget):
         tune, check = hold_out(clean, ctx.key("hold out"))
         trial = self.fitted(victim, tune, hook, ctx, False)
         before, after = accuracy(victim, check), accuracy(trial, check)
-        frozen = after < before - TOLERANCE - 1e-9
+        frozen = not holds(after, before, TOLERANCE)
         found = self.trained(victim, clean, hook, ctx, frozen)
         found.notes |= {"checked on": len(check), "accuracy there before": before, "accuracy there after a trial": after}
         return found

@@ -85,7 +85,7 @@ class ANP(Choice, Purifier, name="anp"):
                 noise = self.ascend(neurons, masks.detach(), batch, y, start.to(device))
                 optimizer.zero_grad()
                 loss = (1 - self.alpha) * F.cross_entropy(neurons.logits(batch, masks + noise[0], 1 + noise[1]), y)
-                (loss + self.alpha * F.cross_entropy(neurons.logits(batch, masks), y)).backward()  # type: ignore[no-untyped-call]
+                (loss + self.alpha * F.cross_entropy(neurons.logits(batch, masks), y)).backward()
                 optimizer.step()
                 masks.data.clamp_(0, 1)
                 progress("anp: masks", (step + 1) / self.steps)

@@ -47,7 +47,6 @@ class FineTuning(Batches):
     64, 0.4 and 0 in those of 16; fine-pruning and NAD gain too, unlearning of patches does not). 384 images have it anyway.
     """
 
-    kind = "purifier"
     added = frozenset({"batches"})
     optimizer: Literal["adam", "sgd"] | None = None
     lr: PositiveFloat | None = None
@@ -82,7 +81,6 @@ class Budget(Batches):
     """How long a method trains: `epochs` passes over the clean samples or, where `steps` is not 0, as many passes as hold that
     many optimiser steps, which on few samples are more; `epochs` says nothing then."""
 
-    kind = "purifier"
     epochs: Positive = 20
     steps: NonNegative = 0
 
@@ -136,8 +134,8 @@ class Purifier(Component):
             raise Diverged(f"purifier '{self.name}' left a model whose outputs are not finite; try a lower rate, or another")
         was, now = (float((said.argmax(1) == clean.y).double().mean()) for said in (before.predict(clean.inputs)[0], logits))
         after.notes["accuracy on its clean samples"] = {"before": was, "after": now}
-        said = logits.argmax(1).unique().tolist()  # type: ignore[no-untyped-call]
-        one = f", and it says '{clean.classes[said[0]]}' of all of them" if len(said) == 1 < len(clean.y.unique()) else ""  # type: ignore[no-untyped-call]
+        said = logits.argmax(1).unique().tolist()
+        one = f", and it says '{clean.classes[said[0]]}' of all of them" if len(said) == 1 < len(clean.y.unique()) else ""
         if one or was - now > BROKEN:
             log.warning(
                 f"purifier '{self.name}': accuracy on the {len(clean)} clean samples it was given went from {100 * was:.1f} to "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
+from ostiary.component import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.explainers.base import Explainer
@@ -67,12 +67,12 @@ class GCleaner(Purifier, name="gcleaner"):
     optimizer: Literal["adam", "sgd"] = "adam"
     lr: PositiveFloat = 0.005
     schedule: Literal["constant", "cosine"] = "cosine"
-    unlearn: float = 1.0
-    retain: float = 2.0
-    heat: float = 0.5
+    unlearn: NonNegativeFloat = 1.0
+    retain: NonNegativeFloat = 2.0
+    heat: NonNegativeFloat = 0.5
     heat_by: HeatBy = "grad-cam"
     copies: NonNegative = 4
-    vary: float = 1.5
+    vary: NonNegativeFloat = 1.5
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         assert evidence.victim is not None and evidence.clean is not None

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Annotated, Literal
+from typing import Literal
 
-import msgspec
 import torch
 from torch import Tensor
 
-from ostiary.component import Positive, PositiveFloat
+from ostiary.component import NonNegativeFloat, Positive, PositiveFloat
 from ostiary.context import Context
 from ostiary.errors import BadSpec
 from ostiary.evidence import Evidence
@@ -19,8 +18,6 @@ from ostiary.models.victim import Victim, evaluating
 from ostiary.purifiers.base import FineTuning, Purifier
 from ostiary.purifiers.distillation import attention, distilled
 from ostiary.purifiers.relations import directions, node_weights, sliced_distance, slices
-
-Weight = Annotated[float, msgspec.Meta(ge=0.0)]
 
 
 class GraphNAD(FineTuning, Purifier, name="graphnad"):
@@ -42,8 +39,8 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
     modalities = frozenset({"graph"})
     presets = {"paper": {"p": 2.0, "alpha": 1.0, "beta": 1.0, "degree": "sum", "pairs": "all"}}
     p: PositiveFloat = 2.0
-    alpha: Weight = 1.0
-    beta: Weight = 1.0
+    alpha: NonNegativeFloat = 1.0
+    beta: NonNegativeFloat = 1.0
     degree: Literal["sum", "inv", "none"] = "sum"
     pairs: Literal["all", "adjacent"] = "all"
     directions: Positive = 50

@@ -12,6 +12,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.data.source import stratified
 from ostiary.models.victim import Victim
 from ostiary.seeds import generator
+from ostiary.thresholds import EXACT
 
 T = TypeVar("T")
 LEAST = 2  # held-out samples per class, below which a class says nothing
@@ -23,10 +24,10 @@ def hold_out(clean: Dataset, seed: int, share: float = 0.2) -> tuple[Dataset, Da
     More than `share` is held out where a class would get fewer than LEAST; where that would be more than half, nothing
     is: both parts are the whole sample, and what is checked has been tuned on.
     """
-    smallest = int(torch.bincount(clean.y)[clean.y.unique()].min())  # type: ignore[no-untyped-call]
+    smallest = int(torch.bincount(clean.y)[clean.y.unique()].min())
     rate = max(share, LEAST / smallest)
     held = stratified(clean.y, rate, generator(seed, "hold out")) if rate <= 0.5 else torch.zeros(len(clean), dtype=torch.bool)
-    counts = [int(held[clean.y == c].sum()) for c in clean.y.unique().tolist()]  # type: ignore[no-untyped-call]
+    counts = [int(held[clean.y == c].sum()) for c in clean.y.unique().tolist()]
     if min(counts) < LEAST:
         return clean, clean
     return clean.take((~held).nonzero().flatten()), clean.take(held.nonzero().flatten())
@@ -35,6 +36,11 @@ def hold_out(clean: Dataset, seed: int, share: float = 0.2) -> tuple[Dataset, Da
 def accuracy(victim: Victim, data: Dataset) -> float:
     """Share of the data that the victim calls right."""
     return float((victim.predict(data.inputs)[0].argmax(1) == data.y).double().mean())
+
+
+def holds(found: float, before: float, tolerance: float) -> bool:
+    """Whether an accuracy is at most `tolerance` below what it was."""
+    return found >= before - tolerance - EXACT
 
 
 class Choice(Component):
@@ -74,7 +80,7 @@ def deepest(
     now = first
     for level in levels[1:]:
         found = accuracy(make(level), check)
-        if found < first - tolerance - 1e-9:
+        if not holds(found, first, tolerance):
             break
         best, now = level, found
     return best, {"checked on": len(check), "accuracy there before": first, "accuracy there pruned": now}
@@ -84,8 +90,8 @@ def halved(share: float, make: Callable[[float], Victim], check: Dataset, least:
     """The share, halved at most twice while the accuracy on `check` of the victim made is below `least`, and that accuracy;
     where it always is, the share that it is highest for."""
     tried = {share: accuracy(make(share), check)}
-    while len(tried) < 3 and tried[share] < least - 1e-9:
+    while len(tried) < 3 and tried[share] < least - EXACT:
         share /= 2
         tried[share] = accuracy(make(share), check)
-    best = max(tried, key=lambda s: (tried[s] >= least - 1e-9, tried[s]))
+    best = max(tried, key=lambda s: (tried[s] >= least - EXACT, tried[s]))
     return best, tried[best]

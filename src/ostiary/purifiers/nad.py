@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ostiary.component import Positive, PositiveFloat
+from ostiary.component import NonNegativeFloat, Positive, PositiveFloat
 from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
@@ -31,7 +31,7 @@ class NAD(FineTuning, Purifier, name="nad"):
 
     modalities = frozenset({"graph", "image", "node"})
     p: PositiveFloat = 2.0
-    betas: tuple[float, ...] = (500.0, 1000.0, 1000.0)
+    betas: tuple[NonNegativeFloat, ...] = (500.0, 1000.0, 1000.0)
     teacher_epochs: Positive = 10
     epochs: Positive = 20
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import Literal
 
 import torch
 
-from ostiary.component import PositiveFloat, Rate
+from ostiary.component import NonNegativeFloat, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import Diverged, Unsupported
@@ -16,7 +16,7 @@ from ostiary.models.polarized import place, polarized, polarizer, watched
 from ostiary.models.victim import Victim, without_gradients
 from ostiary.purifiers.adversary import unmoved
 from ostiary.purifiers.base import Budget, Purifier, as_images
-from ostiary.purifiers.holdout import accuracy, hold_out
+from ostiary.purifiers.holdout import accuracy, hold_out, holds
 from ostiary.purifiers.polarizing import Aim, Towards
 from ostiary.purifiers.together import Together
 from ostiary.training.trainer import Trainer
@@ -51,7 +51,7 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     lr: PositiveFloat = 0.01
     schedule: Literal["constant", "cosine"] = "constant"
     tolerance: Rate = 0.05
-    max_norm: float | None = None
+    max_norm: NonNegativeFloat | None = None
 
     def refuse(self, evidence: Evidence) -> str:
         assert evidence.victim is not None and evidence.clean is not None
@@ -75,10 +75,10 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         before, tried = accuracy(evidence.victim, check), dict[float, float]()
         hook = (Together if self.shared else Towards)(self, self.space)  # one for all rates: what it searches for is the same
         for rate in (self.lr / slower for slower in (1, 3, 10, 30)):
-            with suppress(*(Diverged,) * (rate > self.lr / 30)):
+            with suppress(Diverged) if rate > self.lr / 30 else nullcontext():  # after the last rate nothing is left to try
                 victim = self.trained(evidence.victim, tune, rate, hook, ctx)
                 tried[rate] = accuracy(victim, check)
-            if tried.get(rate, -1.0) >= before - self.tolerance - 1e-9:
+            if holds(tried.get(rate, -1.0), before, self.tolerance):
                 break
         victim.notes |= {"layer": self.layer or place(evidence.victim), "checked on": len(check), "lr": rate}
         victim.notes |= {"accuracy there before": before, "accuracy there after": tried[rate], **hook.facts(tune)}

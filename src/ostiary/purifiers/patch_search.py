@@ -63,7 +63,7 @@ class PatchSearch:
                 for some in torch.arange(len(goals), device=device).split(max(1, AT_ONCE // len(images))):
                     chance = self.success(victim, images, rough[some], at.to(device)[some], goals[some])
                     gained = (chance.minimum(levels[some, None]) * others[some]).sum(1) / others[some].sum(1).clamp(min=1)
-                    (-gained.sum()).backward()  # type: ignore[no-untyped-call]
+                    (-gained.sum()).backward()
                     chances.append(chance.detach())
                 told = torch.cat(chances)  # by images of other classes; those of the goal's own know no success
                 places.learn(at, torch.where(others.cpu() > 0, told.cpu(), places.success.gather(1, at)))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.component import Component, Json, NonNegative, PositiveFloat, Rate
+from ostiary.component import Component, Json, NonNegative, NonNegativeFloat, PositiveFloat, Rate
 from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
 from ostiary.models.polarized import Polarizer, polarizer, watched
@@ -26,7 +26,7 @@ class Aim(Component):
     inner: NonNegative = 2
     step: PositiveFloat = 0.1
     enough: Rate = 0.6
-    weights: tuple[float, float, float] = (0.4, 0.4, 0.4)
+    weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.4, 0.4, 0.4)
     shared: bool = False
 
 

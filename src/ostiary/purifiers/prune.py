@@ -97,4 +97,4 @@ class Pruning(Screen):
 
 
 def _store(inputs: Inputs) -> Graphs:
-    return inputs.graphs if isinstance(inputs, Nodes) else inputs  # type: ignore[no-any-return]
+    return inputs.graphs if isinstance(inputs, Nodes) else inputs

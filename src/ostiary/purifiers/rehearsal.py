@@ -68,7 +68,7 @@ class Rehearsal(TrainHook):
         with evaluating(victim), without_gradients(victim):
             loss = F.cross_entropy(victim(self.marked(self.data.inputs.take(at), goal[at], soft=True)), goal[at])
             self.optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self.optimizer.step()
 
     def on_epoch(self, state: TrainState) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.component import NonNegative, PositiveFloat, Rate
+from ostiary.component import NonNegative, NonNegativeFloat, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
@@ -47,9 +47,9 @@ class SAU(Unlearner, Purifier, name="sau"):
     eps: PositiveFloat = 0.2
     inner: NonNegative = 5
     step: PositiveFloat = 0.2
-    clean: float = 1.0
-    adversarial: float = 0.0
-    shared: float = 1.0
+    clean: NonNegativeFloat = 1.0
+    adversarial: NonNegativeFloat = 0.0
+    shared: NonNegativeFloat = 1.0
     answers: Rate = 0.0
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:

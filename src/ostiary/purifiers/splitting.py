@@ -77,7 +77,7 @@ class Splitting(Purifier):
             suspicion, doubt = excess(doubt, train.y), torch.maximum(first, seen)
             extra = surplus(doubt, train.y)
         parts = split(doubt, clean, self.poisoned, train.y if self.by_class else None, suspicion, extra)
-        if len(train.y[parts.clean].unique()) < 2:  # type: ignore[no-untyped-call]
+        if len(train.y[parts.clean].unique()) < 2:
             raise Unsupported(
                 f"purifier '{self.name}' not applicable: all that '{self.detector.name}' takes for clean is of one class; "
                 "raise clean or choose another detector"

@@ -60,7 +60,7 @@ class PairSubsets(RandomEdges):
 
     def number(self, batch: Graphs, chance: Tensor) -> Tensor:
         """How many edges fall into the subset, where the hypergeometric distribution reaches `chance`: int64 [G]."""
-        kinds, at = torch.stack([batch.n_nodes, batch.n_edges // 2]).unique(dim=1, return_inverse=True)  # type: ignore[no-untyped-call]
+        kinds, at = torch.stack([batch.n_nodes, batch.n_edges // 2]).unique(dim=1, return_inverse=True)
         nodes, edges = kinds[:, :, None]
         n = nodes * (nodes - 1) // 2
         k, m = chosen(n, self.kappa), torch.arange(int(edges.max()) + 1, device=edges.device)

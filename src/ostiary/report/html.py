@@ -22,14 +22,13 @@ from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
 from ostiary.report.published import beside, unplaced
-from ostiary.report.ranking import COUNTS, EXACT, RANKING, collapsed, ranking, spread
+from ostiary.report.ranking import COUNTS, RANKING, collapsed, ranking, spread
 from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.report.tables import (
     DETECTION,
     REACTIVATION,
     STEALTH,
     TITLES,
-    WORKS,
     Group,
     Row,
     detector_rows,
@@ -39,6 +38,7 @@ from ostiary.report.tables import (
     stealth_rows,
     text,
 )
+from ostiary.thresholds import EXACT, WORKS
 
 DRAWN = 8  # groups of a page that get figures; more would make it too heavy to open
 TOLD = 6  # defences told in words; of more the best, the table has all

@@ -11,10 +11,10 @@ from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, mean
 from ostiary.report import tables
 from ostiary.report.levels import curved
-from ostiary.report.tables import WORKS, united
+from ostiary.report.tables import united
+from ostiary.thresholds import EXACT, WORKS
 
 COUNTS = 0.05  # the least difference that counts: 5 points
-EXACT = 1e-9  # by which differences of rates are off that are meant to be equal
 RANKING = {
     "solved": "solved %",
     "asr": "ASR %",

@@ -10,8 +10,8 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, rate
-from ostiary.report.ranking import EXACT
-from ostiary.report.tables import WORKS, Row, united
+from ostiary.report.tables import Row, united
+from ostiary.thresholds import EXACT, WORKS
 
 SCANS = {
     "auroc": "AUROC",

@@ -58,7 +58,6 @@ DETECTION = {
     "score": "score",
     "alarm": "alarm %",
 }
-WORKS = 0.3  # lift from which an attack counts as present
 REACTIVATION = {"asr": "ASR %", "reactivated_5": "after 5 triggered samples", "reactivated_20": "after 20"}
 
 

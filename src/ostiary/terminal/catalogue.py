@@ -38,7 +38,7 @@ def describe(cls: type[Component]) -> dict[str, Json]:
     """A component and its options as plain values."""
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     shown = []
-    for name, hint in hints(cls).items():  # type: ignore[arg-type]
+    for name, hint in hints(cls).items():
         field = fields[name]
         factory = field.default_factory
         required = field.default is dataclasses.MISSING and factory is dataclasses.MISSING
@@ -64,7 +64,7 @@ def _doc(cls: type[Component]) -> str:
     texts = [inspect.cleandoc(cls.__doc__ or "")]
     for base in cls.__mro__[1:]:
         text = inspect.cleandoc(base.__doc__ or "")
-        defines = set(inspect.get_annotations(base)) & set(hints(cls))  # type: ignore[arg-type]
+        defines = set(inspect.get_annotations(base)) & set(hints(cls))
         if defines and not text.startswith(f"{base.__name__}("):  # dataclasses put the signature where a text is missing
             texts.append(text)
     return "\n\n".join(texts)

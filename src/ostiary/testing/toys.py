@@ -151,7 +151,7 @@ def victim(modality: str, *, odd: bool = False) -> Victim:
 def evidence(modality: str, *, odd: bool = False) -> Evidence:
     """Everything a defender may hold; a third of `incoming` carries the trigger."""
     parts, marked = poisoned(modality).splits, poisoned(modality).triggered
-    few = marked.take(torch.arange(len(parts.test) // 2).clamp(max=len(marked) - 1).unique())  # type: ignore[no-untyped-call]
+    few = marked.take(torch.arange(len(parts.test) // 2).clamp(max=len(marked) - 1).unique())
     mixed = parts.modality.join([parts.test.inputs, few.inputs])
     n = len(parts.test) + len(few)
     incoming = replace(parts.test, inputs=mixed, y=torch.zeros(n, dtype=torch.int64), ids=torch.arange(n))

@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
-from ostiary.component import Component, NonNegative, Positive, PositiveFloat, Rate
+from ostiary.component import Component, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Rate
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
 from ostiary.errors import Diverged, InvalidInput
@@ -60,7 +60,7 @@ class Trainer(Component, name="trainer"):
     step_factor: PositiveFloat = 0.1
     augment: Literal["none", "crop", "crop-flip", "crop-rotate-flip"] = "none"
     freeze_norms: bool = False
-    max_norm: float = 0.0
+    max_norm: NonNegativeFloat = 0.0
     bf16: bool = False
 
     def fit(
@@ -137,7 +137,7 @@ class Trainer(Component, name="trainer"):
                 p.grad = None
         if not loss.requires_grad:
             raise InvalidInput("the module's answers pass no gradient to its weights; call it without torch.no_grad()")
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         if self.max_norm > 0:
             torch.nn.utils.clip_grad_norm_(victim.module.parameters(), self.max_norm)
         state.optimizer.step()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ostiary.component import Positive
+from ostiary.component import NonNegativeFloat, Positive
 from ostiary.errors import InvalidInput
 from ostiary.seeds import generator
 from ostiary.triggers.base import Trigger
@@ -61,7 +61,7 @@ class ClassWarps(Trigger, name="class-warps"):
     classes: Positive
     made_with: int = 0
     k: tuple[Positive, Positive] = (4, 8)
-    strength: tuple[float, float] = (0.5, 0.75)
+    strength: tuple[NonNegativeFloat, NonNegativeFloat] = (0.5, 0.75)
 
     def grid(self, c: int, h: int, w: int) -> Tensor:
         """Of class c: float [h, w, 2]."""
@@ -71,6 +71,6 @@ class ClassWarps(Trigger, name="class-warps"):
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
         other = inputs.clone()
-        for c in target.unique().tolist():  # type: ignore[no-untyped-call]
+        for c in target.unique().tolist():
             other[target == c] = warped(inputs[target == c], self.grid(c, *inputs.shape[2:]))
         return other

@@ -12,7 +12,7 @@ from ostiary.context import Context
 from ostiary.errors import BadSpec
 from ostiary.explainers.base import Explainer
 from ostiary.explainers.gnn_explainer import GNNExplainer
-from ostiary.explainers.masks import node_scores
+from ostiary.explainers.masks import by_degree
 from ostiary.modality.graphs import Graphs, counts_degrees, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.triggers.positions.base import Ranked, per_graph
@@ -41,7 +41,9 @@ class Explained(Ranked, name="explained"):
     def score(self, graphs: Graphs, ids: Tensor, seed: int, model: Victim | None) -> Tensor:
         assert model is not None
         seen = self.explainer.explain(model, graphs, Context(seed=seed), ids=ids)
-        found = seen.nodes if seen.nodes is not None or seen.edges is None else node_scores(graphs, seen.edges)
+        found = seen.nodes
+        if found is None and seen.edges is not None:
+            found = by_degree(graphs, seen.edges)  # not their sum, by which hubs would come first whatever the explainer says
         assert found is not None
         return found if self.end == "most" else -found
 

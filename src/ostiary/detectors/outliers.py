@@ -1,0 +1,18 @@
+"""Which class stands out among a model's classes."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+LEAST = 4  # classes from which a deviation from their median says something
+
+
+def anomaly(scores: Tensor) -> Tensor:
+    """Deviations from the median, in units of the median absolute one made comparable to a standard deviation: float [k]."""
+    away = scores - scores.quantile(0.5)  # median() is the lower of the two in the middle
+    return away / (1.4826 * away.abs().quantile(0.5)).clamp(min=1e-12)
+
+
+def too_few(classes: int) -> str:
+    """Why the median of so many classes tells no outlier, or nothing."""
+    return "" if classes >= LEAST else f"the median of {classes} classes says nothing; it takes at least {LEAST}"
