@@ -50,13 +50,12 @@ def node_masks(victim: Victim, graphs: Graphs, classes: Tensor, *, steps: int = 
 
     Ours: its Adam, whose first step is a sign, would have no derivative. Edges are not masked; both defaults were not tuned.
     """
-    masks = Masks(graphs, "object", False)
-    theta = graphs.x.new_zeros(len(graphs.x), requires_grad=True)
+    masks, theta = Masks(graphs, "object", False), graphs.x.new_zeros(len(graphs.x), requires_grad=True)
     size, entropy = GNNExplainer().regulariser(masks, torch.ones_like(theta))
     for _ in range(steps):
         m = theta.sigmoid()
-        loss = F.cross_entropy(victim(masks.masked(m)), classes, reduction="sum")
-        (slope,) = torch.autograd.grad(loss, m, create_graph=True)
+        said = victim(masks.masked(m))
+        (slope,) = torch.autograd.grad(F.cross_entropy(said, classes, reduction="sum"), m, create_graph=True)
         theta = theta - lr * (slope + size - entropy * theta) * m * (1 - m)
     return theta.sigmoid()
 
