@@ -195,7 +195,7 @@ def test_trojan_nn_excites_its_neurons_by_the_square_alone(channels: int, size: 
     change = (made.triggered.inputs != splits.test.take(made.rows).inputs).any(0).any(0)
     assert bool((change <= inside).all())
     assert float((pattern[:, inside] - 0.5).abs().max()) <= 0.3 + 1e-6
-    at = attack.chosen(model)
+    at = attack.influential(model)
     assert len(at) == 2
     drawn = 0.2 + 0.6 * torch.rand(64, channels, size, size, generator=CTX.rng("squares"))
     excited, others = (_features(model, x)[:, at].sum(1) for x in (pattern[None], drawn * inside))
@@ -206,18 +206,18 @@ def test_trojan_nn_chooses_the_neurons_with_the_largest_weights() -> None:
     model = CTX.surrogate(data().train)
     weight = model.module.get_submodule(model.head).weight.detach()
     influence = weight.abs().sum(0)
-    chosen = TrojanNN(neurons=3).chosen(model)
+    chosen = TrojanNN(neurons=3).influential(model)
     rest = torch.ones(len(influence), dtype=torch.bool)
     rest[chosen] = False
     assert float(influence[chosen].min()) >= float(influence[rest].max())
-    assert len(TrojanNN(neurons=999).chosen(model)) == len(influence)
+    assert len(TrojanNN(neurons=999).influential(model)) == len(influence)
 
 
 def test_trojan_nn_reads_the_weights_of_a_head_that_is_a_convolution() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     with torch.no_grad():
         net[2].weight.copy_(torch.tensor([[0.1, -3.0, 0.2, 0.0], [0.1, 0.0, 2.0, 0.0]])[..., None, None])
-    assert TrojanNN(neurons=2).chosen(Victim(net, "image", head="2")).tolist() == [1, 2]
+    assert TrojanNN(neurons=2).influential(Victim(net, "image", head="2")).tolist() == [1, 2]
 
 
 def _features(model: Victim, images: Tensor) -> Tensor:
