@@ -106,6 +106,9 @@ def test_a_forward_that_calls_another_module_than_its_own_trains_neither() -> No
             asked(stray, name)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
+    hollow = Victim(nn.Identity(), "image", forward=lambda m, b: net(b))
+    with pytest.raises(Unsupported, match="call the module that `forward` is given"):
+        asked(hollow, "fine-tune")
 
 
 def test_weights_of_half_precision_are_refused() -> None:

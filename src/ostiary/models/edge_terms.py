@@ -7,6 +7,7 @@ derivative of the loss is the sum over all layers. One backward pass gives every
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,10 +31,10 @@ RECORDED = frozenset({GCNConv, GINConv, SAGEConv, GATConv})
 DENSE_EDGES = 1 << 17  # edges of complete graphs in one forward pass: fits the cache at usual widths
 
 
-class Term:
+class Term(ABC):
+    @abstractmethod
     def fall(self, target: Rows, source: Rows) -> Tensor:
         """-dL/dA of the edge source -> target, for all pairs of the two: float [..., t, s]."""
-        raise NotImplementedError
 
     def both(self, a: slice, b: slice) -> Tensor:
         """The same for both directions together: float [a, b]."""

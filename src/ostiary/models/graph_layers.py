@@ -8,6 +8,7 @@ Every layer takes soft edges: `edge_weight` says how much an edge exists (it ent
 from __future__ import annotations
 
 import itertools
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -87,11 +88,12 @@ def neighbour_sum(h: Tensor, graphs: Graphs) -> Tensor:
     return summed
 
 
-class Conv(nn.Module):
-    """Base of the layers: float [N, d_in] -> [N, d_out]."""
+class Conv(nn.Module, ABC):
+    """Base of the layers."""
 
+    @abstractmethod
     def forward(self, x: Tensor, graphs: Graphs) -> Tensor:
-        raise NotImplementedError
+        """float [N, d_in] -> [N, d_out]."""
 
 
 class GCNConv(Conv):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -111,8 +112,9 @@ class GraphArchitecture(Architecture):
     dropout: Rate | None = None
     deep_head: bool = True
 
+    @abstractmethod
     def conv(self, d_in: int, d_out: int) -> Conv:
-        raise NotImplementedError
+        """A new layer of its kind."""
 
     def module(self, data: Mapping[str, Any]) -> nn.Module:
         nodes, classes = data.get("level") == "node", int(data["classes"])

@@ -56,6 +56,14 @@ class Polarized(nn.Module):
         return self.layer(self.polarizer(x), *others, **named)
 
 
+def before_polarizing(module: nn.Module, name: str) -> str:
+    """What a parameter of the module was called before a polarizer was put in front of the layer that it belongs to."""
+    for front in (n for n, m in module.named_modules() if isinstance(m, Polarized)):
+        if name.startswith(f"{front}.layer."):
+            return f"{front}{name.removeprefix(f'{front}.layer')}"
+    return name
+
+
 def place(victim: Victim) -> str:
     """Name of the layer to put a polarizer before, read from the module's structure, so that it is the same for an untrained
     one: the first k x k convolution of the block that has the last one (the last one itself where its block has all of

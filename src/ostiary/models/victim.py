@@ -215,7 +215,11 @@ class Victim(nn.Module):
         other = self.clone().eval()  # a forward with gradients may leave traces, as old spectral norms do
         own = [p.requires_grad_(True) for p in other.module.parameters() if p.is_floating_point()]
         said = other(self.modality.move(inputs, self.device))
-        return said.requires_grad and any(g is not None for g in torch.autograd.grad(said.sum(), own, allow_unused=True))
+        return (
+            bool(own)
+            and said.requires_grad
+            and any(g is not None for g in torch.autograd.grad(said.sum(), own, allow_unused=True))
+        )
 
     @property
     def device(self) -> torch.device:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -16,7 +17,7 @@ from ostiary.models.victim import Victim, check_logits
 AT_ONCE = 4096  # views per forward pass, of however many inputs
 
 
-class View(nn.Module):
+class View(nn.Module, ABC):
     """Shows a part of each input. count: the views that vote, numbered from 0. among: how many numbers training may draw.
 
     What a view shows depends on the input, the view's number and the buffers alone, never on the rest of the batch.
@@ -25,9 +26,9 @@ class View(nn.Module):
     count: int
     among: int
 
+    @abstractmethod
     def forward(self, batch: Inputs, which: Tensor) -> Inputs:
         """View `which[i]` (int64 [n]) of input i, for every input."""
-        raise NotImplementedError
 
     def draw(self, n: int, rng: Generator) -> Tensor:
         """Numbers to train on: int64 [n]."""

@@ -14,6 +14,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.errors import Diverged, InvalidInput, Unsupported
 from ostiary.evidence import Evidence
+from ostiary.models.polarized import before_polarizing
 from ostiary.models.victim import Victim
 from ostiary.training.budget import at_least
 from ostiary.training.trainer import Trainer
@@ -175,9 +176,8 @@ class Purifier(Component):
 
 
 def _let_train(victim: Victim, names: set[str], flag: bool) -> Victim:
-    """names: of parameters as they were before a polarizer was put in front of any."""
     for name, p in victim.module.named_parameters():
-        if {name, name.replace(".layer.", ".")} & names and p.is_floating_point():
+        if {name, before_polarizing(victim.module, name)} & names and p.is_floating_point():
             p.requires_grad_(flag)
     return victim
 
