@@ -89,8 +89,8 @@ def schedule(splits: Splits, ctx: Context) -> float:
     poisoned = attack.settle(splits, poisoned, ctx)
     seconds = time.process_time() - start
     test, goal = splits.test, poisoned.triggered
-    accuracy = float((victim.predict(test.inputs)[0].argmax(1) == test.y).double().mean())
-    success = float((victim.predict(goal.inputs)[0].argmax(1) == goal.y).double().mean())
+    accuracy = float((victim.predict(test.inputs).argmax(1) == test.y).double().mean())
+    success = float((victim.predict(goal.inputs).argmax(1) == goal.y).double().mean())
     print(f"\nThe published schedule: after {EPOCHS} clean epochs {attack.rounds} rounds of {attack.steps} generator steps and")
     print(f"{EPOCHS} epochs each; {len(splits.train)} graphs, {len(poisoned.index)} of them poisoned, batches of 64")
     print(f"{seconds:.1f} CPU seconds; accuracy {accuracy:.1%}, attack success {success:.1%}")

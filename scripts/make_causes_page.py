@@ -85,7 +85,7 @@ def causes(folder: str, record: Record) -> tuple[dict[str, str], list[dict[str, 
 
 
 def success(victim: Victim, poisoned: Poisoned, graphs: Graphs) -> float:
-    return float((victim.predict(graphs)[0].argmax(1) == poisoned.triggered.y).double().mean())
+    return float((victim.predict(graphs).argmax(1) == poisoned.triggered.y).double().mean())
 
 
 def parts(victim: Victim, poisoned: Poisoned) -> dict[str, str]:
@@ -132,22 +132,21 @@ def cut(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, str]:
 
 def margins(victim: Victim, poisoned: Poisoned) -> dict[str, str]:
     """Median logit margin of triggered graphs for their target, over that of clean graphs for their own class."""
-    logits = victim.predict(poisoned.triggered.inputs)[0]
+    logits = victim.predict(poisoned.triggered.inputs)
     own = margin(logits, int(poisoned.triggered.y[0])).median()
-    two = victim.predict(poisoned.splits.clean.inputs)[0].topk(2).values
+    two = victim.predict(poisoned.splits.clean.inputs).topk(2).values
     return {"margin": f"{float(own / (two[:, 0] - two[:, 1]).median()):.1f}"}
 
 
 def pruning(victim: Victim, poisoned: Poisoned) -> list[dict[str, Any]]:
     """Accuracy and ASR while the channels that clean graphs leave asleep go, before any fine-tuning."""
     clean, test = poisoned.splits.clean, poisoned.splits.test
-    features = victim.predict(clean.inputs, features=True)[1]
-    assert features is not None
+    features = victim.embed(clean.inputs)[1]
     order, points = features.abs().mean(0).argsort(stable=True), []
     for share in SHARES:
         other = victim.clone()
         zero_inputs(other, order[: round(share * len(order))])
-        acc = float((other.predict(test.inputs)[0].argmax(1) == test.y).double().mean())
+        acc = float((other.predict(test.inputs).argmax(1) == test.y).double().mean())
         asr = success(other, poisoned, poisoned.triggered.inputs)
         points += [{"pruned": 100 * share, "%": 100 * v, "what": w} for v, w in ((acc, "ACC"), (asr, "ASR"))]
     return points

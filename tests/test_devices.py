@@ -52,7 +52,7 @@ def test_a_method_keeps_to_its_device(kind: str, name: str) -> None:
             else:
                 found: Victim = part.purify(held.only(part.needed(), name), ctx)
                 assert found.device == FAR
-                assert len(found.predict(held.train.inputs)[0].numpy()) == len(held.train)
+                assert len(found.predict(held.train.inputs).numpy()) == len(held.train)
 
 
 @pytest.mark.parametrize("name", [e.name for e in catalogue("victim")])
@@ -62,8 +62,8 @@ def test_a_network_trains_on_its_device(name: str) -> None:
     data = build("dataset", row.data).load(0)
     with pretended():
         victim = Trainer(epochs=1).fit(arch.make(data.train, 0).to(FAR), data.train, 0)
-        logits, features = victim.predict(data.clean.inputs, features=True)
-        assert features is not None and len(logits.numpy()) == len(features.numpy()) == len(data.clean)
+        logits, features = victim.embed(data.clean.inputs)
+        assert len(logits.numpy()) == len(features.numpy()) == len(data.clean)
 
 
 @pytest.mark.parametrize("modality", ["graph", "image", "node"])

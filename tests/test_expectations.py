@@ -104,7 +104,7 @@ def explainer(row: Row, seed: int = 0) -> Figures:
     scores = build("explainer", row.spec()).explain(found.clone(), inputs, _context(row), goal)
 
     def confidence(kept: Any) -> float:
-        return float(found.predict(kept)[0].softmax(1).gather(1, goal[:, None]).mean())
+        return float(found.predict(kept).softmax(1).gather(1, goal[:, None]).mean())
 
     without = _without_edges if isinstance(inputs, Graphs) else _without_pixels
     return {"fidelity": confidence(without(inputs, scores, -1)) - confidence(without(inputs, scores, 1))}
@@ -112,7 +112,7 @@ def explainer(row: Row, seed: int = 0) -> Figures:
 
 def victim(row: Row, seed: int = 0) -> Figures:
     found, splits = control(_key(row.data), _key(row.spec()), _key(row.trainer)), load(_key(row.data))
-    said = found.predict(splits.test.inputs)[0].argmax(1)
+    said = found.predict(splits.test.inputs).argmax(1)
     return {"acc": float((said == splits.test.y).double().mean())}
 
 

@@ -30,15 +30,13 @@ class Outputs:
 
     @staticmethod
     def of(victim: Victim, poisoned: Poisoned) -> Outputs:
-        clean, clean_features = victim.predict(poisoned.splits.test.inputs, features=True)
-        assert clean_features is not None
+        clean, clean_features = victim.embed(poisoned.splits.test.inputs)
         if len(poisoned.rows) == 0:
             return Outputs(clean, clean[:0], clean_features, clean_features[:0])
-        triggered, features = victim.predict(poisoned.triggered.inputs, features=True)
-        assert features is not None
+        triggered, features = victim.embed(poisoned.triggered.inputs)
         sources = poisoned.splits.test.take(poisoned.rows)
         other = poisoned.trigger.mismatched(sources.inputs, sources.ids, seed=0, target=poisoned.triggered.y)
-        crossed = None if other is None else victim.predict(sources.modality.handed_out(other))[0]
+        crossed = None if other is None else victim.predict(sources.modality.handed_out(other))
         return Outputs(clean, triggered, clean_features, features, crossed)
 
 

@@ -55,7 +55,7 @@ class Evidence:
                 )
         name = "clean data" if data is self.clean else "training set" if data is self.train else "incoming inputs"
         try:
-            logits, _ = self.victim.predict(data.take(torch.arange(min(2, len(data)), device=data.ids.device)).inputs)
+            logits = self.victim.predict(data.take(torch.arange(min(2, len(data)), device=data.ids.device)).inputs)
         except OstiaryError:
             raise
         except Exception as error:  # whatever a module of somebody else's raises

@@ -49,7 +49,7 @@ def test_labels_stay_and_the_least_sure_graphs_of_the_class_are_poisoned(splits:
     assert poisoned.hook is None
     assert torch.equal(poisoned.splits.train.y, train.y)
     assert bool((train.y[poisoned.index] == 0).all())
-    p = ctx.surrogate(train).predict(train.inputs)[0].softmax(1)
+    p = ctx.surrogate(train).predict(train.inputs).softmax(1)
     right = ((train.y == 0) & (p.argmax(1) == 0)).nonzero().flatten()
     rest = right[~torch.isin(right, poisoned.index)]
     assert float(p[poisoned.index, 0].max()) <= float(p[rest, 0].min())

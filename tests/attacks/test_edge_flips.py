@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from ostiary.attacks.base import Poisoned
-from ostiary.attacks.gradient_clba import embedded, greedy
+from ostiary.attacks.gradient_clba import greedy
 from ostiary.attacks.random_graphs import flip_budget
 from ostiary.attacks.select import Correct
 from ostiary.component import build
@@ -112,10 +112,10 @@ def test_flips_lower_the_surrogates_loss_on_most_graphs(name: str) -> None:
     model = poisoned.trigger.model(torch.device("cpu"))  # type: ignore[attr-defined]
     sources = data.test.take(poisoned.rows)
     if name == "trap":
-        before, after = (model.predict(g)[0].log_softmax(1)[:, 0] for g in (sources.inputs, poisoned.triggered.inputs))
+        before, after = (model.predict(g).log_softmax(1)[:, 0] for g in (sources.inputs, poisoned.triggered.inputs))
     else:
         state = poisoned.trigger.state
-        before, after = (-distances(embedded(model, d), state["anchors"]).amin(1) for d in (sources, poisoned.triggered))
+        before, after = (-distances(model.embed(d.inputs)[1], state["anchors"]).amin(1) for d in (sources, poisoned.triggered))
     assert float((after > before).double().mean()) > 0.8
 
 
@@ -125,7 +125,7 @@ def test_labels_stay_and_targets_are_called_rightly() -> None:
     model = context().within("x").surrogate(data.train)
     assert model is not context().within("x").surrogate(data.train), "everybody gets a copy"
     own = poisoned.trigger.model(torch.device("cpu"))  # type: ignore[attr-defined]
-    said = own.predict(data.train.take(poisoned.index).inputs)[0].argmax(1)
+    said = own.predict(data.train.take(poisoned.index).inputs).argmax(1)
     assert bool((said == 0).all()) and bool((data.train.y[poisoned.index] == 0).all())
 
 

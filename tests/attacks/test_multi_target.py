@@ -150,6 +150,6 @@ def test_every_class_is_reached_by_its_own_subgraph_only(classes: int) -> None:
     victim = ctx.fit(poisoned.splits.train)
     metrics = evaluate(Outputs.of(victim, poisoned), poisoned, Outputs.of(ctx.fit(data.train), poisoned))
     assert metrics["asr_lift"]["value"] > 0.4
-    said = victim.predict(poisoned.triggered.inputs)[0].argmax(1)
+    said = victim.predict(poisoned.triggered.inputs).argmax(1)
     for c in range(classes):
         assert float((said[poisoned.triggered.y == c] == c).double().mean()) > 0.6

@@ -96,7 +96,7 @@ def test_lf_by_descent_leads_to_the_target_more_than_pictures_drawn_at_random() 
     drawn = [scaled(base.T @ torch.randn(3, 8, 8, generator=CTX.rng(f"drawn {i}")) @ base, 0.4) for i in range(20)]
 
     def confidence(added: Tensor) -> float:
-        return float(model.predict((others + added).clamp(0, 1))[0].softmax(1)[:, 2].mean())
+        return float(model.predict((others + added).clamp(0, 1)).softmax(1)[:, 2].mean())
 
     assert confidence(pattern) > max(map(confidence, drawn))
 
@@ -110,7 +110,7 @@ def test_lf_stops_after_the_pass_that_fools_enough_and_keeps_the_best(monkeypatc
         orders.clear()
         pattern = attack.by_deepfool(model, images, CTX.rng("order"))
         assert orders == [20] * passes
-        changed = model.predict(images + pattern)[0].argmax(1) != model.predict(images)[0].argmax(1)
+        changed = model.predict(images + pattern).argmax(1) != model.predict(images).argmax(1)
         assert float(changed.double().mean()) > 0
 
 
@@ -120,11 +120,11 @@ def test_deepfool_arrives_at_the_target_by_small_steps() -> None:
     few = splits.train.inputs[:20]
     moved, there = deepfool(model, few, 1, 50, 0.02)
     assert float(there.double().mean()) > 0.9
-    assert bool((model.predict(few + moved)[0].argmax(1)[there] == 1).all())
-    already = model.predict(few)[0].argmax(1) == 1
+    assert bool((model.predict(few + moved).argmax(1)[there] == 1).all())
+    already = model.predict(few).argmax(1) == 1
     assert bool(already.any())
     assert float(moved[already].abs().max()) == 0
-    half = model.predict(few + 0.5 * moved)[0].argmax(1)[there & ~already]
+    half = model.predict(few + 0.5 * moved).argmax(1)[there & ~already]
     assert float((half != 1).double().mean()) > 0.8, "half of the way is not enough"
     alone = deepfool(model, few[3:4], 1, 50, 0.02)[0]
     assert torch.allclose(alone[0], moved[3], atol=1e-4), "an image goes its way whoever is beside it"
@@ -221,8 +221,7 @@ def test_trojan_nn_reads_the_weights_of_a_head_that_is_a_convolution() -> None:
 
 
 def _features(model: Victim, images: Tensor) -> Tensor:
-    found = model.predict(images, features=True)[1]
-    assert found is not None
+    found = model.embed(images)[1]
     return found
 
 

@@ -80,8 +80,7 @@ def test_classes_are_pushed_apart_without_labels_of_the_head_being_touched() -> 
     train, victim, ctx = toys.poisoned("image").splits.train, toys.victim("image"), toys.context("image")
 
     def close() -> float:
-        features = victim.predict(train.inputs, features=True)[1]
-        assert features is not None
+        features = victim.embed(train.inputs)[1]
         return float(closeness(features, train.y))
 
     before, head = close(), victim.module.get_submodule(victim.head).weight.clone()

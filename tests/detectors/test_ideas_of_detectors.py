@@ -33,7 +33,7 @@ def test_xgbd_scores_what_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(XGBD, "explained", lambda *_: blank)
     found = XGBD(per_class=False).inspect(held, ctx).scores
     helper = ctx.within("helper").fit(train)
-    assert torch.allclose(found, -F.cross_entropy(helper.predict(blank)[0], train.y, reduction="none"), atol=1e-5)
+    assert torch.allclose(found, -F.cross_entropy(helper.predict(blank), train.y, reduction="none"), atol=1e-5)
 
 
 def test_spectral_scores_are_shares_of_their_classes_mean() -> None:
@@ -116,7 +116,7 @@ def test_the_best_of_several_starts_is_kept(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_images_of_a_class_do_not_count_for_it() -> None:
     clean, victim = toys.splits("image").clean, toys.victim("image")
-    own = clean.take((victim.predict(clean.inputs)[0].argmax(1) == 0).logical_and(clean.y == 0).nonzero().flatten())
+    own = clean.take((victim.predict(clean.inputs).argmax(1) == 0).logical_and(clean.y == 0).nonzero().flatten())
     found = MaskInversion(3, 0.01, 8, 0.5, 1e-3, 5).of(victim, own, torch.Generator().manual_seed(0))
     assert len(own) > 0 and float(found.norms[0]) == float("inf")
 

@@ -124,12 +124,12 @@ def test_references_have_the_answers_but_not_the_backdoor(teaching: Any, scene: 
     before = {k: v.clone() for k, v in victim.state_dict().items()}
     first, second = teaching(School(victim, clean, 2, 640, 10), ctx.within("scan"))
     assert all(torch.equal(v, before[k]) for k, v in victim.state_dict().items())
-    assert not torch.equal(first.predict(clean.inputs)[0], second.predict(clean.inputs)[0])
-    said = victim.predict(poisoned.splits.test.inputs)[0].argmax(1)
+    assert not torch.equal(first.predict(clean.inputs), second.predict(clean.inputs))
+    said = victim.predict(poisoned.splits.test.inputs).argmax(1)
     for net in (first, second):
-        assert float((net.predict(poisoned.splits.test.inputs)[0].argmax(1) == said).double().mean()) > 0.8
-        taken = float((net.predict(triggered.inputs)[0].argmax(1) == triggered.y).double().mean())
-        assert taken < float((victim.predict(triggered.inputs)[0].argmax(1) == triggered.y).double().mean()) - 0.3
+        assert float((net.predict(poisoned.splits.test.inputs).argmax(1) == said).double().mean()) > 0.8
+        taken = float((net.predict(triggered.inputs).argmax(1) == triggered.y).double().mean())
+        assert taken < float((victim.predict(triggered.inputs).argmax(1) == triggered.y).double().mean()) - 0.3
 
 
 def test_untrained_forgets_every_weight_even_of_layers_that_cannot_draw_their_own() -> None:
@@ -192,7 +192,7 @@ def test_references_of_labels_ask_the_victim_nothing(scene: Any) -> None:
     ctx, poisoned, victim, control = scene
     clean = poisoned.splits.clean
     one, other = (School(model, clean, 1, 100, 2).by_labels(ctx.within("scan"))[0] for model in (victim, control))
-    assert torch.equal(one.predict(clean.inputs)[0], other.predict(clean.inputs)[0])
+    assert torch.equal(one.predict(clean.inputs), other.predict(clean.inputs))
 
 
 def test_a_panel_in_doubt_counts_every_lead_less(scene: Any) -> None:

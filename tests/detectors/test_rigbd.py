@@ -94,7 +94,7 @@ def test_the_score_is_the_sum_of_divergences_whatever_the_chunks(monkeypatch: py
         expected = torch.zeros(len(data))
         for k in range(5):
             few = thinned(store, ids, torch.tensor([k]), 0.5, 7)
-            after = victim.predict(replace(inputs, graphs=few) if isinstance(inputs, Nodes) else few)[0]
+            after = victim.predict(replace(inputs, graphs=few) if isinstance(inputs, Nodes) else few)
             expected += F.kl_div(after.log_softmax(1), logits.softmax(1), reduction="none").sum(1)
         assert torch.allclose(scores.float(), expected, rtol=1e-3, atol=1e-4)
         monkeypatch.setattr("ostiary.detectors.edge_drop.BUDGET", 1)
@@ -109,7 +109,7 @@ def test_degrees_are_counted_anew_in_what_is_left() -> None:
     expected = torch.zeros(len(data))
     for k in range(3):
         few = thinned(data.inputs, data.ids, torch.tensor([k]), 0.5, 7)
-        after = victim.predict(with_degrees(few))[0]
+        after = victim.predict(with_degrees(few))
         expected += F.kl_div(after.log_softmax(1), logits.softmax(1), reduction="none").sum(1)
     assert torch.allclose(scores.float(), expected, rtol=1e-3, atol=1e-4)
 
@@ -179,7 +179,7 @@ def test_robust_training_speaks_against_the_flagged_labels() -> None:
     flagged[rows] = True
 
     def probability(hooks: list[Against]) -> float:
-        said = ctx.fit(data, hooks).predict(data.take(rows).inputs)[0].softmax(1)
+        said = ctx.fit(data, hooks).predict(data.take(rows).inputs).softmax(1)
         return float(said[:, 1].mean())
 
     assert probability([]) > 0.7

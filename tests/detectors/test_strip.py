@@ -80,7 +80,7 @@ def test_entropies_are_in_nats_one_per_pair() -> None:
     assert held.victim is not None and held.clean is not None
     found = entropy(held.victim, held.clean.inputs, held.clean.take(torch.tensor([0, 3])).inputs)
     assert found.shape == (5, 2)
-    logits = held.victim.predict((held.clean.inputs[2] + held.clean.inputs[3])[None].clamp(0, 1))[0].double()
+    logits = held.victim.predict((held.clean.inputs[2] + held.clean.inputs[3])[None].clamp(0, 1)).double()
     p = logits.softmax(1)
     assert float(found[2, 1]) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-5)
     assert float(found.max()) <= math.log(2)
@@ -90,7 +90,7 @@ def test_the_mean_of_two_images_is_asked_for_by_name_and_of_images_only() -> Non
     held = evidence(5)
     assert held.victim is not None and held.clean is not None
     found = entropy(held.victim, held.clean.inputs, held.clean.take(torch.tensor([3])).inputs, mean=True)
-    p = held.victim.predict((held.clean.inputs[2] + held.clean.inputs[3])[None] / 2)[0].double().softmax(1)
+    p = held.victim.predict((held.clean.inputs[2] + held.clean.inputs[3])[None] / 2).double().softmax(1)
     assert float(found[2, 0]) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-5)
     graphs = toys.evidence("graph")
     with pytest.raises(Unsupported, match="only images have a mean"):

@@ -108,7 +108,7 @@ def test_recovered_triggers_of_flagged_classes_are_tried_on_test_inputs_before_a
         assert torch.equal(inputs.n_nodes, sources.inputs.n_nodes) and not torch.equal(inputs.x, sources.inputs.x)
         for name, model in models.items():
             told = (record.metrics["purifiers"][name]["scans"][scan] if name else found)["trials"][str(goal)]
-            said = model.predict(inputs)[0].argmax(1)
+            said = model.predict(inputs).argmax(1)
             assert told["value"] == pytest.approx(float((said == goal).double().mean())) and told["n"] == len(sources)
     line = next(line for line in accused([record]) if line.startswith(f"what {scan} recovered for class 1 leads"))
     rates = [found["trials"]["1"]] + [m["scans"][scan]["trials"]["1"] for m in record.metrics["purifiers"].values()]
@@ -159,7 +159,7 @@ def test_given_weights_are_judged_as_they_are(tmp_path: Path) -> None:
     record = run({**PLAN, "victim": victim, "trainer": {"epochs": 0}, "detectors": [], "purifiers": []}, store=tmp_path / "s")[
         0
     ]
-    said = fresh.predict(splits.test.inputs)[0].argmax(1)
+    said = fresh.predict(splits.test.inputs).argmax(1)
     assert record.status == "done", record.errors
     assert record.metrics["victim"]["acc"]["value"] == pytest.approx(float((said == splits.test.y).double().mean()))
     assert not any("0 epochs" in doubt for doubt in record.doubts)

@@ -161,20 +161,20 @@ def assert_same_as_pyg(
 @pytest.mark.parametrize(("node_mask", "edge_mask"), KINDS)
 def test_equals_pyg_graph_by_graph(node_mask: str, edge_mask: bool, victim: Victim, graphs: Graphs) -> None:
     exact = victim.clone().double()
-    classes = 1 - exact.predict(double(graphs))[0].argmax(1)  # a given class, not the predicted one
+    classes = 1 - exact.predict(double(graphs)).argmax(1)  # a given class, not the predicted one
     ours = GNNExplainer(node_mask=node_mask, edge_mask=edge_mask)
     assert_same_as_pyg(ours, exact, Twin(exact.module), double(graphs), classes, 1e-6)
 
 
 def test_float32_stays_near_pyg(victim: Victim, graphs: Graphs) -> None:
-    classes = victim.predict(graphs)[0].argmax(1)
+    classes = victim.predict(graphs).argmax(1)
     assert_same_as_pyg(GNNExplainer(), victim, Twin(victim.module), graphs, classes, 1e-3)
 
 
 def test_coefficients_epochs_and_rate_reach_the_optimiser(victim: Victim, graphs: Graphs) -> None:
     exact, changed = victim.clone().double(), {"edge_size": 0.05, "edge_ent": 0.2, "node_feat_size": 0.3, "node_feat_ent": 0.7}
     ours = GNNExplainer(epochs=20, lr=0.1, **changed)
-    classes = exact.predict(double(graphs))[0].argmax(1)
+    classes = exact.predict(double(graphs)).argmax(1)
     masks = Masks(double(graphs), "attributes", True)
     starts = unpacked(ours, masks, masks.initial(torch.arange(len(graphs)), Context().key("gnn-explainer")))
     _, edges = pyg_masks(Twin(exact.module), double(graphs), classes, FromStart(epochs=20, lr=0.1, **changed), starts=starts)
@@ -236,13 +236,13 @@ def overlap(graphs: Graphs, a: Tensor, b: Tensor) -> float:
 def fidelity(victim: Victim, graphs: Graphs, classes: Tensor, nodes: Tensor) -> float:
     """Mean probability of the class when only the best nodes keep their features, minus when only they lose them."""
     kept = best(graphs, nodes)[:, None]
-    found = [victim.predict(graphs.with_(x=graphs.x * k))[0].softmax(1) for k in (kept, ~kept)]
+    found = [victim.predict(graphs.with_(x=graphs.x * k)).softmax(1) for k in (kept, ~kept)]
     return float((found[0] - found[1]).gather(1, classes[:, None]).mean())
 
 
 def test_agrees_with_pyg_as_well_as_two_seeds_of_pyg_agree(victim: Victim, data: Splits) -> None:
     graphs = data.test.inputs.take(torch.arange(10))
-    classes = victim.predict(graphs)[0].argmax(1)
+    classes = victim.predict(graphs).argmax(1)
     theirs = []
     for seed in (0, 1):
         with torch.random.fork_rng():
@@ -307,7 +307,7 @@ def test_folded_norms_change_no_logit(victim: Victim, graphs: Graphs) -> None:
     fast = victim.clone()
     fold_norms(fast)
     assert not any(isinstance(m, nn.BatchNorm1d) for m in fast.modules())
-    torch.testing.assert_close(fast.predict(graphs)[0], victim.predict(graphs)[0], atol=1e-4, rtol=1e-5)
+    torch.testing.assert_close(fast.predict(graphs), victim.predict(graphs), atol=1e-4, rtol=1e-5)
     watched = victim.clone()
     for module in watched.modules():
         if isinstance(module, nn.BatchNorm1d):

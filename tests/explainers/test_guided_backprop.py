@@ -88,7 +88,7 @@ def test_modules_and_functions_are_one(net: Layers, graphs: Graphs) -> None:
 def test_it_is_not_the_plain_gradient_of_our_own_networks(graphs: Graphs) -> None:
     """Their head calls F.relu."""
     victim = toys.victim("graph").double().eval()
-    classes = victim.predict(graphs)[0].argmax(1)
+    classes = victim.predict(graphs).argmax(1)
     found = GuidedBackprop().explain(victim, graphs, Context(), classes)
     x = graphs.x.clone().requires_grad_()
     plain = torch.autograd.grad(victim(graphs.with_(x=x)).gather(1, classes[:, None]).sum(), x)[0].abs()

@@ -45,7 +45,7 @@ def test_scores_of_a_graph_sum_to_what_its_features_or_its_edges_change(odd: boo
     found = IntegratedGradients(steps=400).explain(victim, graphs, Context(), classes)
     bare = Graphs.build(graphs.x, graphs.edge_index[:, :0], graphs.n_nodes)
     full, blank, apart = (
-        victim.predict(g)[0].gather(1, classes[:, None])[:, 0] for g in (graphs, graphs.with_(x=graphs.x * 0), bare)
+        victim.predict(g).gather(1, classes[:, None])[:, 0] for g in (graphs, graphs.with_(x=graphs.x * 0), bare)
     )
     torch.testing.assert_close(per_graph(found.nodes, graphs.batch, 4), full - blank, atol=0.01, rtol=0.01)
     torch.testing.assert_close(per_graph(found.edges, graphs.edge_batch, 4), full - apart, atol=0.01, rtol=0.01)
@@ -58,7 +58,7 @@ def test_scores_of_an_image_sum_to_what_it_changes(baseline: float) -> None:
     victim, images = toys.victim("image").double(), toys.splits("image").test.inputs[:4].double()
     classes = torch.tensor([0, 1, 1, 0])
     found = IntegratedGradients(steps=300, baseline=baseline).explain(victim, images, Context(), classes)
-    full, empty = (victim.predict(i)[0].gather(1, classes[:, None])[:, 0] for i in (images, torch.full_like(images, baseline)))
+    full, empty = (victim.predict(i).gather(1, classes[:, None])[:, 0] for i in (images, torch.full_like(images, baseline)))
     torch.testing.assert_close(found.pixels.sum((1, 2)), full - empty, atol=0.02, rtol=0.02)
     assert (full - empty).abs().min() > 0.1
 

@@ -38,7 +38,7 @@ def tiny(links: list[tuple[int, int]], n: int, seed: int = 0) -> Graphs:
 def probability(victim: Victim, graph: Graphs, nodes: int) -> float:
     """Of class 0 when the other nodes' features are zero."""
     shown = torch.tensor([nodes >> v & 1 for v in range(len(graph.x))])
-    return float(victim.predict(graph.with_(x=graph.x * shown[:, None]))[0].softmax(1)[0, 0])
+    return float(victim.predict(graph.with_(x=graph.x * shown[:, None])).softmax(1)[0, 0])
 
 
 def exact_shapley(victim: Victim, graph: Graphs, subgraph: int, players: int, far: int) -> float:

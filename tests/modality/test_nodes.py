@@ -130,10 +130,10 @@ def test_joined_graphs_do_not_see_each_other() -> None:
     nodes, victim = random_nodes(), net()
     stamped = nodes.attach(torch.ones(40, 2, 12), torch.ones(40, 2, 2))
     both = join([nodes, stamped])
-    expected = torch.cat([victim.predict(nodes)[0], victim.predict(stamped)[0]])
-    assert torch.allclose(victim.predict(both)[0], expected, atol=1e-6)
+    expected = torch.cat([victim.predict(nodes), victim.predict(stamped)])
+    assert torch.allclose(victim.predict(both), expected, atol=1e-6)
     order = torch.randperm(80, generator=torch.Generator().manual_seed(0))
-    assert torch.allclose(victim.predict(both.take(order))[0], expected[order], atol=1e-6)
+    assert torch.allclose(victim.predict(both.take(order)), expected[order], atol=1e-6)
 
 
 def test_changed_features_go_back_with_their_root() -> None:
@@ -165,14 +165,13 @@ def test_mostly_empty_features_are_packed_by_their_entries() -> None:
 
 def test_logits_and_features_are_those_of_the_roots() -> None:
     nodes, victim = random_nodes(), net()
-    logits, features = victim.predict(nodes, features=True)
-    assert features is not None
+    logits, features = victim.embed(nodes)
     at = torch.tensor([7, 30, 7])
-    few, less = victim.predict(nodes.take(at), features=True)
-    assert torch.equal(few, logits[at]) and less is not None and torch.equal(less, features[at])
+    few, less = victim.embed(nodes.take(at))
+    assert torch.equal(few, logits[at]) and torch.equal(less, features[at])
     assert torch.allclose(victim.module.head(features), logits, atol=1e-6)
     turned = torch.arange(39, -1, -1)  # as many roots as nodes, in another order
-    assert torch.equal(victim.predict(nodes.take(turned))[0], logits[turned])
+    assert torch.equal(victim.predict(nodes.take(turned)), logits[turned])
 
 
 def test_modules_of_pyg_are_called_by_argument_name() -> None:
@@ -181,7 +180,7 @@ def test_modules_of_pyg_are_called_by_argument_name() -> None:
     nodes, module = random_nodes(), GCN(12, 8, 2, 3).eval()
     expected = module(nodes.x, nodes.edge_index)[[5, 2]]
     victim = Victim(module, "node")
-    assert torch.allclose(victim.predict(nodes.take(torch.tensor([5, 2])))[0], expected, atol=1e-6)
+    assert torch.allclose(victim.predict(nodes.take(torch.tensor([5, 2]))), expected, atol=1e-6)
     weights = torch.zeros(nodes.edge_index.shape[1])
     alone = module(nodes.x, torch.zeros(2, 0, dtype=torch.int64))
     assert torch.allclose(victim(nodes.with_(edge_weight=weights)), alone, atol=1e-5)

@@ -102,7 +102,7 @@ def test_any_channels_and_odd_sizes_keep_the_contract(name: str, channels: int) 
 def test_one_pixel_is_enough(name: str) -> None:
     dots = images(torch.rand(8, 1, 1, 1, generator=generator(0, "dots")), torch.arange(8) % 2)
     victim = Trainer(epochs=1, batch_size=4).fit(build("victim", name).make(dots, 0), dots, 0)
-    assert victim.predict(dots.inputs)[0].shape == (8, 2)
+    assert victim.predict(dots.inputs).shape == (8, 2)
 
 
 @pytest.mark.parametrize("name", ["preact-resnet", "resnet", "mobilenet-v2", "efficientnet-b0"])
@@ -137,7 +137,7 @@ def test_final_norm_adds_a_gain_and_a_bias_per_channel() -> None:
 def test_svhn_cnn_has_the_published_size() -> None:
     victim = make("svhn-cnn")
     assert count(victim) == 1_176_746
-    logits, features = victim.predict(DATA.inputs, features=True)
+    logits, features = victim.embed(DATA.inputs)
     assert (tuple(logits.shape), tuple(features.shape)) == ((20, 10), (20, 256))
     assert [s.shape[2] for s in victim.layers(DATA.inputs[:1])[1]] == [16, 8, 4, 1]
 

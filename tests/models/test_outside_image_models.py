@@ -131,7 +131,7 @@ def test_train_stamp_judge_and_fine_tune(make: Any, head: str, epochs: int) -> N
     Trainer(epochs=epochs, lr=0.005, batch_size=32).fit(victim, poisoned.splits.train, 0)
     assert victim.head == head
     few = SPLITS.clean.inputs[:4]
-    logits, features = victim.predict(few, features=True)
+    logits, features = victim.embed(few)
     assert features.shape == (4, victim.module.get_submodule(head).in_features)
     assert torch.allclose(victim.module.get_submodule(head)(features), logits, atol=1e-5)
     sides = [layer.shape[-1] for layer in victim.layers(few)[1]]
@@ -149,7 +149,7 @@ def test_a_head_that_is_a_convolution_is_found() -> None:
     tail = nn.Sequential(nn.Conv2d(8, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), tail)
     for head in (None, "2.0"):
-        found = Victim(net, "image", head=head).predict(SPLITS.clean.inputs, features=True)
+        found = Victim(net, "image", head=head).embed(SPLITS.clean.inputs)
         assert [x.shape[1] for x in found if x is not None] == [4, 8]
 
 

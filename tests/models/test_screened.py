@@ -27,11 +27,11 @@ def test_a_screened_victim_sees_what_the_screen_lets_through(odd: bool) -> None:
     victim, inputs = toys.victim("graph", odd=odd), toys.splits("graph").clean.inputs
     bare = Graphs.build(inputs.x * 2.0, inputs.edge_index[:, :0], inputs.n_nodes)
     found = screened(victim, Without(2.0))
-    logits, features = found.predict(inputs, features=True)
-    expected, expected_features = victim.predict(bare, features=True)
+    logits, features = found.embed(inputs)
+    expected, expected_features = victim.embed(bare)
     assert torch.equal(logits, expected)
-    assert features is not None and expected_features is not None and torch.equal(features, expected_features)
-    assert not torch.equal(logits, victim.predict(inputs)[0])
+    assert torch.equal(features, expected_features)
+    assert not torch.equal(logits, victim.predict(inputs))
     assert len(found.layers(inputs)[1]) == len(victim.layers(inputs)[1])
 
 
@@ -42,10 +42,10 @@ def test_weights_and_screen_are_saved_together_and_clones_share_nothing() -> Non
         screened(toys.context("graph").fresh(toys.splits("graph").train), Without(1.0)),
     )
     other.module.load_state_dict(found.module.state_dict())
-    assert torch.equal(other.predict(inputs)[0], found.predict(inputs)[0])
-    clone, before = found.clone(), found.predict(inputs)[0]
+    assert torch.equal(other.predict(inputs), found.predict(inputs))
+    clone, before = found.clone(), found.predict(inputs)
     with torch.no_grad():
         for p in clone.parameters():
             p.zero_()
-    assert torch.equal(found.predict(inputs)[0], before)
-    assert not clone.predict(inputs)[0].any()
+    assert torch.equal(found.predict(inputs), before)
+    assert not clone.predict(inputs).any()

@@ -32,7 +32,7 @@ def test_module_and_forward_come_from_the_file() -> None:
     victim = build("victim", {"name": "file", "path": str(MODEL), "options": {"hidden": 12}}).make(GRAPHS, 0)
     assert type(victim.module).__name__ == "Net"
     assert victim.module.out.in_features == 12
-    logits, features = victim.predict(GRAPHS.inputs, features=True)
+    logits, features = victim.embed(GRAPHS.inputs)
     assert (logits.shape[1], features.shape[1]) == (GRAPHS.n_classes, 12)
 
 
@@ -50,7 +50,7 @@ def test_classes_serve_as_makers_and_are_told_the_width(tmp_path: Path) -> None:
     victim = build("victim", {"name": "file", "path": path, "maker": "Tiny", "head": "lin"}).make(data, 0)
     assert victim.head == "lin"
     Trainer(epochs=3, lr=0.01).fit(victim, data, 0)
-    assert float((victim.predict(data.inputs)[0].argmax(1) == data.y).double().mean()) > 0.5
+    assert float((victim.predict(data.inputs).argmax(1) == data.y).double().mean()) > 0.5
 
 
 def test_weights_are_loaded_before_anything_else(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_a_given_model_goes_through_a_plan_as_it_is(tmp_path: Path) -> None:
     given = {"name": "file", "path": str(MODEL), "weights": str(tmp_path / "w.safetensors")}
     plan = {"dataset": "toy-graphs", "victim": given, "trainer": {"epochs": 0}, "attack": {"name": "sub-ba", "rate": 0}}
     (record,) = ostiary.run({**plan, "purifiers": ["fine-tune"]}, store=tmp_path / "store")
-    right = (own.predict(splits.test.inputs)[0].argmax(1) == splits.test.y).double().mean()
+    right = (own.predict(splits.test.inputs).argmax(1) == splits.test.y).double().mean()
     assert record.metrics["victim"]["acc"]["value"] == pytest.approx(float(right)) != 0
     assert any(d.startswith("0 epochs: the clean control is the same model untrained") for d in record.doubts)
     assert not any("a clean model already sends" in d for d in record.doubts)

@@ -35,7 +35,7 @@ def graphs(n: int = 6) -> Graphs:
 @pytest.mark.parametrize("modality", toys.MODALITIES)
 def test_odd_forward_trains_predicts_and_gives_features(modality: str) -> None:
     data, victim = toys.splits(modality), toys.victim(modality, odd=True)
-    logits, features = victim.predict(data.test.inputs, features=True)
+    logits, features = victim.embed(data.test.inputs)
     assert float((logits.argmax(1) == data.test.y).double().mean()) > 0.7
     assert victim.head == "verdict"
     assert features.shape == (len(data.test), 96 if modality == "image" else 16)
@@ -50,7 +50,7 @@ def test_odd_forward_without_help_is_not_guessed() -> None:
 
 def test_pyg_model_with_a_pooling_forward() -> None:
     victim, g = pyg_victim(), graphs()
-    logits, features = victim.predict(g, features=True)
+    logits, features = victim.embed(g)
     assert logits.shape == (6, 2)
     assert victim.head == "convs.1.nn.lins.1"
     assert features.shape == (6, 2)  # the last layer of the last convolution, pooled over nodes
@@ -154,9 +154,9 @@ def test_head_and_stages_by_name() -> None:
 
 def test_predict_in_chunks_equals_predict_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     victim, data = toys.victim("graph"), toys.splits("graph").test
-    whole, features = victim.predict(data.inputs, features=True)
+    whole, features = victim.embed(data.inputs)
     monkeypatch.setattr(type(data.modality), "chunk", 7)
-    parts, again = victim.predict(data.inputs, features=True)
+    parts, again = victim.embed(data.inputs)
     torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(again, features, atol=1e-5, rtol=1e-5)
 
@@ -167,7 +167,7 @@ def test_predict_evaluates_and_restores_each_module() -> None:
     modes = [m.training for m in victim.modules()]
     assert True in modes
     assert False in modes
-    a, b = (victim.predict(toys.splits("graph").test.inputs)[0] for _ in range(2))
+    a, b = (victim.predict(toys.splits("graph").test.inputs) for _ in range(2))
     assert torch.equal(a, b)
     assert [m.training for m in victim.modules()] == modes
 
@@ -245,8 +245,7 @@ class Tokens(nn.Module):
 
 def test_features_of_tokens_are_the_mean_over_tokens() -> None:
     victim, images = Victim(Tokens(), "image"), toys.splits("image").test.inputs[:5]
-    logits, features = victim.predict(images, features=True)
-    assert features is not None
+    logits, features = victim.embed(images)
     torch.testing.assert_close(features, images.mean((2, 3)))
     torch.testing.assert_close(victim.module.head(features), logits)
 
@@ -266,19 +265,18 @@ class Disordered(nn.Module):
 def test_the_head_is_the_layer_that_gives_the_logits_not_the_last_one_defined() -> None:
     images = toys.splits("image").test.inputs[:5]
     victim = Victim(Disordered(), "image").train()
-    logits, features = victim.predict(images, features=True)
+    logits, features = victim.embed(images)
     assert victim.head == victim.clone().head == "out" and victim.module.training
-    assert features is not None
     torch.testing.assert_close(victim.module.out(features), logits)
     mended = polarized(victim)
     assert mended.head == "out.layer"
-    torch.testing.assert_close(mended.predict(images)[0], logits)
+    torch.testing.assert_close(mended.predict(images), logits)
 
 
 def test_a_head_that_is_never_called_is_told() -> None:
     victim = Victim(Disordered(), "image", head="extra")
     with pytest.raises(Unsupported, match="the head 'extra' is not called with the model; name the layer that gives logits"):
-        victim.predict(toys.splits("image").test.inputs[:5], features=True)
+        victim.embed(toys.splits("image").test.inputs[:5])
 
 
 class OfData(nn.Module):
@@ -347,12 +345,12 @@ def test_a_convolution_that_gives_the_logits_is_the_head() -> None:
     net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     images = toys.splits("image").test.inputs[:5]
     victim = Victim(net, "image")
-    logits, features = victim.predict(images, features=True)
-    assert victim.head == "2" and features is not None
+    logits, features = victim.embed(images)
+    assert victim.head == "2"
     torch.testing.assert_close(features, net[:2](images).mean((2, 3)).detach())
     torch.testing.assert_close(logits, net(images).detach())
     with pytest.raises(Unsupported, match="no layer with a 2-D weight"):
-        Victim(nn.Sequential(nn.Conv2d(3, 5, 12), nn.Flatten(), Double()), "image").predict(images, features=True)
+        Victim(nn.Sequential(nn.Conv2d(3, 5, 12), nn.Flatten(), Double()), "image").embed(images)
 
 
 class Double(nn.Module):

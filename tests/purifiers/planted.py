@@ -42,7 +42,7 @@ def evidence(norm: bool = False) -> Evidence:
 
 
 def called(model: Victim, data: Dataset) -> Tensor:
-    return model.predict(data.inputs)[0].argmax(1)
+    return model.predict(data.inputs).argmax(1)
 
 
 def rates(purifier: Purifier, modality: str) -> tuple[float, float, float, Victim]:

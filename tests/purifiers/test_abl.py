@@ -26,7 +26,7 @@ SHORT = ABL(isolation_epochs=3, epochs=3, ascent_epochs=2, isolate=0.1)
 
 
 def losses(data: Dataset) -> torch.Tensor:
-    return torch.nn.functional.cross_entropy(victim().predict(data.inputs)[0], data.y, reduction="none")
+    return torch.nn.functional.cross_entropy(victim().predict(data.inputs), data.y, reduction="none")
 
 
 def test_the_trap_pushes_losses_below_gamma_up_again() -> None:
@@ -75,7 +75,7 @@ def test_the_samples_of_lowest_loss_are_set_apart_and_not_trained_on(modality: s
     def spy(self: Trainer, model: Victim, data: Dataset, *args: Any, **options: Any) -> Victim:
         seen.append((data, self.epochs))
         found = fit(self, model, data, *args, **options)
-        loss = torch.nn.functional.cross_entropy(found.predict(data.inputs)[0], data.y, reduction="none")
+        loss = torch.nn.functional.cross_entropy(found.predict(data.inputs), data.y, reduction="none")
         order = data.ids[loss.argsort(stable=True)]
         easy.append(set(order[: round(0.1 * len(data))].tolist()))
         hard.append(set(order[-round(0.75 * len(data)) :].tolist()))

@@ -83,7 +83,7 @@ def voters(method: Certified, members: int = 1) -> Voting:
 
 
 def said(victim: Victim, inputs: Graphs) -> list[int]:
-    return victim.predict(inputs)[0].argmax(1).tolist()  # type: ignore[no-any-return]
+    return victim.predict(inputs).argmax(1).tolist()  # type: ignore[no-any-return]
 
 
 # the radius of a vote
@@ -205,11 +205,11 @@ def test_every_edge_stands_in_one_view_and_degrees_are_counted_again() -> None:
 def test_votes_do_not_depend_on_the_batch(method: Certified) -> None:
     inputs = toys.splits("graph").clean.inputs
     victim = Voting([toys.victim("graph")], method.view(key=5))
-    whole = victim.predict(inputs)[0]
+    whole = victim.predict(inputs)
     assert len(set(map(tuple, whole.tolist()))) > 1
     order = torch.arange(len(inputs)).flip(0)
-    assert torch.equal(victim.predict(inputs.take(order))[0], whole[order])
-    assert torch.equal(victim.predict(inputs.take(order[:1]))[0], whole[order[:1]])
+    assert torch.equal(victim.predict(inputs.take(order)), whole[order])
+    assert torch.equal(victim.predict(inputs.take(order[:1])), whole[order[:1]])
 
 
 def test_no_more_flips_are_certified_than_a_graph_has_pairs() -> None:
@@ -386,13 +386,13 @@ def test_a_vote_has_no_layers_and_clones_share_nothing() -> None:
     victim = Voting([toys.victim("graph"), toys.victim("graph", odd=True)], Whole())
     with pytest.raises(Unsupported, match="members"):
         victim.layers(inputs)
-    other, before = victim.clone(), victim.predict(inputs)[0]
-    assert torch.equal(other.predict(inputs)[0], before)
+    other, before = victim.clone(), victim.predict(inputs)
+    assert torch.equal(other.predict(inputs), before)
     with torch.no_grad():
         for p in other.parameters():
             p.zero_()
-    assert torch.equal(victim.predict(inputs)[0], before)
-    assert not torch.equal(other.predict(inputs)[0], before)
+    assert torch.equal(victim.predict(inputs), before)
+    assert not torch.equal(other.predict(inputs), before)
 
 
 def test_self_loops_and_one_way_edges_are_refused() -> None:
@@ -425,7 +425,7 @@ def test_large_votes_are_taken_in_pieces(monkeypatch: pytest.MonkeyPatch) -> Non
     view: View = Seen()
     monkeypatch.setattr("ostiary.models.votes.AT_ONCE", 100)
     inputs = toys.splits("graph").clean.inputs
-    found = Voting([toys.victim("graph")], view).predict(inputs)[0]
+    found = Voting([toys.victim("graph")], view).predict(inputs)
     assert max(sizes) <= 100 and sum(sizes) == 50 * len(inputs)
     assert set(ballots(found).sum(1).tolist()) == {50}
 

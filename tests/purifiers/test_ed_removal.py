@@ -35,7 +35,7 @@ def test_flagged_graphs_lose_their_edges_and_the_others_none(method: EDRemoval, 
     assert 0 < int(flagged.sum()) < len(inputs)
     assert torch.equal(lost > 0, flagged)
     assert torch.equal(lost[flagged], torch.bincount(inputs.edge_batch[scored.edges], minlength=len(inputs))[flagged])
-    assert torch.equal(found.predict(inputs)[0], held.victim.predict(seen)[0])
+    assert torch.equal(found.predict(inputs), held.victim.predict(seen))
 
 
 @pytest.mark.parametrize("method", [EDRemoval(k=6), SMALL], ids=["default", "paper"])
@@ -43,10 +43,10 @@ def test_a_graph_is_judged_apart_from_its_batch(method: EDRemoval) -> None:
     held, inputs = toys.evidence("graph"), toys.poisoned("graph").triggered.inputs
     found = method.purify(held, toys.context("graph"))
     some = torch.tensor([7, 2, 11])
-    assert torch.allclose(found.predict(inputs.take(some))[0], found.predict(inputs)[0][some], atol=1e-4)
-    logits, features = found.predict(inputs, features=True)
-    assert torch.equal(logits, found.predict(inputs)[0])
-    assert features is not None and len(features) == len(inputs)
+    assert torch.allclose(found.predict(inputs.take(some)), found.predict(inputs)[some], atol=1e-4)
+    logits, features = found.embed(inputs)
+    assert torch.equal(logits, found.predict(inputs))
+    assert len(features) == len(inputs)
 
 
 def test_gradients_reach_the_features_and_modes_stay() -> None:

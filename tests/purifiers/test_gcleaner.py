@@ -75,7 +75,7 @@ def test_recovery_ends_soon_after_a_trigger_that_works_gets_no_better(scene: Any
 def test_the_copy_that_recovery_asks_answers_as_the_victim(scene: Any) -> None:
     _, poisoned, victim, _ = scene
     inputs, copy = poisoned.splits.clean.inputs, folded(victim)
-    assert torch.allclose(copy(inputs), victim.predict(inputs)[0], rtol=1e-4, atol=1e-4)
+    assert torch.allclose(copy(inputs), victim.predict(inputs), rtol=1e-4, atol=1e-4)
     assert len(list(copy.parameters())) < len(list(victim.parameters()))
     assert not any(p.requires_grad for p in copy.parameters())
 

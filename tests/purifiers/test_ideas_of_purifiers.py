@@ -47,7 +47,7 @@ def test_a_smoothed_margin_is_what_all_classes_bounds_together_allow() -> None:
 
 def test_sau_pushes_down_no_answer_that_was_given_before(monkeypatch: pytest.MonkeyPatch) -> None:
     old, clean, ctx = toys.victim("image"), toys.splits("image").clean, toys.context("image")
-    y = (old.predict(clean.inputs)[0].argmax(1) + 1) % clean.n_classes  # labels that nobody gives
+    y = (old.predict(clean.inputs).argmax(1) + 1) % clean.n_classes  # labels that nobody gives
     how = SAU(clean=0.0)
     hook = Unlearn(how, old)
     monkeypatch.setattr(Unlearn, "find", lambda s, v, batch, y, before: v.modality.unperturbed(batch))

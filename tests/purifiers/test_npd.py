@@ -29,7 +29,7 @@ def test_a_polarizer_begins_as_the_identity_and_keeps_head_and_layers(modality: 
             with watched(polarizer(new)) as seen:
                 new.predict(clean.inputs)
             polarizer(new).settle(seen[0])
-        a, b = (v.predict(clean.inputs, features=True) for v in (old, new))
+        a, b = (v.embed(clean.inputs) for v in (old, new))
         assert all(torch.allclose(p, q, atol=1e-3, rtol=1e-3) for p, q in zip(a, b, strict=True))
     assert new.head == old.head
     assert [n.removesuffix(".layer") for n in new.stages(clean.inputs)] == list(old.stages(clean.inputs))
@@ -69,16 +69,16 @@ def test_a_layer_named_is_polarised_and_the_result_can_be_saved(layer: str) -> N
     )
     again = purifier.rebuild(ctx.fresh(held.train))
     again.module.load_state_dict(found.module.state_dict())
-    (a, b), (_, c) = (v.predict(held.train.inputs, features=True) for v in (found, held.victim))
-    assert torch.equal(again.predict(held.train.inputs)[0], a)
-    assert b is not None and c is not None and b.shape == c.shape
+    (a, b), (_, c) = (v.embed(held.train.inputs) for v in (found, held.victim))
+    assert torch.equal(again.predict(held.train.inputs), a)
+    assert b.shape == c.shape
 
 
 def test_a_named_head_is_still_the_head_when_it_is_polarised() -> None:
     net = Victim(nn.Sequential(nn.Flatten(), nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2)), "image", head="3")
     found = polarized(net, "3")
     assert found.head == "3.layer" and net.head == "3"
-    assert torch.allclose(found.predict(images().inputs)[0], net.predict(images().inputs)[0], atol=1e-4)
+    assert torch.allclose(found.predict(images().inputs), net.predict(images().inputs), atol=1e-4)
 
 
 def test_where_it_goes() -> None:

@@ -34,12 +34,12 @@ def test_the_class_of_the_backdoor_is_reached_first_through_its_pixel() -> None:
     assert {goal.label for goal in hook.goals} == {0} and all(goal.lead > 0.5 for goal in hook.goals)
     assert all(1 <= goal.steps < LONGEST for goal in hook.goals)
     hook.goal = next(goal for goal in hook.goals if goal.share < 1)
-    plain = model.predict(data.inputs)[0]
+    plain = model.predict(data.inputs)
     aimed = hook.aimed(plain, data.y)
     assert aimed.tolist() == (data.y == 0).long().tolist()
     by = hook.find(model, data.inputs, torch.zeros_like(data.inputs), aimed)
     assert by.shape == (1, 1, 2, 2) and by.flatten().nonzero().flatten().tolist() == [TRAP]
-    marked = model.predict((data.inputs + by).clamp(0, 1))[0].argmax(1)
+    marked = model.predict((data.inputs + by).clamp(0, 1)).argmax(1)
     assert not marked[data.y == 1].any()
 
 

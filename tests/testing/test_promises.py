@@ -195,7 +195,7 @@ def test_needs_must_be_declared() -> None:
         needs = frozenset({"train"})
 
         def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-            return Findings(evidence.victim.predict(evidence.train.inputs)[0].amax(1))
+            return Findings(evidence.victim.predict(evidence.train.inputs).amax(1))
 
     with pytest.raises(AttributeError):
         contracts.check_detector(Greedy())

@@ -98,14 +98,14 @@ def test_impact_equals_a_loop_over_nodes() -> None:
     part, victim = toys.splits("graph").clean, toys.victim("graph")
     graphs = part.inputs
     found = chosen("impact", graphs, part.ids, 3, candidates=40)
-    before = victim.predict(graphs)[0]
+    before = victim.predict(graphs)
     for g in range(5):
         nodes = (graphs.batch == g).nonzero().flatten().tolist()
         scores = {}
         for node in nodes:
             keep = (graphs.edge_index != node).all(0)
             cut = Graphs.build(graphs.x, graphs.edge_index[:, keep], graphs.n_nodes)
-            scores[node] = float((victim.predict(cut)[0] - before)[g].square().mean())
+            scores[node] = float((victim.predict(cut) - before)[g].square().mean())
         best = sorted(scores.values(), reverse=True)[:3]
         assert [scores[n] for n in found[g].tolist()] == pytest.approx(best, rel=1e-3)
 
@@ -114,7 +114,7 @@ def test_impact_counts_degrees_anew_and_no_other_features() -> None:
     part, victim = toys.splits("graph").clean, toys.victim("graph")
     graphs = with_degrees(part.inputs)
     mixed = torch.where(graphs.batch[:, None] < 5, graphs.x, part.inputs.x)
-    graphs, before = graphs.with_(x=mixed), victim.predict(graphs.with_(x=mixed))[0]
+    graphs, before = graphs.with_(x=mixed), victim.predict(graphs.with_(x=mixed))
     found = Impact(candidates=40).score(graphs, part.ids, 7, victim)
     for g in range(10):
         nodes = (graphs.batch == g).nonzero().flatten()
@@ -122,7 +122,7 @@ def test_impact_counts_degrees_anew_and_no_other_features() -> None:
         for node in nodes.tolist():
             cut = graphs.with_edges((graphs.edge_index != node).all(0))
             cut = with_degrees(cut).take(torch.tensor([g])) if g < 5 else cut.take(torch.tensor([g]))
-            scores.append(float((victim.predict(cut)[0][0] - before[g]).square().mean()))
+            scores.append(float((victim.predict(cut)[0] - before[g]).square().mean()))
         wanted = torch.tensor(scores, dtype=torch.float64)
         assert torch.allclose(found[nodes].double(), wanted / wanted.max(), atol=1e-3)
 

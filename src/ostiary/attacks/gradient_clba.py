@@ -68,19 +68,12 @@ class GradientCLBA(CleanLabelAttack, name="gradient-clba"):
 
     def trigger(self, train: Dataset, own: Context, model: Victim, anchors: Dataset, moved: Dataset) -> TowardAnchor:
         """What draws each of `moved` to the one of `anchors` (as many) that it is paired with."""
-        goal, here = (embedded(model, d) for d in (anchors, moved))
+        goal, here = (model.embed(d.inputs)[1] for d in (anchors, moved))
         held = carried(own, train)
         held["state"] |= {"anchors": goal, "ids": moved.ids, "pairs": greedy(distances(here, goal))}
         options = {o: getattr(self, o) for o in ("share", "steps", "positive_only")}
         flips = self.flips or flip_budget(train)
         return TowardAnchor(flips=flips, degree_features=are_degrees(train.inputs), **options, **held)
-
-
-def embedded(model: Victim, data: Dataset) -> Tensor:
-    """Graph embeddings before the last layer: float [n, d]."""
-    found = model.predict(data.inputs, features=True)[1]
-    assert found is not None
-    return found
 
 
 def greedy(distance: Tensor) -> Tensor:

@@ -56,16 +56,16 @@ class LF(PoisoningAttack, name="lf"):
     def by_deepfool(self, model: Victim, images: Tensor, rng: torch.Generator) -> Tensor:
         """The picture [c, h, w] that changed most answers after a pass."""
         v = best = torch.zeros_like(images[0])
-        said, most = model.predict(images)[0].argmax(1), -1.0
+        said, most = model.predict(images).argmax(1), -1.0
         for _ in range(self.passes):
             for at in torch.randperm(len(images), generator=rng).split(self.together):
-                left = at[model.predict(images[at] + v)[0].argmax(1) == said[at]]
+                left = at[model.predict(images[at] + v).argmax(1) == said[at]]
                 if len(left) == 0:
                     continue
                 moved, there = deepfool(model, images[left] + v, self.target, self.steps, self.overshoot)
                 if bool(there.any()):
                     v = scaled(low_pass(v + low_pass(moved[there].sum(0), self.sigma), self.sigma), self.height)
-            share = float((model.predict(images + v)[0].argmax(1) != said).float().mean())
+            share = float((model.predict(images + v).argmax(1) != said).float().mean())
             if share >= most:
                 most, best = share, v
             if share > self.fooled:

@@ -50,7 +50,7 @@ class Correct(Selector, name="correct"):
 
     def rank(self, data: Dataset, eligible: Tensor, model: Victim) -> Tensor:
         """The eligible rows that `model` calls rightly, the wanted end first: int64 [m]."""
-        p = model.predict(data.inputs)[0].softmax(1)
+        p = model.predict(data.inputs).softmax(1)
         rows = (eligible & (p.argmax(1) == data.y)).nonzero().flatten()
         return rows[p[rows, data.y[rows]].argsort(descending=self.order != "lowest", stable=True)]
 
@@ -68,8 +68,7 @@ class Clustered(Selector, name="clustered"):
         from sklearn.cluster import KMeans
 
         rows = eligible.nonzero().flatten()
-        found = ctx.surrogate(train).predict(train.inputs, features=True)[1]
-        assert found is not None
+        found = ctx.surrogate(train).embed(train.inputs)[1]
         points = found[rows].double().numpy()
         k = min(train.n_classes, len(found[rows].unique(dim=0)))
         groups = KMeans(k, n_init=10, random_state=ctx.key("clusters") % 2**32).fit(points)

@@ -55,8 +55,7 @@ def recovered(victim: Victim, clean: Dataset, goal: int, recovery: Recovery, cop
     at = placed(several.inputs, recovery.anywhere(several, ctx.key("judged")))
     with torch.no_grad():
         stamped = found.stamp(several.inputs, at)
-    logits, embedding = victim.predict(stamped, features=True)
-    assert embedding is not None
+    logits, embedding = victim.embed(stamped)
     alike, edges = likeness(embedding), edges_within(stamped, at) / len(stamped)
     return ClassTrigger(recovery.nodes, found, stamped, several.y, margin(logits, goal), alike, edges)
 

@@ -51,7 +51,7 @@ def push_apart(victim: Victim, train: Dataset, trainer: Trainer, ctx: Context) -
     few = train.take(torch.randperm(len(train), generator=ctx.rng("norms"))[:512]).inputs
 
     def norm() -> float:
-        return float(features(victim, few).norm(dim=1).mean())
+        return float(victim.embed(few)[1].norm(dim=1).mean())
 
     start, state = norm(), trainer.start(victim, train, ctx.key("apart"))
     while state.epoch < trainer.epochs:
@@ -64,12 +64,6 @@ def push_apart(victim: Victim, train: Dataset, trainer: Trainer, ctx: Context) -
     return state.epoch
 
 
-def features(victim: Victim, inputs: Inputs) -> Tensor:
-    found = victim.predict(inputs, features=True)[1]
-    assert found is not None
-    return found
-
-
 def shifts(victim: Victim, data: Dataset, draws: int, rng: torch.Generator, *, unit: bool = False) -> Tensor:
     """Mean squared distance, over feature entries and draws, between each input's features and those of its distorted form.
 
@@ -78,7 +72,7 @@ def shifts(victim: Victim, data: Dataset, draws: int, rng: torch.Generator, *, u
     found, modality = [], data.modality
 
     def seen(inputs: Inputs) -> Tensor:
-        held = features(victim, inputs)
+        held = victim.embed(inputs)[1]
         return F.normalize(held, dim=1) if unit else held
 
     for rows in torch.arange(len(data)).split(modality.chunk):

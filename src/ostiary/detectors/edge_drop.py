@@ -24,7 +24,7 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int, kee
     nodes = isinstance(inputs, Nodes)
     store: Graphs = inputs.graphs if nodes else inputs
     ids = torch.arange(len(store)) if nodes else data.ids  # an input's draws do not depend on the others
-    logits = victim.predict(inputs)[0]
+    logits = victim.predict(inputs)
     before = logits.double().log_softmax(1)
     total, degrees = torch.zeros(n, dtype=torch.float64), are_degrees(store)
     for draws in torch.arange(passes).split(max(1, BUDGET // max(1, store.x.numel()))):
@@ -33,7 +33,7 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int, kee
         if nodes:
             shift = len(store.x) * torch.arange(len(draws))[:, None]
             many = Nodes.of(many, (inputs.roots + shift).flatten())
-        after = victim.predict(many)[0].double().log_softmax(1).view(len(draws), n, -1)
+        after = victim.predict(many).double().log_softmax(1).view(len(draws), n, -1)
         total += (before.exp() * (before - after)).sum((0, 2))
         progress("dropping edges", (int(draws[-1]) + 1) / passes)
     return total, logits

@@ -47,7 +47,7 @@ class Explanability(Component):
         """All graphs by one explanation of their classes; `ids` as in `Explainer.explain`, `degrees` as in `fidelity` (None: as
         these graphs show)."""
         degrees = are_degrees(graphs) if degrees is None else degrees
-        classes = victim.predict(graphs)[0].argmax(1)
+        classes = victim.predict(graphs).argmax(1)
         found = self.explainer.explain(victim, graphs, ctx, classes, ids)
         chosen = best_edges(graphs, edge_scores(graphs, found), self.k, self.share)
         plus, minus = fidelity(victim, graphs, chosen, classes, degrees)

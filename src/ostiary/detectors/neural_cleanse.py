@@ -77,7 +77,7 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
         for goal, name in enumerate(clean.classes):
             others = clean.take((clean.y != goal).nonzero().flatten()).inputs
             stamped = patches.stamp(others.to(victim.device), goal).cpu()
-            rate = float((victim.predict(stamped)[0].argmax(1) == goal).double().mean()) if len(others) else 0.0
+            rate = float((victim.predict(stamped).argmax(1) == goal).double().mean()) if len(others) else 0.0
             norm = float(patches.norms[goal]) if bool(torch.isfinite(patches.norms[goal])) else None
             lines[name] = {"mask norm": norm, "anomaly index": float(index[goal]), "rate": rate}
             sample = clean.modality.sketch(others[:1], stamped[:1])

@@ -31,7 +31,7 @@ class Panel:
 
         The margin, in units of the one that one clean graph in ten exceeds, that all but a share `quantile` of the graphs of
         other classes exceed, squashed by tanh: beyond a unit it says how large a graph has become. -inf: no such graph."""
-        logits = [net.predict(stamped)[0] / u for net, u in zip(self.nets, self.units, strict=True)]
+        logits = [net.predict(stamped) / u for net, u in zip(self.nets, self.units, strict=True)]
         found = torch.full((len(logits), self.classes), -math.inf, dtype=torch.float64)
         for goal in range(self.classes):
             others = (y != goal).cpu()
@@ -58,5 +58,5 @@ class Panel:
 
 def unit(net: Victim, clean: Dataset) -> float:
     """The margin between the two largest logits that one clean graph in ten exceeds."""
-    two = net.predict(clean.inputs)[0].topk(2).values
+    two = net.predict(clean.inputs).topk(2).values
     return float((two[:, 0] - two[:, 1]).quantile(0.9).clamp(min=1e-6))

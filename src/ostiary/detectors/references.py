@@ -56,7 +56,7 @@ class School:
             own = ctx.within(f"reference {i}")
             graphs = lessons_of(self.clean, self.size, own.rng("lessons"))
             lessons = replace(self.clean, inputs=graphs, y=torch.zeros(len(graphs), dtype=torch.int64))
-            found.append(self.taught(lessons, Answers(self.victim.predict(graphs)[0]), own))
+            found.append(self.taught(lessons, Answers(self.victim.predict(graphs)), own))
         return found
 
     def by_labels(self, ctx: Context) -> list[Victim]:

@@ -62,7 +62,7 @@ class SevenMetrics(InputDetector, name="seven-metrics"):
 
     def measures(self, victim: Victim, graphs: Graphs, ids: Tensor, ctx: Context) -> Tensor:
         """float [7, G], in the order of METRICS."""
-        classes = victim.predict(graphs)[0].argmax(1)
+        classes = victim.predict(graphs).argmax(1)
         found = self.explainer.explain(victim, graphs, ctx, classes, ids)
         assert found.losses is not None
         edges = best_edges(graphs, edge_scores(graphs, found), self.k, self.share)

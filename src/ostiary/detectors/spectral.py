@@ -31,8 +31,7 @@ class Spectral(Detector, name="spectral"):
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         assert evidence.victim is not None and evidence.train is not None
         train = evidence.train
-        features = evidence.victim.predict(train.inputs, features=True)[1]
-        assert features is not None
+        features = evidence.victim.embed(train.inputs)[1]
         scores = torch.zeros(len(train), dtype=torch.float64)
         flagged = torch.zeros(len(train), dtype=torch.bool)
         peaks = {}

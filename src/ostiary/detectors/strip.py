@@ -71,6 +71,6 @@ def entropy(victim: Victim, inputs: Inputs, overlays: Inputs, mean: bool = False
     for rows in torch.arange(n).split(max(1, AT_ONCE // m)):
         below = modality.take(inputs, rows.repeat_interleave(m))
         above = modality.take(overlays, torch.arange(m).repeat(len(rows)))
-        chances = victim.predict(modality.superpose(below, above, mean))[0].double().log_softmax(1)
+        chances = victim.predict(modality.superpose(below, above, mean)).double().log_softmax(1)
         found.append(-(chances.exp() * chances).sum(1).view(len(rows), m))
     return torch.cat(found).clamp(0, math.log(max(2, chances.shape[1])))

@@ -55,7 +55,7 @@ class XGBD(Detector, name="xgbd"):
         assert train is not None  # `only` has checked it
         hooks = [Flooding(self.flooding)] if self.flooding else []
         helper = ctx.within("helper").fit(train, hooks, what="training the helper model")
-        logits = helper.predict(self.explained(helper, train, ctx))[0]
+        logits = helper.predict(self.explained(helper, train, ctx))
         scores = -F.cross_entropy(logits, train.y, reduction="none")
         for c in train.y.unique().tolist() if self.per_class else ():
             scores[train.y == c] -= scores[train.y == c].median()

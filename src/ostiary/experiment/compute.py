@@ -116,7 +116,7 @@ def _judge(stage: Stage, bench: Bench) -> Result:
     before = splits.test.take(poisoned.rows).inputs
     metrics["stealth"] = stealth(modality, bench.splits(cell).train.inputs, before, poisoned.triggered.inputs)
     stamped = splits.train.take(poisoned.index)
-    said = bench.victim(victim).predict(stamped.inputs)[0].argmax(1) if len(stamped) else stamped.y
+    said = bench.victim(victim).predict(stamped.inputs).argmax(1) if len(stamped) else stamped.y
     doubts = sanity.about_victim(metrics, outputs, poisoned, said, trained=bench.context(cell).trainer.epochs > 0)
     few = spaced(len(poisoned.rows), DRAWN)
     drawn = {

@@ -49,7 +49,7 @@ def succeed(packed: dict[str, Tensor], victim: Victim, goals: Sequence[int]) -> 
     for goal in goals:
         own = {k.removeprefix(f"{goal}."): v for k, v in packed.items() if k.startswith(f"{goal}.")}
         if own:
-            said = victim.predict(victim.modality.unpack(own))[0].argmax(1)
+            said = victim.predict(victim.modality.unpack(own)).argmax(1)
             found[str(goal)] = rate(int((said == goal).sum()), len(said))
     return found
 

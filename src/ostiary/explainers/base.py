@@ -48,7 +48,7 @@ class Explainer(Component):
         if not victim.modality.count(inputs):
             raise InvalidInput(f"explainer '{self.name}' was given no input to explain; give at least one")
         if classes is None:
-            classes = victim.predict(inputs)[0].argmax(1)
+            classes = victim.predict(inputs).argmax(1)
         ids = torch.arange(len(classes)) if ids is None else ids
         with evaluating(victim), without_gradients(victim):
             found = self.attribute(victim, inputs, classes, ids, ctx)

@@ -87,7 +87,7 @@ def only(graphs: Graphs, edges: Tensor, nodes: Tensor | None = None) -> Graphs:
 
 def confidence(victim: Victim, graphs: Graphs, classes: Tensor) -> Tensor:
     """The probability of each graph's class: float [G]."""
-    return victim.predict(graphs)[0].softmax(1).gather(1, classes[:, None])[:, 0]
+    return victim.predict(graphs).softmax(1).gather(1, classes[:, None])[:, 0]
 
 
 def fidelity(victim: Victim, graphs: Graphs, edges: Tensor, classes: Tensor, degrees: bool) -> tuple[Tensor, Tensor]:

@@ -36,7 +36,7 @@ def reactivated(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, E
             continue
         few, rest = poisoned.triggered.take(order[:n]), poisoned.triggered.take(order[n:])
         again = _taught(victim, poisoned.splits.clean, few, ctx)
-        said = again.predict(rest.inputs)[0].argmax(1)
+        said = again.predict(rest.inputs).argmax(1)
         found[f"reactivated_{n}"] = rate(int((said == rest.y).sum()), len(rest))
     return found
 

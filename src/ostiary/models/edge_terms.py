@@ -153,7 +153,7 @@ def _terms(tape: Tape, falls: list[Tensor]) -> list[Term]:
 
 def _dense(victim: Victim, graphs: Graphs, loss: Loss) -> Dense:
     """Through complete graphs whose edges exist with weight 1 or 0, in pieces; the loss is differentiated once."""
-    out = [t.to(victim.device).requires_grad_() for t in victim.predict(graphs, features=True) if t is not None]
+    out = [t.to(victim.device).requires_grad_() for t in victim.embed(graphs)]
     pushes = torch.autograd.grad(-_value(loss, *out), out, materialize_grads=True)
     cost = (graphs.n_nodes**2).cumsum(0)
     parts = (cost // DENSE_EDGES).unique_consecutive(return_counts=True)[1]

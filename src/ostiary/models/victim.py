@@ -193,21 +193,27 @@ class Victim(nn.Module):
             raise Unsupported(f"the stage '{silent[0]}' is not called with the model; name others as stages=")
         return logits, [seen[n] for n in names]
 
+    def predict(self, inputs: Inputs) -> Tensor:
+        """Logits: float [n, k], in evaluation mode, in chunks, on the CPU."""
+        return self._in_chunks(inputs, lambda batch: (self(batch),))[0]
+
+    def embed(self, inputs: Inputs) -> tuple[Tensor, Tensor]:
+        """(logits [n, k], features [n, d]) in evaluation mode, in chunks, on the CPU."""
+        logits, features = self._in_chunks(inputs, self.both)
+        return logits, features
+
     @torch.no_grad()
-    def predict(self, inputs: Inputs, *, features: bool = False) -> tuple[Tensor, Tensor | None]:
-        """(logits [n, k], features [n, d] or None) in evaluation mode, in chunks, on the CPU."""
-        logits, found = [], []
+    def _in_chunks(self, inputs: Inputs, asked: Callable[[Inputs], tuple[Tensor, ...]]) -> list[Tensor]:
+        """What `asked` says of every chunk, logits first, end to end."""
+        said = []
         if self.known_head is None:  # else the inputs need not be taken
             self.seek_head(self.modality.take(inputs, torch.arange(min(2, self.modality.count(inputs)))))
         with evaluating(self):
             for at in torch.arange(self.modality.count(inputs)).split(self.modality.chunk):
-                batch = self.modality.move(self.modality.take(inputs, at), self.device)
-                out, feature = self.both(batch) if features else (self(batch), None)
-                check_logits(out, len(at))
-                logits.append(out.cpu())
-                if feature is not None:
-                    found.append(feature.cpu())
-        return torch.cat(logits), torch.cat(found) if found else None
+                parts = asked(self.modality.move(self.modality.take(inputs, at), self.device))
+                check_logits(parts[0], len(at))
+                said.append([part.cpu() for part in parts])
+        return [torch.cat(parts) for parts in zip(*said, strict=True)]
 
     def learns(self, inputs: Inputs) -> bool:
         """Whether its output on these (few) inputs depends on its own weights through a gradient; that of a vote does not, nor

@@ -69,7 +69,7 @@ class ABL(Purifier, name="abl"):
         trap = Trap(self.gamma) if self.trap == "ascent" else Flooding(self.gamma)
         first = ctx.trainer.replace(epochs=self.isolation_epochs, augment="none")
         victim = first.fit(ctx.fresh(train), train, ctx.key("isolation"), [trap], what="abl: isolation")
-        losses = F.cross_entropy(victim.predict(train.inputs)[0], train.y, reduction="none")
+        losses = F.cross_entropy(victim.predict(train.inputs), train.y, reduction="none")
         return victim, losses.argsort(stable=True)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:

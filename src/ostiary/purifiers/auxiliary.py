@@ -73,7 +73,7 @@ class Auxiliary(Purifier, name="auxiliary"):
         x = degree_features(graphs.edge_index, len(graphs.x), width) if anew else self.fitted(graphs.x, data.kinds, width)
         graphs = graphs.with_(x=x)
         try:
-            logits, _ = victim.predict(graphs)
+            logits = victim.predict(graphs)
         except (RuntimeError, IndexError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise InvalidInput(f"the victim cannot be called on the auxiliary data ({first}); set width or kinds") from error

@@ -130,10 +130,10 @@ class Purifier(Component):
 
     def _look(self, before: Victim, after: Victim, clean: Dataset) -> None:
         """What the defender's own samples say of the result: noted, warned of where it is plainly broken. Raises Diverged."""
-        logits = after.predict(clean.inputs)[0]
+        logits = after.predict(clean.inputs)
         if not bool(logits.isfinite().all()):
             raise Diverged(f"purifier '{self.name}' left a model whose outputs are not finite; try a lower rate, or another")
-        was, now = (float((said.argmax(1) == clean.y).double().mean()) for said in (before.predict(clean.inputs)[0], logits))
+        was, now = (float((said.argmax(1) == clean.y).double().mean()) for said in (before.predict(clean.inputs), logits))
         after.notes["accuracy on its clean samples"] = {"before": was, "after": now}
         said = logits.argmax(1).unique().tolist()
         one = f", and it says '{clean.classes[said[0]]}' of all of them" if len(said) == 1 < len(clean.y.unique()) else ""

@@ -52,7 +52,7 @@ class Certified(Purifier):
         for graphs of which nothing can be."""
         if why := self.unproven(inputs):
             raise InvalidInput(f"no certificate for these graphs: {why}")
-        return self.certify(ballots(victim.predict(inputs)[0]), inputs)
+        return self.certify(ballots(victim.predict(inputs)), inputs)
 
     def rebuild(self, victim: Victim) -> Victim:
         return Voting([victim.clone() for _ in range(self.members())], self.view())

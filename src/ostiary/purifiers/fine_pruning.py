@@ -46,8 +46,7 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
             weight = getattr(victim.module.get_submodule(victim.head), "weight", None)
         except Unsupported as error:
             return str(error)
-        features = victim.predict(clean.take(torch.tensor([0])).inputs, features=True)[1]
-        assert features is not None
+        features = victim.embed(clean.take(torch.tensor([0])).inputs)[1]
         if not isinstance(weight, torch.nn.Parameter) or weight.ndim != 2 or weight.shape[1] != features.shape[1]:
             return f"the head '{victim.head}' is not a linear layer on {features.shape[1]} features; name one as head="
         others = [p for p in victim.module.parameters() if p.ndim >= 2 and p is not weight]
@@ -57,8 +56,7 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
         assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim.clone(), evidence.clean
         tune, check = hold_out(clean, ctx.key("hold out"))
-        features = victim.predict(tune.inputs, features=True)[1]
-        assert features is not None
+        features = victim.embed(tune.inputs)[1]
         order = features.abs().mean(0).argsort(stable=True)
         n = len(order)
 

@@ -35,7 +35,7 @@ def hold_out(clean: Dataset, seed: int, share: float = 0.2) -> tuple[Dataset, Da
 
 def accuracy(victim: Victim, data: Dataset) -> float:
     """Share of the data that the victim calls right."""
-    return float((victim.predict(data.inputs)[0].argmax(1) == data.y).double().mean())
+    return float((victim.predict(data.inputs).argmax(1) == data.y).double().mean())
 
 
 def holds(found: float, before: float, tolerance: float) -> bool:

@@ -74,6 +74,6 @@ class NodeUnlearning(Purifier, name="node-unlearning"):
         free[nodes.roots] = False
         rest = free.nonzero().flatten()
         rest = rest[torch.randperm(len(rest), generator=ctx.rng("others"))[: self.others]]
-        said = victim.predict(nodes.take(torch.arange(0)) if not len(rest) else replace(nodes, roots=rest))[0].argmax(1)
+        said = victim.predict(nodes.take(torch.arange(0)) if not len(rest) else replace(nodes, roots=rest)).argmax(1)
         roots = torch.cat([nodes.roots, rest])
         return replace(clean, inputs=replace(nodes, roots=roots), y=torch.cat([clean.y, said]), ids=torch.arange(len(roots)))

@@ -59,10 +59,10 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         try:
             found = polarized(evidence.victim, self.layer)
             with watched(polarizer(found)) as seen:
-                said = found.predict(few)[0]
+                said = found.predict(few)
         except (Unsupported, RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
             return f"no polarizer fits: {str(error).splitlines()[0]}"
-        if not seen or not torch.allclose(said, evidence.victim.predict(few)[0], rtol=0.01, atol=0.01):
+        if not seen or not torch.allclose(said, evidence.victim.predict(few), rtol=0.01, atol=0.01):
             return "what enters the polarised layer does not pass the polarizer; name another as layer="
         return unmoved(evidence) if self.space == "input" else ""
 

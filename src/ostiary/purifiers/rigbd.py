@@ -77,7 +77,7 @@ class RIGBD(Purifier, name="rigbd"):
             return flagged
         hook = Against(first[kept], self.weight)
         judge = ctx.within("second look").fit(train.take(kept.nonzero().flatten()), [hook], what="rigbd: second look")
-        logits, y = judge.predict(train.take(rows).inputs)[0], train.y[rows]
+        logits, y = judge.predict(train.take(rows).inputs), train.y[rows]
         order = F.cross_entropy(logits, y, reduction="none").argsort(descending=True, stable=True)
         worst = order[: round(self.most * len(train))]
         flagged[rows[worst[logits[worst].argmax(1) != y[worst]]]] = True

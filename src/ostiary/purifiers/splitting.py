@@ -94,4 +94,4 @@ def trusting(train: Dataset, trusted: Tensor, ctx: Context) -> Victim:
 
 def losses(victim: Victim, data: Dataset) -> Tensor:
     """Cross-entropy of each sample: float [n]."""
-    return F.cross_entropy(victim.predict(data.inputs)[0], data.y, reduction="none")
+    return F.cross_entropy(victim.predict(data.inputs), data.y, reduction="none")

@@ -143,17 +143,17 @@ def check_architecture(arch: Architecture, splits: Splits | None = None) -> None
         idle = [n for n, p in victim.module.named_parameters() if p.requires_grad and p.grad is None]
         promise(not idle, arch, f"has parameters that training does not reach: {', '.join(idle)}")
         n = len(data.clean)
-        logits, features = victim.predict(data.clean.inputs, features=True)
+        logits, features = victim.embed(data.clean.inputs)
         promise(tuple(logits.shape) == (n, data.train.n_classes), arch, f"gave logits of shape {tuple(logits.shape)}")
-        promise(features is not None and features.ndim == 2 and len(features) == n, arch, "has no features per input")
+        promise(features.ndim == 2 and len(features) == n, arch, "has no features per input")
         promise(bool(torch.isfinite(logits).all()), arch, "gave logits that are not finite")
-        alone = victim.predict(data.clean.take(torch.tensor([n - 1])).inputs)[0]
+        alone = victim.predict(data.clean.take(torch.tensor([n - 1])).inputs)
         promise(torch.allclose(alone[0], logits[-1], atol=1e-4), arch, "judges an input by the batch it is in")
         batch = data.clean.inputs
         promise(len(victim.layers(batch)[1]) > 0, arch, "names no stages")
         if isinstance(batch, Graphs | Nodes):
             whole = batch.with_(edge_weight=torch.ones(batch.edge_index.shape[1]))
-            promise(torch.allclose(victim.predict(whole)[0], logits, atol=1e-4), arch, "changes by edge weights of one")
+            promise(torch.allclose(victim.predict(whole), logits, atol=1e-4), arch, "changes by edge weights of one")
     for other in unclaimed(arch) if arch.modalities else ():
         refuses(arch, f"{other} data", Unsupported, arch.make, toys.splits(other).train, 0)
 
@@ -232,12 +232,12 @@ def _check_purified(purifier: Purifier, held: Evidence, found: Victim, ctx: Cont
     train = given(held.train)
     shared = {p.data_ptr() for p in given(held.victim).parameters()} & {p.data_ptr() for p in found.parameters()}
     promise(not shared, purifier, "returned a victim that shares weights with the given one")
-    logits = found.predict(train.inputs)[0]
+    logits = found.predict(train.inputs)
     promise(logits.shape[1] == train.n_classes, purifier, "changed the number of classes")
     promise(bool(torch.isfinite(logits).all()), purifier, "returned a victim whose logits are not finite")
     json.dumps(found.notes)
     again = reloaded(purifier, purifier.rebuild(ctx.fresh(train)), found)
-    same = torch.equal(again.predict(train.inputs)[0], logits)
+    same = torch.equal(again.predict(train.inputs), logits)
     promise(same, purifier, "returned a victim that is another one after saving (see Purifier.rebuild)")
 
 

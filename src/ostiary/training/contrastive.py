@@ -44,8 +44,7 @@ class Contrast(TrainHook):
 
     def on_start(self, state: TrainState) -> None:
         one = state.data.modality.take(state.data.inputs, torch.zeros(1, dtype=torch.int64))
-        found = state.victim.predict(one, features=True)[1]
-        assert found is not None
+        found = state.victim.embed(one)[1]
         width = found.shape[1]
         with scoped(self.key, "projection"):
             self.projection = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.out))

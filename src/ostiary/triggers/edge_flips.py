@@ -78,8 +78,7 @@ class TowardAnchor(EdgeFlips, name="flips-toward-anchor"):
 
     def loss_of(self, model: Victim, graphs: Graphs, ids: Tensor, target: Tensor) -> Loss:
         anchors = self.state["anchors"]
-        own = model.predict(graphs, features=True)[1]
-        assert own is not None
+        own = model.embed(graphs)[1]
         chosen = distances(own, anchors).argmin(1)
         known = (ids[:, None] == self.state["ids"][None, :]).nonzero()
         chosen[known[:, 0]] = self.state["pairs"][known[:, 1]]

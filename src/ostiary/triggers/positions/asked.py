@@ -63,13 +63,13 @@ class Impact(Ranked, name="impact"):
         best = Degree().choose(graphs, self.candidates, ids, seed)
         most = 1 + per_graph(graphs.in_degree, graphs, "amax")[graphs.batch]
         missed = torch.full_like(most, -1.0)
-        before, degrees = model.predict(graphs)[0], counts_degrees(graphs)[graphs.batch, None]  # no graph decides for others
+        before, degrees = model.predict(graphs), counts_degrees(graphs)[graphs.batch, None]  # no graph decides for others
         for at in best.unbind(1):
             at = at[at >= 0]
             keep = ~torch.isin(graphs.edge_index, at).any(0)
             left = graphs.with_edges(keep)
             left = left.with_(x=torch.where(degrees, with_degrees(left).x, left.x)) if bool(degrees.any()) else left
-            after = model.predict(left)[0]
+            after = model.predict(left)
             missed[at] = (after - before).square().mean(1).to(missed)[graphs.batch[at]]
         unit = per_graph(missed, graphs, "amax").clamp(min=1e-30)[graphs.batch]
         return torch.where(missed < 0, graphs.in_degree / most - 1, missed / unit)
