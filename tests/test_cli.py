@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from ostiary import __version__, cli, terminal
+from ostiary.cli import commands
 from ostiary.component import Positive, PositiveFloat, Rate, build
 from ostiary.experiment.record import Record
 from ostiary.models.weights import load_weights
@@ -117,7 +118,7 @@ def test_both_entry_points_tell_the_version() -> None:
 def test_the_default_store_is_the_runners() -> None:
     from ostiary.experiment.runner import DEFAULT_STORE
 
-    assert str(cli.STORE) == DEFAULT_STORE
+    assert str(commands.STORE) == DEFAULT_STORE
 
 
 # list and options
@@ -431,7 +432,7 @@ def test_weights_of_a_record_are_written(store: Path, tmp_path: Path, call: Call
     refused(call("weights", key, victim, "--of", "nad", "--store", store), "no model 'nad'; it has control, victim, fine-tune")
     refused(call("weights", key, tmp_path / "victim.pt", "--store", store), "written as .safetensors, not as 'victim.pt'")
     refused(call("weights", "zz", victim, "--store", store), "has a key that starts with 'zz'")
-    monkeypatch.setattr(cli, "_records", lambda *_: [None, None])
+    monkeypatch.setattr("ostiary.cli.records.records_of", lambda *_: [None, None])
     refused(call("weights", "a", victim, "--store", store), "2 records in", "give more characters")
 
 
