@@ -37,7 +37,7 @@ def test_gradient_reaches_the_topology_head(splits: Splits, arch: str) -> None:
     victim = ctx.fit(splits.train)
     attack = GTA(rate=0.2, target=0)
     trigger = attack.make_trigger(splits.train, ctx)
-    net = trigger.network()
+    net = trigger.network(torch.device("cpu"))
     rows = splits.train.take((splits.train.y != 0).nonzero().flatten())
     chosen = trigger.positions(rows.inputs, rows.ids, 0)
     loss = F.cross_entropy(victim(trigger.soft(net, rows.inputs, chosen)), torch.zeros(len(rows), dtype=torch.int64))
@@ -66,7 +66,7 @@ def test_soft_and_hard_stamps_agree(splits: Splits) -> None:
     trigger = GTA(size=4).make_trigger(splits.train, ctx)
     rows = splits.train.take(torch.arange(12))
     hard = trigger.apply(rows.inputs, rows.ids, seed=3, target=rows.y)
-    soft = trigger.soft(trigger.network(), rows.inputs, trigger.positions(rows.inputs, rows.ids, 3))
+    soft = trigger.soft(trigger.network(torch.device("cpu")), rows.inputs, trigger.positions(rows.inputs, rows.ids, 3))
     victim = Victim(ctx.fresh(splits.train).module, "graph").eval()
     assert torch.allclose(victim(hard), victim(soft), atol=1e-5)
     assert torch.equal(hard.x.sum(1), torch.ones(len(hard.x)))  # still one-hot

@@ -15,7 +15,7 @@ from ostiary.models.victim import check_logits, evaluating, without_gradients
 from ostiary.training.augment import augment
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import TrainState
-from ostiary.triggers.image_generators import weights
+from ostiary.triggers.networks import weights
 from ostiary.triggers.residual import Residual
 
 if TYPE_CHECKING:
@@ -93,4 +93,4 @@ class Learning(Beside):
             self.optimizer.step()
 
     def on_end(self, state: TrainState) -> None:
-        self.trigger = self.trigger.replace(state=weights(self.ahead, ""))
+        self.trigger = self.trigger.replace(state=weights(self.ahead))

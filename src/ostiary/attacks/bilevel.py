@@ -18,6 +18,7 @@ from ostiary.seeds import derive
 from ostiary.training.trainer import TrainState
 from ostiary.triggers.generated import GeneratedSubgraph
 from ostiary.triggers.generator import bias_to_best
+from ostiary.triggers.networks import weights
 
 
 class Schedule(Protocol):
@@ -45,7 +46,7 @@ class BiLevel(TriggerHook):
         self.train = train
         self.rows = train.take(index)
         self.goal = attack.labels.wanted(self.rows.y, attack.target, train.n_classes)
-        self.net = trigger.network()
+        self.net = trigger.network(ctx.device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), attack.generator_lr, weight_decay=5e-4)
         self.epochs = ctx.trainer.epochs
         self.losses: list[float] = []
@@ -77,8 +78,7 @@ class BiLevel(TriggerHook):
                 loss.backward()
                 self.optimizer.step()
                 self.losses.append(float(loss.detach()))
-        learnt = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
-        self.trigger = trigger.replace(state={**trigger.state, **learnt})
+        self.trigger = trigger.replace(state={**trigger.state, **weights(self.net)})
 
     def first(self, victim: Victim, rows: Dataset) -> Tensor:
         """What the kind of node that a generator starts from should make least."""

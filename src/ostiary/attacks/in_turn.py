@@ -17,6 +17,7 @@ from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
 from ostiary.training.trainer import Trainer, TrainState
 from ostiary.triggers.generated_nodes import GeneratedNodes, NodeMaker
+from ostiary.triggers.networks import weights
 
 if TYPE_CHECKING:
     from ostiary.attacks.injection import Injection
@@ -46,7 +47,7 @@ class InTurn(TrainHook):
         self.twin = trainer.start(own.fresh(train), train, own.seed)
 
     def trigger(self) -> GeneratedNodes:
-        state = {k: v.detach().cpu().clone() for k, v in self.net.state_dict().items()}
+        state = weights(self.net)
         a, width = self.attack, len(state["low"])
         made = GeneratedNodes(size=a.size, width=width, hidden=a.hidden, features=a.features, active=self.active)
         return made.replace(state=state)

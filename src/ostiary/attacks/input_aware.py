@@ -13,8 +13,8 @@ from ostiary.data.dataset import Dataset
 from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
 from ostiary.triggers.base import Trigger
-from ostiary.triggers.image_generators import weights
 from ostiary.triggers.masked_pattern import MASK, PATTERN, MaskedPattern, untrained
+from ostiary.triggers.networks import weights
 
 
 class InputAware(PoisoningAttack, name="input-aware"):

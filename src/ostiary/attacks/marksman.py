@@ -17,7 +17,7 @@ from ostiary.errors import BadSpec
 from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
 from ostiary.triggers.base import Trigger
-from ostiary.triggers.image_generators import weights
+from ostiary.triggers.networks import weights
 from ostiary.triggers.residual import Residual
 
 
@@ -62,7 +62,7 @@ class Marksman(PoisoningAttack, name="marksman"):
         channels, height, width = train.inputs.shape[1:]
         trigger = Residual(eps=self.eps, channels=channels, sides=(height, width), n_classes=train.n_classes, width=self.width)
         with scoped(ctx.key("generator"), "init"):
-            trigger = trigger.replace(state=weights(trigger.untrained(), ""))
+            trigger = trigger.replace(state=weights(trigger.untrained()))
         rows = self.labels.sources(train.y, self.target).nonzero().flatten()
         some = rows[torch.randperm(len(rows), generator=ctx.rng("portion"))[: round(self.portion * len(rows))]]
         hook = Learning(self, trigger, train, some, own)

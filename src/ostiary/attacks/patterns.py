@@ -15,8 +15,9 @@ from ostiary.data.dataset import Dataset
 from ostiary.models.victim import check_logits
 from ostiary.training.draws import draws
 from ostiary.training.trainer import TrainState
-from ostiary.triggers.image_generators import EncoderDecoder, weights
+from ostiary.triggers.image_generators import EncoderDecoder
 from ostiary.triggers.masked_pattern import MASK, PATTERN, MaskedPattern, covered, sharp
+from ostiary.triggers.networks import weights
 
 if TYPE_CHECKING:
     from ostiary.attacks.input_aware import InputAware

@@ -12,6 +12,7 @@ from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.seeds import scoped
 from ostiary.triggers.generator import Features, Generator, feature_kind
 from ostiary.triggers.mount import mount
+from ostiary.triggers.networks import restored
 from ostiary.triggers.own_model import PREFIX, ModelTrigger
 from ostiary.triggers.positions.base import Position
 from ostiary.triggers.positions.structure import RandomNodes
@@ -32,11 +33,9 @@ class GeneratedSubgraph(ModelTrigger, name="generated-subgraph"):
     features: Features = "one-hot"
     position: Position = RandomNodes()
 
-    def network(self) -> Generator:
-        with scoped(0, "init"):  # overwritten at once; leaves torch's global stream alone
-            net = Generator(self.width, self.hidden, self.features)
-        net.load_state_dict({k: v for k, v in self.state.items() if not k.startswith(PREFIX)})
-        return net
+    def network(self, device: torch.device) -> Generator:
+        own = {k: v for k, v in self.state.items() if not k.startswith(PREFIX)}
+        return restored(lambda: Generator(self.width, self.hidden, self.features), own, device)
 
     def positions(self, graphs: Graphs, ids: Tensor, seed: int) -> Tensor:
         """The nodes mounted on: int64 [G, size], -1 where a graph is smaller."""
@@ -51,7 +50,7 @@ class GeneratedSubgraph(ModelTrigger, name="generated-subgraph"):
     def apply(self, inputs: Graphs, ids: Tensor, *, seed: int, target: Tensor) -> Graphs:
         chosen = self.positions(inputs, ids, seed)
         with torch.no_grad():
-            adjacency, features = self.network().to(inputs.x.device)(inputs, chosen)
+            adjacency, features = self.network(inputs.x.device)(inputs, chosen)
             hard = None if features is None else features.round() if self.features == "one-hot" else features
             stamped = mount(inputs, chosen, adjacency.round(), hard)
         return with_degrees(stamped) if self.features == "degree" else stamped

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import torch
@@ -9,8 +10,8 @@ from torch import Tensor, nn
 
 from ostiary.component import NonNegative, Positive
 from ostiary.modality.nodes import Nodes
-from ostiary.seeds import scoped
 from ostiary.triggers.base import Trigger
+from ostiary.triggers.networks import restored
 
 NodeFeatures = Literal["free", "range", "binary"]
 
@@ -63,13 +64,11 @@ class GeneratedNodes(Trigger, name="generated-nodes"):
     features: NodeFeatures = "free"
     active: NonNegative = 0
 
-    def network(self) -> NodeMaker:
-        with scoped(0, "init"):  # overwritten at once; leaves torch's global stream alone
-            net = NodeMaker(self.width, self.hidden, self.size, self.features, self.active)
-        net.load_state_dict(self.state)
-        return net
+    def network(self, device: torch.device) -> NodeMaker:
+        make = partial(NodeMaker, self.width, self.hidden, self.size, self.features, self.active)
+        return restored(make, self.state, device)
 
     def apply(self, inputs: Nodes, ids: Tensor, *, seed: int, target: Tensor) -> Nodes:
         with torch.no_grad():
-            features, adjacency = self.network().to(inputs.x.device)(inputs.x[inputs.roots])
+            features, adjacency = self.network(inputs.x.device)(inputs.x[inputs.roots])
         return inputs.attach(features, adjacency)

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ostiary.component import Positive
 from ostiary.errors import InvalidInput
-from ostiary.seeds import scoped
 from ostiary.triggers.base import Trigger
+from ostiary.triggers.networks import restored
 from ostiary.triggers.stegastamp import Steganography
 
 CHUNK = 256  # images per forward pass
@@ -26,11 +26,8 @@ class HiddenBits(Trigger, name="hidden-bits"):
     bits: Positive = 1
     width: Positive = 16
 
-    def network(self) -> Steganography:
-        with scoped(0, "init"):  # overwritten at once; leaves torch's global stream alone
-            net = Steganography(self.channels, self.bits, self.width)
-        net.load_state_dict(self.state)
-        return net
+    def network(self, device: torch.device) -> Steganography:
+        return restored(lambda: Steganography(self.channels, self.bits, self.width), self.state, device)
 
     @torch.no_grad()
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
@@ -38,11 +35,11 @@ class HiddenBits(Trigger, name="hidden-bits"):
             raise InvalidInput(
                 f"the trigger writes into images of {self.channels} channels, these have {inputs.shape[1]}; make one for them"
             )
-        net = self.network().to(inputs.device)
+        net = self.network(inputs.device)
         return torch.cat([net.encoder(part, net.secret.expand(len(part), -1)) for part in inputs.split(CHUNK)])
 
     @torch.no_grad()
     def read(self, inputs: Tensor) -> Tensor:
         """The probability of a one, per bit, as the decoder sees it: float [n, bits]."""
-        net = self.network().to(inputs.device)
+        net = self.network(inputs.device)
         return torch.cat([net.decoder(part).sigmoid() for part in inputs.split(CHUNK)])

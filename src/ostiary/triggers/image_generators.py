@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from ostiary.seeds import scoped
 
 
 def padded(images: Tensor, multiple: int) -> Tensor:
@@ -71,16 +67,3 @@ class ConditionalAutoencoder(nn.Module):
         wanted = self.classes(classes).view(len(images), 1, h, w)
         made: Tensor = self.steps(padded(torch.cat([images, wanted], 1), 16))[:, :, :h, :w]
         return made
-
-
-def restored(make: Callable[[], nn.Module], state: Mapping[str, Tensor], prefix: str, device: torch.device) -> nn.Module:
-    """What `make` builds, with the weights called `prefix`... in `state`, in evaluation mode."""
-    with scoped(0, "init"):  # overwritten at once; leaves torch's global stream alone
-        net = make()
-    net.load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
-    return net.to(device).eval()
-
-
-def weights(net: nn.Module, prefix: str) -> dict[str, Tensor]:
-    """A copy of the weights for a trigger's state, named `prefix`..."""
-    return {prefix + k: v.detach().cpu().clone() for k, v in net.state_dict().items()}

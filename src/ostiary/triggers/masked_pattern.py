@@ -9,7 +9,8 @@ from ostiary.component import Positive
 from ostiary.errors import InvalidInput
 from ostiary.seeds import uniform
 from ostiary.triggers.base import Trigger
-from ostiary.triggers.image_generators import EncoderDecoder, restored
+from ostiary.triggers.image_generators import EncoderDecoder
+from ostiary.triggers.networks import restored
 
 MASK, PATTERN = "mask.", "pattern."
 
@@ -35,9 +36,7 @@ class MaskedPattern(Trigger, name="masked-pattern"):
 
     def network(self, prefix: str, device: torch.device) -> EncoderDecoder:
         channels = self.state["bank"].shape[1]
-        net = restored(lambda: untrained(channels, self.width, prefix), self.state, prefix, device)
-        assert isinstance(net, EncoderDecoder)
-        return net
+        return restored(lambda: untrained(channels, self.width, prefix), self.state, device, prefix)
 
     @torch.no_grad()
     def of(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ostiary.component import build
 from ostiary.context import Context
@@ -15,6 +14,7 @@ from ostiary.errors import InvalidInput
 from ostiary.models.base import Architecture
 from ostiary.models.victim import Victim
 from ostiary.triggers.base import Trigger
+from ostiary.triggers.networks import weights
 
 PREFIX = "model."
 
@@ -41,5 +41,4 @@ def carried(attacker: Context, train: Dataset) -> dict[str, Any]:
     """The fields and the state with which a trigger carries the attacker's own model of `train`."""
     model = attacker.surrogate(train)
     assert attacker.architecture is not None
-    state: dict[str, Tensor] = {f"{PREFIX}{k}": v.detach().cpu().clone() for k, v in model.module.state_dict().items()}
-    return {"architecture": attacker.architecture, "described": train.describe(), "state": state}
+    return {"architecture": attacker.architecture, "described": train.describe(), "state": weights(model.module, PREFIX)}

@@ -8,7 +8,8 @@ from torch import Tensor
 from ostiary.component import Positive, Rate
 from ostiary.errors import InvalidInput
 from ostiary.triggers.base import Trigger
-from ostiary.triggers.image_generators import ConditionalAutoencoder, restored
+from ostiary.triggers.image_generators import ConditionalAutoencoder
+from ostiary.triggers.networks import restored
 
 
 class Residual(Trigger, name="residual"):
@@ -29,9 +30,7 @@ class Residual(Trigger, name="residual"):
         return ConditionalAutoencoder(self.channels, self.sides, self.n_classes, self.width)
 
     def network(self, device: torch.device) -> ConditionalAutoencoder:
-        net = restored(self.untrained, self.state, "", device)
-        assert isinstance(net, ConditionalAutoencoder)
-        return net
+        return restored(self.untrained, self.state, device)
 
     def add(self, net: ConditionalAutoencoder, images: Tensor, target: Tensor) -> Tensor:
         """What the images become by `net`, gradients included."""
