@@ -105,6 +105,16 @@ def test_nodes_are_of_one_graph(graph: Any, kind: str) -> None:
         nodes(graph)
 
 
+def test_degrees_of_a_graph_without_features_have_as_many_columns_as_asked_for() -> None:
+    bare = Data(edge_index=torch.tensor([[0, 1, 0, 2, 0, 3], [1, 0, 2, 0, 3, 0]]), num_nodes=4)
+    for held in (graphs([bare, bare], [0, 1], max_degree=3), nodes(bare, [0, 1, 1, 1], max_degree=3)):
+        assert held.inputs.x[:4].tolist() == [[0, 0, 1], [0, 1, 0], [0, 1, 0], [0, 1, 0]]
+    for wrong in (0, -1, 2.5, True, "3"):
+        for make, data, y in ((graphs, [bare, bare], [0, 1]), (nodes, bare, [0, 1, 1, 1])):
+            with pytest.raises(InvalidInput, match=r"max_degree is .*, expected a whole number of columns from 1 on"):
+                make(data, y, max_degree=wrong)  # type: ignore[arg-type]
+
+
 def test_names_of_classes_must_fit_the_labels() -> None:
     with pytest.raises(InvalidInput, match="no sample of class 'c'; add one, or leave out a class that no model knows"):
         graphs([pair(), pair()], [0, 1], ("a", "b", "c"))

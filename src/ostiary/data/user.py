@@ -31,11 +31,14 @@ def graphs(
     if not items:
         raise InvalidInput("the data set is empty")
     labels = _labels(y) if y is not None else torch.cat([_own_label(i, d) for i, d in enumerate(items)])
-    return Dataset.of(Graphs.from_pyg(items, max_degree), labels, build("modality", "graph"), classes or None)
+    return Dataset.of(Graphs.from_pyg(items, _columns(max_degree)), labels, build("modality", "graph"), classes or None)
 
 
-def nodes(data: Data, y: Sequence[int] | Tensor | None = None, classes: tuple[str, ...] = ()) -> Dataset:
-    """All nodes of one PyG graph as a Dataset; labels from `y` or the graph's own. Raises InvalidInput in one sentence."""
+def nodes(
+    data: Data, y: Sequence[int] | Tensor | None = None, classes: tuple[str, ...] = (), *, max_degree: int = DEGREES
+) -> Dataset:
+    """All nodes of one PyG graph as a Dataset; labels from `y` or the graph's own. A graph without `x` gets degrees as in
+    `graphs`. Raises InvalidInput in one sentence."""
     from torch_geometric.data import Data
 
     if not isinstance(data, Data):
@@ -43,7 +46,9 @@ def nodes(data: Data, y: Sequence[int] | Tensor | None = None, classes: tuple[st
     if y is None and data.y is None:
         raise InvalidInput("the graph has no label y; set it or pass y=")
     labels = _labels(data.y if y is None else y)
-    return Dataset.of(Nodes.of(Graphs.from_pyg([data])), labels, build("modality", "node"), classes or None)
+    return Dataset.of(
+        Nodes.of(Graphs.from_pyg([data], _columns(max_degree))), labels, build("modality", "node"), classes or None
+    )
 
 
 def images(pixels: Tensor, y: Sequence[int] | Tensor, classes: tuple[str, ...] = ()) -> Dataset:
@@ -60,6 +65,12 @@ def split_data(data: Dataset, *, test_rate: float = 0.2, clean_rate: float = 0.0
             raise InvalidInput(f"{name} is {rate!r}, expected a number from 0 to 1; correct it")
     found = split(data, None, test_rate, clean_rate, "test", seed)
     return inductive(found) if isinstance(data.inputs, Nodes) else found
+
+
+def _columns(max_degree: object) -> int:
+    if not isinstance(max_degree, int) or isinstance(max_degree, bool) or max_degree < 1:
+        raise InvalidInput(f"max_degree is {max_degree!r}, expected a whole number of columns from 1 on; correct it")
+    return max_degree
 
 
 def _listed(data: Iterable[Data]) -> list[Data]:
