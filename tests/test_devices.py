@@ -38,9 +38,8 @@ def test_a_method_keeps_to_its_device(kind: str, name: str) -> None:
     for modality in sorted(part.modalities):
         held, ctx = toys.evidence(modality), _context(modality)
         with pretended():
-            assert held.victim is not None and held.train is not None
-            held = replace(held, victim=held.victim.to(FAR))
-            assert held.victim is not None and held.victim.device == FAR
+            held = held.but(victim=held.victim.to(FAR))
+            assert held.victim.device == FAR
             if kind == "attack":
                 trigger = carry_out(part, toys.splits(modality), ctx)
                 assert len(trigger.triggered) > 0

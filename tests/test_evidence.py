@@ -12,7 +12,7 @@ from torch import nn
 import ostiary
 from ostiary.component import build
 from ostiary.context import Context
-from ostiary.errors import Diverged, InvalidInput, Unsupported
+from ostiary.errors import Diverged, InvalidInput, MissingEvidence, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier
@@ -28,6 +28,17 @@ from ostiary.training.trainer import Trainer
 def test_evidence_is_of_its_types(field: str, given: Any, words: str) -> None:
     with pytest.raises(InvalidInput, match=words):
         Evidence(**{field: given})
+
+
+def test_evidence_that_is_not_there_is_named_and_another_is_made_of_it() -> None:
+    clean = toys.splits("image").clean
+    held = Evidence(clean=clean)
+    with pytest.raises(MissingEvidence, match="holds no victim"):
+        _ = held.victim
+    assert held.oracle is None and held.clean is clean and held.has("clean") and not held.has("clean", "train")
+    more = held.but(train=clean)
+    assert more.has("clean", "train") and more.train is clean and not held.has("train")
+    assert not more.but(clean=None).has("clean") and not held.but(clean=clean.take(torch.arange(0))).has("clean")
 
 
 def asked(victim: Victim, name: str) -> None:
@@ -197,7 +208,6 @@ class InPlace(nn.Module):
 @pytest.mark.parametrize("name", ["fine-tune", "nad", "i-bau", "sau", "npd"])
 def test_a_module_that_works_in_place_changes_nobodys_data(name: str, own: bool) -> None:
     held = toys.evidence("image")
-    assert held.clean is not None and held.victim is not None
     victim = Victim(InPlace(held.victim.clone().module), "image", forward=(lambda m, b: m(b)) if own else None)
     given = held.clean.inputs.clone()
     part = build("purifier", name)
@@ -220,7 +230,6 @@ def test_a_result_that_is_plainly_broken_is_warned_of(caplog: pytest.LogCaptureF
         """Not registered."""
 
         def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-            assert evidence.victim is not None
             found = evidence.victim.clone()
             with torch.no_grad():
                 found.module.get_submodule(found.head).bias[1] += self.shift  # type: ignore[union-attr, operator]

@@ -4,8 +4,8 @@ accident. The one exception, `oracle`, is given only where a plan asks for it by
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, Generic, TypeVar
 
 import torch
 
@@ -13,47 +13,84 @@ from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput, MissingEvidence, OstiaryError
 from ostiary.models.victim import Victim
 
+T = TypeVar("T")
+Oracle = Callable[[Victim], tuple[float, float]]
 
-@dataclass(frozen=True, eq=False)
+
+class Part(Generic[T]):
+    """One thing that evidence may hold; asking for it where it is not there raises MissingEvidence."""
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, evidence: Evidence, owner: type) -> T:
+        held: T | None = evidence._all[self.name]
+        if held is None:
+            raise MissingEvidence(f"the evidence holds no {self.name}; give it, and name it in the method's `needs`")
+        return held
+
+
 class Evidence:
     """victim: the suspicious model. train: the suspicious training set. clean: a few trusted samples. incoming:
     unlabelled inputs seen in operation (labels are blanked, order shuffled). oracle: (accuracy, ASR) of a model on the test
-    set; no defender has it, and it exists only to reproduce papers that chose by it."""
+    set; no defender has it, and it exists only to reproduce papers that chose by it.
 
-    victim: Victim | None = None
-    train: Dataset | None = None
-    clean: Dataset | None = None
-    incoming: Dataset | None = None
-    oracle: Callable[[Victim], tuple[float, float]] | None = None
+    Each may be left out; asking for one that is not there raises MissingEvidence (the oracle is None then). Never changed:
+    `but` makes another one."""
 
-    def __post_init__(self) -> None:
-        kinds = {"victim": Victim, "train": Dataset, "clean": Dataset, "incoming": Dataset}
-        for name, kind in kinds.items():
-            held = getattr(self, name)
-            if held is not None and not isinstance(held, kind):
+    victim = Part[Victim]()
+    train = Part[Dataset]()
+    clean = Part[Dataset]()
+    incoming = Part[Dataset]()
+
+    def __init__(
+        self,
+        victim: Victim | None = None,
+        train: Dataset | None = None,
+        clean: Dataset | None = None,
+        incoming: Dataset | None = None,
+        oracle: Oracle | None = None,
+    ) -> None:
+        self._all: dict[str, Any] = {"victim": victim, "train": train, "clean": clean, "incoming": incoming, "oracle": oracle}
+        for name, held in self._all.items():
+            kind = Victim if name == "victim" else Dataset
+            if held is not None and name != "oracle" and not isinstance(held, kind):
                 how = "Victim(module, modality)" if kind is Victim else "ostiary.graphs, ostiary.images or ostiary.nodes"
                 raise InvalidInput(f"{name} is of type {type(held).__name__}, expected a {kind.__name__}; make one by {how}")
 
+    @property
+    def oracle(self) -> Oracle | None:
+        found: Oracle | None = self._all["oracle"]
+        return found
+
+    def has(self, *names: str) -> bool:
+        """Whether all of these are there, and not empty."""
+        return all(held is not None and (not isinstance(held, Dataset) or len(held) > 0) for held in map(self._all.get, names))
+
+    def but(self, **parts: Any) -> Evidence:
+        """The same with other `parts`; None leaves one out."""
+        return Evidence(**(self._all | parts))
+
     def only(self, needs: Iterable[str], who: str) -> Evidence:
         """Just what `needs` names. Raises MissingEvidence for what is not there."""
-        kept: dict[str, Any] = {f.name: getattr(self, f.name) if f.name in set(needs) else None for f in fields(self)}
-        missing = [name for name in sorted(needs) if _nothing(kept[name])]
+        missing = [name for name in sorted(needs) if not self.has(name)]
         if missing:
             raise MissingEvidence(f"{who} needs {' and '.join(missing)}, which was not given or is empty")
-        return Evidence(**kept)
+        return Evidence(**{name: self._all[name] for name in needs})
 
     def checked(self) -> Evidence:
         """The same, the clean data with a class for every output of the victim: of some there may be no sample, and a backdoor
         leads there all the same. Raises InvalidInput if the victim cannot be called on the data that stand beside it."""
-        data = next((d for d in (self.clean, self.train, self.incoming) if d is not None), None)
-        if self.victim is None or data is None:
+        called = {"clean": "clean data", "train": "training set", "incoming": "incoming inputs"}
+        beside = next((n for n in called if self.has(n)), None)
+        if beside is None or not self.has("victim"):
             return self
+        data, name = self._all[beside], called[beside]
         for p in self.victim.parameters():
             if p.dtype in (torch.float16, torch.bfloat16):
                 raise InvalidInput(
                     f"the victim's weights are {p.dtype}, too coarse to train or to measure; call module.float()"
                 )
-        name = "clean data" if data is self.clean else "training set" if data is self.train else "incoming inputs"
         try:
             logits = self.victim.predict(data.take(torch.arange(min(2, len(data)), device=data.ids.device)).inputs)
         except OstiaryError:
@@ -75,13 +112,9 @@ class Evidence:
             said = f"the victim knows {logits.shape[1]} classes but the {name} have {data.n_classes}"
             raise InvalidInput(said + two * (logits.shape[1] == 1))
         more = tuple(f"output {c}" for c in range(data.n_classes, logits.shape[1]))
-        return replace(self, clean=replace(self.clean, classes=self.clean.classes + more)) if self.clean and more else self
+        return self.but(clean=replace(self.clean, classes=self.clean.classes + more)) if more and self.has("clean") else self
 
     @property
     def modality_name(self) -> str:
-        held = next(v for v in (self.victim, self.train, self.clean, self.incoming) if v is not None)
+        held = next(v for v in self._all.values() if isinstance(v, Victim | Dataset))
         return held.modality.name
-
-
-def _nothing(held: object) -> bool:
-    return held is None or (isinstance(held, Dataset) and len(held) == 0)

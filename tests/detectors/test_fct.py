@@ -136,7 +136,6 @@ def test_budgets_are_in_updates_where_epochs_are_short() -> None:
 @pytest.mark.parametrize("modality", ["graph", "image"])
 def test_what_is_flagged_is_the_share_scored_highest_and_info_counts_by_class(modality: str) -> None:
     held, ctx = toys.evidence(modality), toys.context(modality)
-    assert held.train is not None
     method = FCT(steps=4, tuning_epochs=1, n_draws=2, batch_size=64, clean=0.3, poisoned=0.1)
     found = method.inspect(held, ctx)
     assert found.flagged is not None and int(found.flagged.sum()) == round(0.1 * len(held.train))
@@ -149,7 +148,6 @@ def test_what_is_flagged_is_the_share_scored_highest_and_info_counts_by_class(mo
 
 def test_a_model_that_died_is_trained_anew_at_a_third_of_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     held, rates = toys.evidence("graph"), list[float]()
-    assert held.train is not None
     method, ctx = FCT(steps=4, n_draws=1), replace(toys.context("graph"), trainer=Trainer(lr=0.02))
 
     def dying(victim: Victim, train: Dataset, *rest: Any, **options: Any) -> Tensor:
@@ -189,7 +187,6 @@ def test_it_trains_without_augmentation_and_where_the_plan_freezes_or_decays(mon
 
 def test_shares_that_overlap_and_a_lone_sample_are_refused() -> None:
     held, ctx = toys.evidence("image"), toys.context("image")
-    assert held.train is not None
     with pytest.raises(Unsupported, match="exceed the whole"):
         FCT(clean=0.6, poisoned=0.5).inspect(held, ctx)
     with pytest.raises(Unsupported, match="one sample is too few"):

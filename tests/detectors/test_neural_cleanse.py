@@ -119,10 +119,8 @@ def test_a_share_of_a_batch_is_stamped_and_labels_stay() -> None:
 
 def test_three_classes_are_refused() -> None:
     held = toys.evidence("image")
-    assert held.clean is not None
     few = held.clean.take((held.clean.y < 3).nonzero().flatten())
     three = type(few).of(few.inputs, few.y, few.modality, ("a", "b", "c"))
-    assert held.victim is not None
     less = Victim(held.victim.module, "image", forward=lambda m, b: m(b)[:, :3])
     with pytest.raises(Unsupported, match="median of 3 classes"):
         NeuralCleanse().inspect(Evidence(less, clean=three), toys.context("image"))
@@ -130,7 +128,6 @@ def test_three_classes_are_refused() -> None:
 
 def test_classes_in_groups_give_the_patches_of_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     held, found = toys.evidence("image"), []
-    assert held.victim is not None and held.clean is not None
     for most in (masks.AT_ONCE, 40):  # a class a pass
         monkeypatch.setattr(masks, "AT_ONCE", most)
         found.append(NeuralCleanse(steps=6, batch_size=32).recover(held.victim, held.clean, toys.context("image")))

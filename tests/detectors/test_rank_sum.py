@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -50,7 +48,7 @@ def test_scores_are_the_sum_of_both_ranks_on_graphs_and_images() -> None:
         found = RankSum(first=first, second=second, share=0.1).inspect(held, ctx)
         parts = [d.findings(held, ctx.within(name)).scores for d, name in ((first, "first"), (second, "second"))]
         assert torch.allclose(found.scores, shared_ranks(parts[0]) + shared_ranks(parts[1]))
-        assert found.flagged is not None and held.train is not None
+        assert found.flagged is not None
         rows = found.flagged.nonzero().flatten()
         assert 0 < len(rows) <= round(0.1 * len(held.train))
         assert held.train.y[rows].unique().tolist() == list(found.classes)
@@ -68,7 +66,7 @@ def test_a_defender_without_a_model_may_ask_two_detectors_that_need_none() -> No
     own = RIGBD(own_model=True, passes=2)
     pair = RankSum(first=own, second=own.replace(keep_last=False))
     assert pair.needed() == {"train"} and RankSum().needed() == {"train", "victim"}
-    held = replace(toys.evidence("graph"), victim=None)
+    held = toys.evidence("graph").but(victim=None)
     assert len(pair.inspect(held, toys.context("graph")).scores) == len(toys.splits("graph").train)
 
 

@@ -77,7 +77,6 @@ def test_where_the_normal_fit_lies_below_zero_the_sample_itself_gives_the_thresh
 
 def test_entropies_are_in_nats_one_per_pair() -> None:
     held = evidence(5)
-    assert held.victim is not None and held.clean is not None
     found = entropy(held.victim, held.clean.inputs, held.clean.take(torch.tensor([0, 3])).inputs)
     assert found.shape == (5, 2)
     logits = held.victim.predict((held.clean.inputs[2] + held.clean.inputs[3])[None].clamp(0, 1)).double()
@@ -88,7 +87,6 @@ def test_entropies_are_in_nats_one_per_pair() -> None:
 
 def test_the_mean_of_two_images_is_asked_for_by_name_and_of_images_only() -> None:
     held = evidence(5)
-    assert held.victim is not None and held.clean is not None
     found = entropy(held.victim, held.clean.inputs, held.clean.take(torch.tensor([3])).inputs, mean=True)
     p = held.victim.predict((held.clean.inputs[2] + held.clean.inputs[3])[None] / 2).double().softmax(1)
     assert float(found[2, 0]) == pytest.approx(float(-(p * p.log()).sum()), rel=1e-5)
@@ -100,7 +98,6 @@ def test_the_mean_of_two_images_is_asked_for_by_name_and_of_images_only() -> Non
 def test_a_sample_does_not_calibrate_on_itself() -> None:
     """With the white corner on one clean sample alone, only pairs with it are sure; its own pair is left out."""
     held = evidence(4)
-    assert held.clean is not None
     found = Strip().inspect(held, toys.context("image"))
     pairs = entropy(held.victim, held.clean.inputs, held.clean.inputs)  # type: ignore[arg-type]
     off = ~torch.eye(4, dtype=torch.bool)

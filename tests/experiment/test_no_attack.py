@@ -226,7 +226,6 @@ class OfModel(Detector, name="scan-with-incoming"):
     seen: ClassVar[list[Any]] = []
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        assert evidence.incoming is not None
         self.seen.append(evidence.incoming)
         return Findings(torch.zeros(2))
 

@@ -58,7 +58,6 @@ class Deadly(Purifier, name="deadly"):
             file.write("x")
         if count.stat().st_size <= self.times:
             os.kill(os.getpid(), signal.SIGKILL)
-        assert evidence.victim is not None
         return evidence.victim.clone()
 
 
@@ -69,7 +68,6 @@ class Failing(Purifier, name="failing"):
     how: str = "plain"
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None
         if self.path and not Path(self.path).exists():
             return evidence.victim.clone()
         if self.how == "notes":
@@ -104,7 +102,6 @@ class Blanking(Purifier, name="blanking"):
     """Breaks the rule: changes the victim that it is given."""
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None
         with torch.no_grad():
             for p in evidence.victim.parameters():
                 p.zero_()
@@ -119,7 +116,6 @@ class Meddling(Purifier, name="meddling"):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         with Path(self.path).open("a", encoding="utf-8") as file:
             file.write("\n# changed\n")
-        assert evidence.victim is not None
         return evidence.victim.clone()
 
 

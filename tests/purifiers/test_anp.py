@@ -38,7 +38,7 @@ def test_the_mask_of_the_planted_neuron_shrinks_and_no_other(norm: bool) -> None
 @pytest.mark.parametrize("purifier", [FEW, ANP.preset("paper", steps=60, statistics="running")], ids=["chosen", "paper"])
 def test_the_backdoor_is_pruned_and_nothing_else(purifier: ANP, norm: bool) -> None:
     held, marked = evidence(norm), images(third=1.0)
-    assert held.victim is not None and called(held.victim, marked).unique().tolist() == [0]
+    assert called(held.victim, marked).unique().tolist() == [0]
     found = purifier.purify(held, toys.context("image"))
     assert torch.equal(called(found, marked), marked.y)
     assert found.notes["pruned"] == 1 and found.notes["of"] == 3
@@ -57,7 +57,7 @@ def test_a_part_is_held_out_only_where_a_threshold_is_chosen(
 
     monkeypatch.setattr(ANP, "learn", noted)
     FEW.replace(threshold=threshold).purify(held, toys.context("image"))
-    assert held.clean is not None and seen == [round(share * len(held.clean))]
+    assert seen == [round(share * len(held.clean))]
 
 
 def test_statistics_are_those_of_batches_on_images_alone_and_stay_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,6 @@ class Watching(Purifier):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         SEEN.append(evidence)
-        assert evidence.victim is not None
         return evidence.victim.clone()
 
 

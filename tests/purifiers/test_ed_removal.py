@@ -26,7 +26,6 @@ def screen_of(victim: Victim) -> Removal:
 @pytest.mark.parametrize("method", [EDRemoval(k=6, quantile=0.5), SMALL], ids=["default", "paper"])
 def test_flagged_graphs_lose_their_edges_and_the_others_none(method: EDRemoval, odd: bool) -> None:
     held, inputs = toys.evidence("graph", odd=odd), toys.splits("graph").test.inputs
-    assert held.victim is not None
     found = method.purify(held, toys.context("graph", odd=odd))
     screen = screen_of(found)
     scored, seen = screen.scored(held.victim, inputs), screen.before(held.victim, inputs)

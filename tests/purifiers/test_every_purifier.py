@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -74,17 +73,17 @@ def test_clean_data_that_cannot_do(purifier: Purifier) -> None:
     held, ctx = toys.evidence("graph"), toys.context("graph")
     clean = held.clean
     assert clean is not None
-    first = replace(held, clean=clean.take((clean.y == 0).nonzero().flatten()))
+    first = held.but(clean=clean.take((clean.y == 0).nonzero().flatten()))
     if purifier.trains:
         with pytest.raises(InvalidInput, match=r"have none of '1'.*give at least one of each$"):
             purifier.purify(first, ctx)
     else:
         purifier.purify(first, ctx)  # it unlearns nothing
     with pytest.raises(InvalidInput, match="needs at least 2 clean samples, got 1"):
-        purifier.purify(replace(held, clean=clean.take(torch.tensor([0]))), ctx)
+        purifier.purify(held.but(clean=clean.take(torch.tensor([0]))), ctx)
     wide = Dataset.of(clean.inputs.with_(x=torch.cat([clean.inputs.x] * 2, 1)), clean.y, clean.modality, clean.classes)
     with pytest.raises(InvalidInput, match=r"cannot be called on the clean data .*width 8.*give data it was made for"):
-        purifier.purify(replace(held, clean=wide), ctx)
+        purifier.purify(held.but(clean=wide), ctx)
 
 
 @pytest.mark.parametrize("victim", ["no-batch-norm", "single-layer", "no-linear-head"])
@@ -108,13 +107,12 @@ def test_unusual_models_are_purified_or_refused_in_a_sentence(purifier: Purifier
 @pytest.mark.parametrize("share", ["all", "some"])
 def test_a_frozen_model_is_purified_as_any_other_and_stays_frozen(purifier: Purifier, share: str) -> None:
     held = toys.evidence("graph")
-    assert held.victim is not None
     frozen = held.victim.clone()
     names = [n for n, _ in frozen.module.named_parameters()]
     for name, p in frozen.module.named_parameters():
         p.requires_grad_(share == "some" and name == names[-1])
     flags = {n: p.requires_grad for n, p in frozen.module.named_parameters()}
-    plain, found = (purifier.purify(replace(held, victim=v), toys.context("graph")) for v in (held.victim, frozen))
+    plain, found = (purifier.purify(held.but(victim=v), toys.context("graph")) for v in (held.victim, frozen))
     for (name, p), (_, q) in zip(plain.module.named_parameters(), found.module.named_parameters(), strict=True):
         assert torch.equal(p, q), name
         assert q.requires_grad == flags.get(before_polarizing(found.module, name), True), name  # npd adds a polarizer

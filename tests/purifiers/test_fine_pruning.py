@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from planted import TRAP, called, evidence, images
@@ -21,7 +19,7 @@ from ostiary.testing import toys
 @pytest.mark.parametrize("norm", [False, True])
 def test_the_neuron_that_sleeps_on_clean_samples_goes_and_does_not_come_back(norm: bool, epochs: int) -> None:
     held, marked = evidence(norm), images(third=1.0)
-    assert held.victim is not None and called(held.victim, marked).unique().tolist() == [0]
+    assert called(held.victim, marked).unique().tolist() == [0]
     found = FinePruning(epochs=epochs, lr=0.1).purify(held, toys.context("image"))
     head = found.module.get_submodule(found.head).weight
     assert not head[:, TRAP].any() and bool(head[:, :TRAP].any(0).all())
@@ -48,7 +46,7 @@ def test_a_share_that_is_given_goes_whatever_it_costs(share: float, gone: list[i
 
 
 def test_a_share_and_an_oracle_contradict() -> None:
-    held = dataclasses.replace(evidence(), oracle=lambda victim: (1.0, 0.0))
+    held = evidence().but(oracle=lambda victim: (1.0, 0.0))
     with pytest.raises(Unsupported, match="leave one of the two out"):
         FinePruning(share=0.5, oracle=True).purify(held, toys.context("image"))
 

@@ -153,7 +153,6 @@ def test_options_lead_to_different_students(options: dict[str, Any]) -> None:
 
 def test_layers_of_different_widths_and_a_single_layer() -> None:
     held, ctx = toys.evidence("graph"), toys.context("graph")
-    assert held.train is not None
 
     def trained(layers: tuple[int, ...]) -> Evidence:
         victim = Victim(Narrowing(held.train.inputs.x.shape[1], layers), "graph")  # type: ignore[union-attr]
@@ -168,7 +167,6 @@ def test_layers_of_different_widths_and_a_single_layer() -> None:
 
 def test_layers_without_a_row_per_node_are_refused() -> None:
     held, ctx = toys.evidence("graph"), toys.context("graph")
-    assert held.victim is not None
     pooled = Victim(held.victim.module, "graph", stages=("head",))
     with pytest.raises(Unsupported, match="one row per node"):
         GraphNAD().purify(Evidence(pooled, clean=held.clean), ctx)

@@ -27,7 +27,6 @@ class Bare(nn.Module):
 
 def test_no_weight_and_no_layer_are_refused_before_work_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     held, ctx = toys.evidence("image"), toys.context("image")
-    assert held.clean is not None
     monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("it has begun to train"))
     with pytest.raises(Unsupported, match="'nad' not applicable: betas names no weight of a layer; give at least one number"):
         NAD(betas=()).purify(held, ctx)
@@ -45,7 +44,6 @@ def test_a_stage_of_one_pixel_is_passed_over_for_those_that_have_maps() -> None:
 
 def test_a_model_whose_stages_have_one_pixel_each_is_refused() -> None:
     held = toys.evidence("image")
-    assert held.clean is not None
     point = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(held.clean.inputs.shape[1], 4, 1), nn.ReLU(), nn.Flatten())
     point.append(nn.Linear(4, held.clean.n_classes))
     victim = Victim(point, held.clean.modality, stages=["1", "2"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -40,7 +38,6 @@ def test_edges_up_to_the_threshold_go_in_both_directions(threshold: float, left:
 def test_one_hot_features_are_compared_after_the_first_layer() -> None:
     """By features every edge of a one-hot either stays or goes; the embedding tells more."""
     held = toys.evidence("graph")
-    assert held.victim is not None and held.clean is not None
     inputs = held.clean.inputs
     first = held.victim.layers(inputs)[1][0].detach()
     a, b = inputs.edge_index
@@ -92,7 +89,7 @@ def test_when_decides_what_is_needed_and_what_comes_out() -> None:
     assert Prune(when="both").needed() == {"train"}
     before = Prune(by="features", when="train").purify(held, ctx)
     assert not isinstance(before.module, Screened)
-    both = Prune(by="features", when="both").purify(replace(held, victim=None), ctx)
+    both = Prune(by="features", when="both").purify(held.but(victim=None), ctx)
     assert isinstance(both.module, Screened)
     with pytest.raises(Unsupported, match="drop_labels"):
         Prune(drop_labels=True).purify(held, ctx)

@@ -43,7 +43,6 @@ class Told(Detector):
     wary: tuple[int, ...] = ()
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        assert evidence.train is not None
         scores = uniform(SEED, evidence.train.ids, 0)
         scores[list(self.wary)] = 0.5 + scores[list(self.wary)] / 2
         scores[list(self.rows)] += 1
@@ -92,7 +91,6 @@ def test_further_looks_find_poison_that_the_detector_missed() -> None:
 def test_what_the_given_model_finds_hard_too_is_not_taken_for_poison(given: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two samples that no model gets right and two that only the backdoored one gets right."""
     ctx, held = toys.context("image"), toys.evidence("image")
-    assert held.train is not None and held.victim is not None
     new = toys.victim("image").clone()
     hard, poison = torch.tensor([0, 1]), torch.tensor([2, 3])
 

@@ -76,7 +76,6 @@ def test_it_serves_other_inputs_and_what_enters_the_layer(modality: str, space: 
 
 def test_after_training_shared_perturbations_no_longer_lead_where_they_led() -> None:
     held, clean = toys.evidence("image"), toys.splits("image").clean
-    assert held.victim is not None
     new, old = NPD.preset("auto").purify(held, toys.context("image")), polarized(held.victim)
     goal, share, rates = clean.classes.index(new.notes["aimed at"]), new.notes["entries"], []
     start = torch.zeros_like(clean.inputs)

@@ -156,7 +156,6 @@ def test_a_model_of_one_layer_is_refused() -> None:
 
 def test_a_climb_without_end_stops_at_the_last_finite_weights() -> None:
     held = toys.evidence("graph")
-    assert held.victim is not None and held.clean is not None
     trainer = Trainer(optimizer="sgd", lr=1e3, epochs=50)
     climbed, _ = unlearnt(held.victim, held.clean, trainer, 0)
     assert all(bool(torch.isfinite(p).all()) for p in climbed.parameters())

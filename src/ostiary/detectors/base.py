@@ -59,7 +59,8 @@ class Detector(Component):
         if held.modality_name not in self.modalities:
             raise Unsupported(f"detector '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
         held = held.checked()
-        if self.searches and held.victim and held.clean and not held.victim.learns(held.clean.take(torch.tensor([0])).inputs):
+        searched = self.searches and held.has("victim", "clean")
+        if searched and not held.victim.learns(held.clean.take(torch.tensor([0])).inputs):
             raise Unsupported(f"detector '{self.name}' not applicable: the model passes no gradient to search by")
         reason = self.refuse(held)
         if reason:
@@ -108,11 +109,4 @@ class InputDetector(Detector):
 
     def suspects(self, evidence: Evidence) -> Dataset:
         """The samples to score; the labels of incoming ones say nothing."""
-        found = evidence.train if self.on == "train" else evidence.incoming
-        assert found is not None  # `only` has checked it
-        return found
-
-
-def given(held: T | None) -> T:
-    assert held is not None  # `only` has checked it
-    return held
+        return evidence.train if self.on == "train" else evidence.incoming

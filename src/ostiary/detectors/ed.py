@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ostiary.context import Context
-from ostiary.detectors.base import Findings, InputDetector, given
+from ostiary.detectors.base import Findings, InputDetector
 from ostiary.detectors.explanability import Explanability, together
 from ostiary.evidence import Evidence
 
@@ -30,7 +30,6 @@ class ED(Explanability, InputDetector, name="ed"):
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         data, clean = self.suspects(evidence), evidence.clean
-        assert clean is not None  # `only` has checked it
-        found = self.scored(given(evidence.victim), *together(data, clean), ctx).scores
+        found = self.scored(evidence.victim, *together(data, clean), ctx).scores
         scores, threshold = found[: len(data)], self.threshold(found[len(data) :])
         return Findings(scores, scores > threshold, info={"threshold": threshold})

@@ -50,13 +50,11 @@ class FCT(Detector, name="fct"):
     poisoned: Rate = 0.05
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.train is not None
         if len(evidence.train) < 2:
             return "it trains a model of its own, for which one sample is too few"
         return overlap(self.clean, self.poisoned)
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        assert evidence.train is not None
         train, own = evidence.train, ctx.trainer
         if why := probe(ctx.fresh(train), train):
             raise Unsupported(f"detector '{self.name}' not applicable: {why}")

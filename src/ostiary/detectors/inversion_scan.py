@@ -8,7 +8,7 @@ from typing import Any, Literal
 from ostiary.attacks.random_graphs import trigger_size
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
-from ostiary.detectors.base import Detector, Findings, given
+from ostiary.detectors.base import Detector, Findings
 from ostiary.detectors.class_triggers import ClassTrigger, by_size, recovered, sketch
 from ostiary.detectors.outliers import anomaly, too_few
 from ostiary.detectors.panel import Panel
@@ -60,7 +60,6 @@ class InversionScan(Detector, name="inversion-scan"):
     reached: Rate = 0.9
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.clean is not None
         clean = evidence.clean
         held = clean.y.unique().tolist()
         if len(held) < 2:
@@ -70,7 +69,7 @@ class InversionScan(Detector, name="inversion-scan"):
         return f"index=mad: {few}, or use index=margin" if few else ""
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        victim, clean = given(evidence.victim), given(evidence.clean)
+        victim, clean = evidence.victim, evidence.clean
         features, school = feature_kind(clean.inputs), School(victim, clean, self.references, self.lessons, self.epochs)
         panel = partial(Panel, victim, clean=clean, quantile=self.quantile, peers=self.peers)
         structure = panel(school.by_labels(ctx))

@@ -9,7 +9,7 @@ import torch
 from ostiary.component import Positive, PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.detectors.base import Detector, Findings, given
+from ostiary.detectors.base import Detector, Findings
 from ostiary.detectors.masks import MaskInversion, Patches
 from ostiary.detectors.outliers import anomaly, too_few
 from ostiary.evidence import Evidence
@@ -51,7 +51,6 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
     scale: Literal["linear", "log"] = "linear"
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.clean is not None
         return too_few(evidence.clean.n_classes)
 
     def recover(self, victim: Victim, clean: Dataset, ctx: Context) -> Patches:
@@ -69,8 +68,7 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
         return index, index > self.outlier
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        victim, clean = given(evidence.victim), evidence.clean
-        assert clean is not None
+        victim, clean = evidence.victim, evidence.clean
         patches = self.recover(victim, clean, ctx)
         index, flagged = self.judge(patches)
         drawn, lines = [], {}

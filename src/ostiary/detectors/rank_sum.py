@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ostiary.component import Rate
 from ostiary.context import Context
-from ostiary.detectors.base import Detector, Findings, given
+from ostiary.detectors.base import Detector, Findings
 from ostiary.detectors.rigbd import RIGBD
 from ostiary.evidence import Evidence
 
@@ -43,7 +43,7 @@ class RankSum(Detector, name="rank-sum"):
         return self.first.cannot_filter(evidence) or self.second.cannot_filter(evidence)
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        train, parts = given(evidence.train), ((self.first, "first"), (self.second, "second"))
+        train, parts = evidence.train, ((self.first, "first"), (self.second, "second"))
         scores = torch.stack([shared_ranks(part.findings(evidence, ctx.within(name)).scores) for part, name in parts]).sum(0)
         labels, flagged = labels_in_excess(scores, train.y, self.share, self.above)
         info = {"suspected": [train.classes[c] for c in labels], "flagged": int(flagged.sum())}

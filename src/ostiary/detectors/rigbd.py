@@ -12,7 +12,7 @@ from torch import Tensor
 from ostiary.component import Positive, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.detectors.base import Findings, InputDetector, given
+from ostiary.detectors.base import Findings, InputDetector
 from ostiary.detectors.edge_drop import Loopless, sway
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
@@ -60,7 +60,7 @@ class RIGBD(InputDetector, name="rigbd"):
         data = self.suspects(evidence)
 
         def scored(share: float, number: int) -> tuple[Tensor, Tensor]:
-            victim = self.own(given(evidence.train), share, ctx, number) if self.own_model else given(evidence.victim)
+            victim = self.own(evidence.train, share, ctx, number) if self.own_model else evidence.victim
             return sway(victim, data, self.passes, self.drop, ctx.key("edges"), self.keep_last)
 
         if self.own_model:

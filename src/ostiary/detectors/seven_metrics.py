@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ostiary.component import NonNegative, Rate
 from ostiary.context import Context
-from ostiary.detectors.base import Findings, InputDetector, given
+from ostiary.detectors.base import Findings, InputDetector
 from ostiary.detectors.explanability import together
 from ostiary.detectors.explanation_metrics import bend, components, degree_variance
 from ostiary.evidence import Evidence
@@ -50,8 +50,7 @@ class SevenMetrics(InputDetector, name="seven-metrics"):
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         data, clean = self.suspects(evidence), evidence.clean
-        assert clean is not None  # `only` has checked it
-        found = self.measures(given(evidence.victim), *together(data, clean), ctx)
+        found = self.measures(evidence.victim, *together(data, clean), ctx)
         far = (found - found[:, len(data) :].median(1, keepdim=True).values).abs()
         here, usual = far[:, : len(data)].contiguous(), far[:, len(data) :].sort(1).values.contiguous()
         cast = here > usual.quantile(self.quantile, 1, keepdim=True, interpolation="higher")

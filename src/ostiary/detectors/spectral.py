@@ -29,7 +29,6 @@ class Spectral(Detector, name="spectral"):
     factor: PositiveFloat = 1.5
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        assert evidence.victim is not None and evidence.train is not None
         train = evidence.train
         features = evidence.victim.embed(train.inputs)[1]
         scores = torch.zeros(len(train), dtype=torch.float64)

@@ -10,7 +10,7 @@ from torch import Tensor
 from ostiary.component import Positive, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.detectors.base import Findings, InputDetector, given
+from ostiary.detectors.base import Findings, InputDetector
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
@@ -40,15 +40,13 @@ class Strip(InputDetector, name="strip"):
     added = frozenset({"mean"})
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.clean is not None
         if self.mean and evidence.modality_name != "image":
             return "only images have a mean; leave mean out"
         n = len(evidence.clean)
         return "" if n >= 3 else f"entropies of {n} clean sample{'s' * (n > 1)} have no spread; give at least 3"
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
-        victim, clean = given(evidence.victim), evidence.clean
-        assert clean is not None
+        victim, clean = evidence.victim, evidence.clean
         chosen = torch.randperm(len(clean), generator=ctx.rng("overlays"))[: self.overlays]
         overlays = clean.take(chosen).inputs
         data: Dataset = self.suspects(evidence)

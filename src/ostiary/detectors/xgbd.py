@@ -52,7 +52,6 @@ class XGBD(Detector, name="xgbd"):
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         train = evidence.train
-        assert train is not None  # `only` has checked it
         hooks = [Flooding(self.flooding)] if self.flooding else []
         helper = ctx.within("helper").fit(train, hooks, what="training the helper model")
         logits = helper.predict(self.explained(helper, train, ctx))

@@ -211,10 +211,10 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
 
     def ask(detector: Detector, shown: Evidence) -> Findings | None:
         """What the detector says of this cell, computed with its stage's seeds and taken from there if it is done."""
-        pairs = ((shown.victim, victim), (shown.train, evidence.train), (shown.clean, evidence.clean))
-        if any(held is not None and held is not own for held, own in pairs):
+        parts = [name for name in ("victim", "train", "clean") if shown.has(name)]
+        if not evidence.has(*parts) or any(getattr(shown, name) is not getattr(evidence, name) for name in parts):
             return None
-        if any(getattr(shown, name) is None for name in detector.needed()):  # such as incoming inputs, which it has not either
+        if not shown.has(*detector.needed()):  # such as incoming inputs, which it has not either
             return None
         row = bench.store.stage(Stage("detector", cell, detector).key())
         if row is not None and row.status == "done":

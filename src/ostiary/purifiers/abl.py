@@ -55,7 +55,6 @@ class ABL(Purifier, name="abl"):
     keep: Rate = 0.75
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.train is not None
         n = len(evidence.train)
         rest = n - self.count(n)
         return "" if rest >= 2 else f"of {n} training samples {rest} would be left to train on; give more or lower isolate"
@@ -73,7 +72,6 @@ class ABL(Purifier, name="abl"):
         return victim, losses.argsort(stable=True)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.train is not None
         train, trainer = evidence.train, ctx.trainer
         victim, order = self.ranked(train, ctx)
         apart, rest = order.split([self.count(len(train)), len(train) - self.count(len(train))])

@@ -72,7 +72,6 @@ class Unlearner(Budget):
 
 def unmoved(evidence: Evidence) -> str:
     """Why no perturbation of the inputs can be found for the victim, or nothing."""
-    assert evidence.victim is not None and evidence.clean is not None
     victim, clean = evidence.victim.clone(), evidence.clean
     batch = clean.take(torch.arange(2)).move(victim.device).inputs
     by = clean.modality.unperturbed(batch).requires_grad_()

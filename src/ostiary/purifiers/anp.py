@@ -53,12 +53,10 @@ class ANP(Choice, Purifier, name="anp"):
     tolerance: Rate = 0.05
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.victim is not None
         lack = refusal(Neurons.of, evidence.victim)
         return lack or self.at_odds("threshold", self.threshold)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         neurons, tune, check = Neurons.of(evidence.victim.clone()), evidence.clean, evidence.clean
         if self.threshold is None and evidence.oracle is None:  # else it may learn on all there is
             tune, check = hold_out(evidence.clean, ctx.key("hold out"))

@@ -56,9 +56,8 @@ class Auxiliary(Purifier, name="auxiliary"):
         return self.purifier.rebuild(victim)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None
         data = self.drawn(evidence.victim, ctx)
-        cleaned = self.purifier.purify(replace(evidence, clean=data), ctx.within(self.purifier.name))
+        cleaned = self.purifier.purify(evidence.but(clean=data), ctx.within(self.purifier.name))
         cleaned.notes["auxiliary graphs"] = {name: int((data.y == c).sum()) for c, name in enumerate(data.classes)}
         return cleaned
 

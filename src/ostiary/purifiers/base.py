@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import replace
 from typing import ClassVar, Literal, final
 
 import torch
@@ -113,18 +112,18 @@ class Purifier(Component):
         if held.modality_name not in self.modalities:
             raise Unsupported(f"purifier '{self.name}' not applicable: it works on {', '.join(sorted(self.modalities))} data")
         held = held.checked()
-        if held.victim is not None and held.clean is not None:
+        if held.has("victim", "clean"):
             self._fits(held.victim, held.clean)
         reason = self.refuse(held)
         if reason:
             raise Unsupported(f"purifier '{self.name}' not applicable: {reason}")
-        frozen = {n for n, p in held.victim.module.named_parameters() if not p.requires_grad} if held.victim else set()
-        if frozen and held.victim:  # a model handed out for use only; what purifies it trains all of it
-            held = replace(held, victim=_let_train(held.victim.clone(), frozen, True))
+        frozen = _frozen(held.victim) if held.has("victim") else set()
+        if frozen:  # a model handed out for use only; what purifies it trains all of it
+            held = held.but(victim=_let_train(held.victim.clone(), frozen, True))
         victim = self.cleanse(held, ctx)
         _let_train(victim, frozen, False)
         victim.eval()
-        if self.trains and held.victim is not None and held.clean is not None:
+        if self.trains and held.has("victim", "clean"):
             self._look(held.victim, victim, held.clean)
         return victim
 
@@ -173,6 +172,10 @@ class Purifier(Component):
         beyond = [c for c in absent if clean.classes[c] == f"output {c}"]
         said = f", or leave out outputs that no class has, by a forward that gives the first {absent[0]} columns"
         return said if beyond == absent and absent[0] > 1 else ""
+
+
+def _frozen(victim: Victim) -> set[str]:
+    return {name for name, p in victim.module.named_parameters() if not p.requires_grad}
 
 
 def _let_train(victim: Victim, names: set[str], flag: bool) -> Victim:

@@ -58,7 +58,7 @@ class Certified(Purifier):
         return Voting([victim.clone() for _ in range(self.members())], self.view())
 
     def refuse(self, evidence: Evidence) -> str:
-        held = next(d.inputs for d in (evidence.train, evidence.clean) if d is not None)
+        held = (evidence.train if evidence.has("train") else evidence.clean).inputs
         return self.unproven(held)
 
     def unproven(self, inputs: Inputs) -> str:
@@ -67,7 +67,6 @@ class Certified(Purifier):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train = evidence.train
-        assert train is not None
         view = self.view(ctx.key("votes"), isinstance(train.inputs, Graphs) and are_degrees(train.inputs))
         members = [
             _member(train.take(rows), view, ctx.within(f"member {i}"), f"{self.name}: model {i + 1} of {self.members()}")

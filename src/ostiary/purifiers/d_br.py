@@ -49,7 +49,6 @@ class DBR(Splitting, name="d-br"):
     schedule: Literal["constant", "cosine"] = "constant"
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.train is not None
         train, victim, parts = evidence.train, evidence.victim.clone(), self.divide(evidence, ctx)
         clean, poisoned = train.take(parts.clean), train.take(parts.poisoned)
         rounds = at_least(self.epochs, self.steps, len(poisoned), self.batch_size) if len(poisoned) else self.epochs

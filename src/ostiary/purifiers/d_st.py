@@ -47,7 +47,6 @@ class DST(Splitting, name="d-st"):
     ceiling: PositiveFloat = 2.0
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.train is not None
         train, parts, victim = evidence.train, self.divide(evidence, ctx), ctx.fresh(evidence.train)
         trusted = torch.zeros(len(train), dtype=torch.bool)
         trusted[parts.clean] = True

@@ -45,7 +45,6 @@ def softened(y: Tensor, told: Tensor, share: float) -> Tensor:
 
 def distilled(evidence: Evidence, ctx: Context, teaching: Trainer, learning: Trainer, apart: Apart, ce: bool = True) -> Victim:
     """A copy of the victim, drawn by `learning` to a copy that `teaching` has fine-tuned on the clean samples."""
-    assert evidence.victim is not None and evidence.clean is not None
     victim, clean = evidence.victim, evidence.clean
     teacher = teaching.fit(victim.clone(), clean, ctx.key("teacher"), what="distillation: teacher")
     hooks = [Distillation(teacher, apart, ce=ce)]

@@ -66,7 +66,6 @@ class EDRemoval(Explanability, Purifier, name="ed-removal"):
         return screened(victim, Removal(self))
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         screen, graphs = Removal(self), evidence.clean.inputs
         screen.seed.fill_(ctx.key("explanation"))
         screen.degrees.fill_(are_degrees(graphs))

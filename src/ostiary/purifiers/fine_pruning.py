@@ -39,7 +39,6 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
 
     def refuse(self, evidence: Evidence) -> str:
         victim, clean = evidence.victim, evidence.clean
-        assert victim is not None and clean is not None
         if why := self.at_odds("share", self.share):
             return why
         try:
@@ -53,7 +52,6 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
         return "" if others else "the head is the only layer, so that there is no channel to prune"
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim.clone(), evidence.clean
         tune, check = hold_out(clean, ctx.key("hold out"))
         features = victim.embed(tune.inputs)[1]

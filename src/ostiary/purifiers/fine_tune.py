@@ -20,6 +20,5 @@ class FineTune(FineTuning, Purifier, name="fine-tune"):
     epochs: Positive = 30
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         trainer = self.trainer(ctx, evidence.clean, self.epochs)
         return trainer.fit(evidence.victim.clone(), evidence.clean, ctx.key("order"), what="fine-tuning")

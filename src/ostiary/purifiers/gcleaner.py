@@ -75,7 +75,6 @@ class GCleaner(Purifier, name="gcleaner"):
     vary: NonNegativeFloat = 1.5
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim, evidence.clean.move(evidence.victim.device)
         clean = clean.balanced() if self.balance else clean
         by_class = self.objective == "class"

@@ -55,7 +55,6 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
 
     def refuse(self, evidence: Evidence) -> str:
         """Every layer must have a row per node, and relations need two of them."""
-        assert evidence.victim is not None and evidence.clean is not None
         victim, few = evidence.victim, evidence.clean.inputs.take(torch.arange(2))
         with torch.no_grad(), evaluating(victim):
             batch = victim.modality.move(few, victim.device)
@@ -67,7 +66,6 @@ class GraphNAD(FineTuning, Purifier, name="graphnad"):
         return ""
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.clean is not None
         clean = evidence.clean
         teaching, learning = (self.trainer(ctx, clean, n) for n in (self.teacher_epochs, self.epochs))
         apart = partial(self.apart, rng=ctx.rng("directions"))

@@ -10,6 +10,7 @@ import torch
 from ostiary.component import Component
 from ostiary.data.dataset import Dataset
 from ostiary.data.source import stratified
+from ostiary.evidence import Oracle
 from ostiary.models.victim import Victim
 from ostiary.seeds import generator
 from ostiary.thresholds import EXACT
@@ -59,9 +60,6 @@ class Choice(Component):
         if given is None or not self.oracle:
             return ""
         return f"a {what} that is given leaves an oracle nothing to choose; leave one of the two out"
-
-
-Oracle = Callable[[Victim], tuple[float, float]]
 
 
 def deepest(

@@ -51,7 +51,6 @@ class IBAU(Unlearner, Purifier, name="i-bau"):
     map_step: PositiveFloat = 0.1
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         hook = Minimax(self, evidence.clean, ctx.rng("perturbation"))
         return self.trained(evidence.victim, evidence.clean, hook, ctx, self.trainer(ctx, evidence.clean).freeze_norms)
 

@@ -28,7 +28,6 @@ class JointPartition(Partitioned, name="joint-partition"):
 
     def refuse(self, evidence: Evidence) -> str:
         train = evidence.train
-        assert train is not None
         degrees = int(counts_degrees(train.inputs).sum())
         if abs(2 * degrees - len(train)) <= self.parts:  # else no number of graphs within a radius decides
             return (

@@ -56,7 +56,6 @@ class MESA(FineTuning, Purifier, name="mesa"):
     epochs: Positive = 20
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.clean is not None
         clean, (h, w) = evidence.clean, evidence.clean.inputs.shape[2:]
         if self.size > min(h, w):
             raise InvalidInput(f"a patch of {self.size} pixels does not fit images of {h} x {w}; lower size")
@@ -69,7 +68,6 @@ class MESA(FineTuning, Purifier, name="mesa"):
         return PatchSearch(self.size, steps, self.lr_patches, batch_size, self.hidden, self.alpha, self.rough, learnt)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim.clone(), evidence.clean
         target = self.target if self.target is not None else self.found(victim, clean, ctx.within("scan"))
         if target is not None:

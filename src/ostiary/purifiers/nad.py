@@ -36,7 +36,6 @@ class NAD(FineTuning, Purifier, name="nad"):
     epochs: Positive = 20
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.victim is not None and evidence.clean is not None
         if not self.betas:
             return "betas names no weight of a layer; give at least one number"
         victim, two = evidence.victim, evidence.clean.take(torch.arange(2)).inputs
@@ -45,7 +44,6 @@ class NAD(FineTuning, Purifier, name="nad"):
         return "" if mapped(layers) else "none of the model's layers holds a map of more than one pixel to attend to"
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.clean is not None
         clean = evidence.clean
         teaching, learning = (self.trainer(ctx, clean, n) for n in (self.teacher_epochs, self.epochs))
         return distilled(evidence, ctx, teaching, learning, self.apart)

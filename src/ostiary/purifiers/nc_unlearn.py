@@ -34,7 +34,6 @@ class NCUnlearn(FineTuning, Purifier, name="nc-unlearn"):
         return self.scan.refuse(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         victim, clean = evidence.victim.clone(), evidence.clean
         patches = self.scan.recover(victim, clean, ctx)
         index, flagged = self.scan.judge(patches)

@@ -49,7 +49,6 @@ class NodeUnlearning(Purifier, name="node-unlearning"):
     agree: Rate = 0.95
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         victim, student = evidence.victim, evidence.victim.clone()
         data = self.known(victim, evidence.clean, ctx).move(victim.device)
         reach = self.reach * float(data.inputs.x.norm(dim=1).mean())

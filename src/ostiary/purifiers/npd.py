@@ -54,7 +54,6 @@ class NPD(Aim, Budget, Purifier, name="npd"):
     max_norm: NonNegativeFloat | None = None
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.victim is not None and evidence.clean is not None
         few = evidence.clean.take(torch.arange(2)).inputs
         try:
             found = polarized(evidence.victim, self.layer)
@@ -70,7 +69,6 @@ class NPD(Aim, Budget, Purifier, name="npd"):
         return polarized(victim, self.layer)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         tune, check = hold_out(evidence.clean, ctx.key("hold out"))
         before, tried = accuracy(evidence.victim, check), dict[float, float]()
         hook = (Together if self.shared else Towards)(self, self.space)  # one for all rates: what it searches for is the same

@@ -52,13 +52,12 @@ class Prune(Purifier, name="prune"):
         return victim if self.when == "train" else screened(victim, Pruning(victim.clone(), self.threshold))
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        data = evidence.clean or evidence.train
-        assert data
+        data = evidence.clean if evidence.has("clean") else evidence.train
         kind = feature_kind(_store(data.inputs))
         embedded = self.by == "embedding" or (self.by == "auto" and kind != "range")
-        model = evidence.victim.clone() if evidence.victim else ctx.surrogate(data) if embedded else ctx.fresh(data)
+        model = evidence.victim.clone() if evidence.has("victim") else ctx.surrogate(data) if embedded else ctx.fresh(data)
         screen = Pruning(model.eval(), self.threshold, embedded, kind == "degree")
-        if evidence.victim:
+        if evidence.has("victim"):
             return screened(evidence.victim, screen)
         victim = ctx.fit(self.pruned(data, screen), what="prune: retraining")
         return victim if self.when == "train" else screened(victim, screen)

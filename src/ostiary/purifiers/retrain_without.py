@@ -35,7 +35,6 @@ class RetrainWithout(Purifier, name="retrain-without"):
         return self.detector.cannot_filter(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.train is not None
         train, found = evidence.train, self.detector.findings(evidence, ctx)
         dropped = found.flagged
         if self.share > 0:

@@ -10,7 +10,7 @@ from ostiary.component import PositiveFloat, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors import rigbd
-from ostiary.detectors.base import Detector, Findings, given
+from ostiary.detectors.base import Detector, Findings
 from ostiary.detectors.rank_sum import RankSum
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
@@ -57,7 +57,7 @@ class RIGBD(Purifier, name="rigbd"):
         return self.finder.cannot_filter(evidence)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        train, findings = given(evidence.train), self.finder.findings(evidence, ctx)
+        train, findings = evidence.train, self.finder.findings(evidence, ctx)
         if findings.flagged is None:
             raise Unsupported(f"purifier '{self.name}' not applicable: its finder '{self.finder.name}' flags no rows")
         flagged = self.contradicted(train, findings, findings.flagged, ctx) if self.look else findings.flagged

@@ -42,7 +42,6 @@ class Sampled(Certified):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         if self.retrain:
             return super().cleanse(evidence, ctx)
-        assert evidence.victim is not None and evidence.clean is not None
         return Voting([evidence.victim.clone()], self.view(ctx.key("votes"), are_degrees(evidence.clean.inputs)))
 
     def certify(self, votes: Tensor, inputs: Inputs) -> Certificate:

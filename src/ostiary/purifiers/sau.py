@@ -53,7 +53,6 @@ class SAU(Unlearner, Purifier, name="sau"):
     answers: Rate = 0.0
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         old = evidence.victim.clone().eval()
         with without_gradients(old):
             return self.settled(evidence.victim, evidence.clean, Unlearn(self, old), ctx)

@@ -47,7 +47,6 @@ class Splitting(Purifier):
         return self.detector.needed() | self.needs
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.train is not None
         n, shares = len(evidence.train), (self.clean, self.later)
         reason = self.detector.cannot_filter(evidence) or overlap(max(shares), self.poisoned)
         few = f"of {n} training samples fewer than 2 would count as clean; give more or raise clean and trusted"
@@ -60,10 +59,9 @@ class Splitting(Purifier):
 
     def divide(self, evidence: Evidence, ctx: Context) -> Split:
         """The split, by the detector's scores and further looks; the detector's own shares and flags do not matter."""
-        assert evidence.train is not None
         train = evidence.train
         first = ranks(self.detector.findings(evidence, ctx).scores)
-        own = torch.zeros(len(train)) if evidence.victim is None or not self.looks else losses(evidence.victim, train)
+        own = torch.zeros(len(train)) if not self.looks or not evidence.has("victim") else losses(evidence.victim, train)
         found, seen = self.parted(first, first, train, self.clean), first
         for look in range(self.looks):
             seen = ranks(losses(trusting(train, found.clean, ctx.within(f"look {look}")), train) - own)

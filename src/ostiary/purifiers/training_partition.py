@@ -42,7 +42,6 @@ class Partitioned(Certified):
 
     def refuse(self, evidence: Evidence) -> str:
         train = evidence.train
-        assert train is not None
         if len(train) < 2 * self.parts:
             return f"{len(train)} training samples are too few for {self.parts} parts; give fewer parts"
         return super().refuse(evidence)

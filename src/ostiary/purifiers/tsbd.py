@@ -53,12 +53,10 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
     skip: tuple[str, ...] = ("shortcut", "downsample")
 
     def refuse(self, evidence: Evidence) -> str:
-        assert evidence.victim is not None
         lack = refusal(Neurons.filters, evidence.victim, self.skip)
         return lack or self.at_odds("share of neurons", self.neurons)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        assert evidence.victim is not None and evidence.clean is not None
         whole, notes = Attempt(self, evidence.victim, evidence.clean, ctx), dict[str, Any]()
         if self.neurons is not None:
             share = self.neurons

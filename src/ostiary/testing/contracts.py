@@ -34,7 +34,6 @@ from ostiary.testing.promises import (
     close,
     equal,
     findings,
-    given,
     needs_all,
     one_per_class,
     one_sample,
@@ -118,7 +117,7 @@ def check_explainer(explainer: Explainer) -> None:
     for modality in claimed(explainer):
         for odd in (False, True):
             held, ctx = toys.evidence(modality, odd=odd), toys.context(modality, odd=odd)
-            victim, clean = given(held.victim), toys.splits(modality).clean
+            victim, clean = held.victim, toys.splits(modality).clean
             before = traces(held)
             for inputs in (clean.inputs, clean.take(torch.tensor([0])).inputs):
                 first, second = twice(explainer, partial(explainer.explain, victim, inputs, ctx))
@@ -218,7 +217,7 @@ def _check_trigger(attack: Attack, poisoned: Poisoned, clean: Splits) -> None:
 
 
 def _check_findings(detector: Detector, held: Evidence, found: Findings) -> None:
-    train, incoming = given(held.train), given(held.incoming)
+    train, incoming = held.train, held.incoming
     n = {"train": len(train), "incoming": len(incoming), "model": train.n_classes}[detector.subject()]
     promise(tuple(found.scores.shape) == (n,), detector, f"gave scores of shape {tuple(found.scores.shape)}, expected ({n},)")
     promise(bool(torch.isfinite(found.scores).all()), detector, "gave scores that are not finite")
@@ -229,8 +228,8 @@ def _check_findings(detector: Detector, held: Evidence, found: Findings) -> None
 
 
 def _check_purified(purifier: Purifier, held: Evidence, found: Victim, ctx: Context) -> None:
-    train = given(held.train)
-    shared = {p.data_ptr() for p in given(held.victim).parameters()} & {p.data_ptr() for p in found.parameters()}
+    train = held.train
+    shared = {p.data_ptr() for p in held.victim.parameters()} & {p.data_ptr() for p in found.parameters()}
     promise(not shared, purifier, "returned a victim that shares weights with the given one")
     logits = found.predict(train.inputs)
     promise(logits.shape[1] == train.n_classes, purifier, "changed the number of classes")

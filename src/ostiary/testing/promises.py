@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any, TypeVar
 
 import torch
@@ -25,11 +25,6 @@ from ostiary.seeds import scoped
 from ostiary.testing import toys
 
 T = TypeVar("T")
-
-
-def given(value: T | None) -> T:
-    assert value is not None
-    return value
 
 
 def promise(kept: bool, part: Component, broken: str) -> None:
@@ -73,7 +68,7 @@ def needs_all(part: Component, needs: Iterable[str], modality: str, call: Callab
     """Every piece of evidence a method declares to need is missed when it is not there."""
     held = toys.evidence(modality)
     for name in sorted(needs):
-        less = replace(held, **{name: None})
+        less = held.but(**{name: None})
         refuses(part, f"evidence without {name}", MissingEvidence, call, less, toys.context(modality))
 
 
@@ -121,7 +116,7 @@ def one_sample(held: Evidence) -> Evidence:
     """The same evidence with one row of everything."""
     row = torch.tensor([0])
     parts = {name: getattr(held, name).take(row) for name in ("train", "clean", "incoming")}
-    return replace(held, **parts)
+    return held.but(**parts)
 
 
 def tensors(found: Poisoned | Attribution) -> dict[str, Tensor]:
