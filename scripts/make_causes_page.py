@@ -34,7 +34,7 @@ from ostiary.models.victim import Victim
 from ostiary.purifiers.abl import ABL
 from ostiary.purifiers.fine_pruning import zero_inputs
 from ostiary.purifiers.prune import Prune
-from ostiary.report.drawing import INK, MANY, alt, chart, specification, vl_convert
+from ostiary.report.drawing import MANY, Figure, alt, chart, specification
 from ostiary.report.ranking import attacked
 
 ROOT = Path(__file__).parent.parent
@@ -170,7 +170,7 @@ def drawn(curves: list[dict[str, Any]]) -> str:
         detail="run:N",
     )  # fmt: skip
     whole = lines.properties(width=170, height=110).facet(facet=alt.Facet("of:N", title=None), columns=4)
-    return str(vl_convert.vegalite_to_svg(specification(whole))).replace(f'"{INK}"', '"#1a1a1a"')
+    return Figure("causes", "pruning", "", "", "", specification(whole)).file()
 
 
 def medians(found: dict[str, dict[str, str]]) -> list[str]:

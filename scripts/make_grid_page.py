@@ -20,7 +20,6 @@ from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import mean
 from ostiary.report.causes import causes, false_target
-from ostiary.report.drawing import INK
 from ostiary.report.ranking import RANKING, attacked, collapsed, ranking, solves, spread
 from ostiary.report.scans import SCANS, scan_rows
 from ostiary.report.tables import REACTIVATION, short, text
@@ -108,7 +107,7 @@ def figure(records: Sequence[Record]) -> list[str]:
     drawn = causes(records)
     if not drawn:
         return []
-    FIGURE.write_text(once(drawn[0].svg().replace(f'"{INK}"', '"#1a1a1a"')), encoding="utf-8")
+    FIGURE.write_text(once(drawn[0].file()), encoding="utf-8")
     return [drawn[0].caption, "", f"![{drawn[0].alt}](figures/{FIGURE.name})", ""]
 
 

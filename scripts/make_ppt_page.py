@@ -17,7 +17,7 @@ from make_image_page import detected, interval, kept
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
-from ostiary.report.drawing import INK, Figure
+from ostiary.report.drawing import Figure
 from ostiary.report.figures import figures
 from ostiary.report.sweeps import sweeps
 from ostiary.report.tables import TITLES, Group, groups, rows, short, text
@@ -114,7 +114,7 @@ def drawn(group: Group, book: Store) -> list[Figure]:
 
 def saved(figure: Figure, mark: str = "ppt") -> list[str]:
     path = PAGE.parent / "figures" / f"{mark}-{figure.name}.svg".replace("=", "-")
-    path.write_text(figure.svg().replace(f'"{INK}"', '"#1a1a1a"'), encoding="utf-8")
+    path.write_text(figure.file(), encoding="utf-8")
     return [figure.caption, "", f"![{figure.alt}](figures/{path.name})"]
 
 

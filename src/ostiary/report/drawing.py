@@ -59,6 +59,10 @@ class Figure:
     def svg(self) -> str:
         return str(vl_convert.vegalite_to_svg(self.spec, vl_version=VERSION))
 
+    def file(self) -> str:
+        """The SVG to stand in a file of its own: not every reader of those knows currentColor."""
+        return self.svg().replace(f'"{INK}"', '"#1a1a1a"')
+
     def data(self) -> str:
         """The specification as JSON that may stand inside a <script> element."""
         return json.dumps(self.spec, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")

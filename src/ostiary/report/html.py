@@ -89,7 +89,6 @@ def save_figures(records: Sequence[Record], store: str | Path | Store, folder: s
     """Write every figure of `records` as an SVG file into `folder`: `1-scatter.svg`, ... (group number, name), and
     those about several groups without a number."""
     from ostiary.report.causes import causes
-    from ostiary.report.drawing import INK
     from ostiary.report.figures import figures
     from ostiary.report.sweeps import sweeps
 
@@ -98,8 +97,7 @@ def save_figures(records: Sequence[Record], store: str | Path | Store, folder: s
         made = [("", figure) for figure in (*sweeps(grouped), *causes(records))]
         made += [(f"{number}-", figure) for number, group in enumerate(grouped, 1) for figure in figures(group, book)[0]]
     for mark, figure in made:
-        drawn = figure.svg().replace(f'"{INK}"', '"#1a1a1a"')  # not every SVG reader knows currentColor
-        written.append(save(drawn, Path(folder) / f"{mark}{figure.name}.svg"))
+        written.append(save(figure.file(), Path(folder) / f"{mark}{figure.name}.svg"))
     return written
 
 
