@@ -15,7 +15,7 @@ from ostiary.attacks.base import Attack, Poisoned, PoisoningAttack
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.detectors.base import Detector, Findings
-from ostiary.errors import Diverged
+from ostiary.errors import Diverged, MissingEvidence
 from ostiary.evidence import Evidence
 from ostiary.explainers.base import Attribution, Explainer
 from ostiary.models.base import Architecture
@@ -197,7 +197,7 @@ def test_needs_must_be_declared() -> None:
         def examine(self, evidence: Evidence, ctx: Context) -> Findings:
             return Findings(evidence.victim.predict(evidence.train.inputs).amax(1))
 
-    with pytest.raises(AttributeError):
+    with pytest.raises(MissingEvidence, match="holds no victim; give it, and name it in the method's `needs`"):
         contracts.check_detector(Greedy())
 
 
