@@ -61,11 +61,7 @@ def test_the_backdoor_falls_and_accuracy_stays(modality: str, options: dict[str,
 def test_a_layer_named_is_polarised_and_the_result_can_be_saved(layer: str) -> None:
     held, ctx, purifier = toys.evidence("image"), toys.context("image"), NPD(layer=layer, epochs=1)
     found = purifier.purify(held, ctx)
-    assert (
-        held.train is not None
-        and held.victim is not None
-        and isinstance(found.module.get_submodule(f"{layer}.polarizer"), Polarizer)
-    )
+    assert isinstance(found.module.get_submodule(f"{layer}.polarizer"), Polarizer)
     again = purifier.rebuild(ctx.fresh(held.train))
     again.module.load_state_dict(found.module.state_dict())
     (a, b), (_, c) = (v.embed(held.train.inputs) for v in (found, held.victim))
@@ -169,7 +165,7 @@ def test_a_sample_in_chunks_leads_where_the_whole_does(modality: str, monkeypatc
     held, found = toys.evidence(modality), []
     for most in (512, 7):
         monkeypatch.setattr(type(held.victim.modality), "chunk", most)
-        made = NPD.preset("auto", epochs=1).purify(held, toys.context(modality))
+        made = NPD.preset("auto", epochs=1, steps=0).purify(held, toys.context(modality))
         found.append((made.notes["aimed at"], made.notes["lead"]))
     assert found[0][0] == found[1][0] and found[0][1] == pytest.approx(found[1][1], abs=0.02)
 
