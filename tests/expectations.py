@@ -527,6 +527,7 @@ ROWS: tuple[Row, ...] = (
         IMAGES,
         {"before": (0.8, 1), "fall": (0.6, 1), "drop": (-1, 0.1)},
         RESNET,
+        {"steps": 60},
         attack=CORNER,
         small={"steps": 2},
     ),

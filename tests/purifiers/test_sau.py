@@ -43,7 +43,7 @@ def lengths(by: Tensor, owner: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("modality", ["image", "graph"])
 def test_the_backdoor_falls_and_accuracy_stays(modality: str) -> None:
-    before, after, drop, _ = rates(SAU(), modality)
+    before, after, drop, _ = rates(SAU(steps=50), modality)
     assert before >= 0.7 and after <= before - 0.5 and drop <= 0.1
 
 
@@ -51,7 +51,7 @@ def test_the_backdoor_falls_and_accuracy_stays(modality: str) -> None:
 def test_the_old_models_answers_hold_accuracy_where_labels_are_wrong(share: float, kept: bool) -> None:
     held, ctx = toys.evidence("image"), toys.context("image")
     wrong = replace(held.clean, y=(held.clean.y + 1) % held.clean.n_classes)
-    how = SAU(lr=1e-3, shared=0.0, inner=0, answers=share, freeze_norms=True)
+    how = SAU(lr=1e-3, steps=60, shared=0.0, inner=0, answers=share, freeze_norms=True)
     found = how.purify(Evidence(victim=held.victim, clean=wrong), ctx)
     assert (accuracy(found, held.clean) > 0.9 * accuracy(held.victim, held.clean)) == kept
 
