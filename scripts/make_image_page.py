@@ -39,7 +39,8 @@ def main(sources: Sequence[str]) -> None:
         "models, `plans/images-clean.yaml`; settings are in the plans. Means over seeds. *natural*: what a clean model "
         "of the same recipe and seed does with the same triggered inputs (the transfer rate). An attack counts in the ranking "
         "where it has a lift of 30 points; *solved*: a lift and an accuracy drop of at most 5 points, by a model that still "
-        "tells classes apart. Tables by attack and defence, over the runs in which defences were judged: mean and half the width of the 95 % interval (Student's over "
+        "tells classes apart. Tables by attack and defence, over the runs in which defences were judged: mean and half the "
+        "width of the 95 % interval (Student's over "
         "seeds; of a single seed Wilson's over its test inputs). DER: defence effectiveness rating, 1 where the "
         "backdoor is gone for free, 0.5 where nothing is gained.",
     ]
