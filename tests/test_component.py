@@ -228,12 +228,16 @@ def test_a_part_that_must_be_a_certain_one_refuses_others_of_its_kind() -> None:
 
 def test_a_name_is_given_once(registry: dict[Any, Any]) -> None:
     lookup("attack", "badnets")
-    with pytest.raises(BadSpec, match=r"two attacks are called 'badnets': ostiary\.attacks\.badnets and .*; rename one"):
+    with pytest.raises(
+        BadSpec, match=r"two attacks are called 'badnets': ostiary\.attacks\.badnets.* and elsewhere\.Other; rename one"
+    ):
         type("Other", (PoisoningAttack,), {"__module__": "elsewhere"}, name="badnets")
 
 
 def test_third_parties_register_through_entry_points(registry: dict[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     class Plugin:
+        name = value = "mine"
+
         @staticmethod
         def load() -> None:
             class Mine(Detector, name="mine"):
@@ -249,6 +253,55 @@ def test_third_parties_register_through_entry_points(registry: dict[Any, Any], m
     assert ("mine", __name__, ("graph",)) in [(e.name, e.module, e.modalities) for e in component.listed(["detector"])]
     with pytest.raises(UnknownName, match="unknown detector 'mien'; did you mean 'mine'"):
         build("detector", "mien")
+
+
+def test_a_plugin_that_cannot_be_imported_is_named_once_and_the_others_work(
+    registry: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = component.metadata.EntryPoint("mine", "no_such_package.methods", "ostiary.plugins")
+    monkeypatch.setattr(component.metadata, "entry_points", lambda group: [broken])
+    monkeypatch.setattr(component, "_broken", set())
+    for _ in range(2):
+        with pytest.raises(UnknownName, match="did you mean 'badnets'"):
+            build("attack", "badnet")
+    assert len(component.listed(["attack"])) > 10
+    said = [r.getMessage() for r in caplog.records]
+    assert len(said) == 1 and said[0].startswith(
+        "the plugin 'mine' (no_such_package.methods) cannot be used: ModuleNotFoundError"
+    )
+
+
+def made(**body: Any) -> Any:
+    """A detector whose class body is this."""
+    return type("Mine", (Detector,), {"__module__": "elsewhere", "examine": lambda *_: None, **body}, name="mine")
+
+
+HELD: dict[str, Any] = {"modalities": frozenset({"graph"}), "needs": frozenset({"train"}), "about": "train"}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({k: v for k, v in HELD.items() if k != "needs"}, "detector 'mine' does not say its needs; write needs = ..."),
+        ({k: v for k, v in HELD.items() if k != "about"}, "detector 'mine' does not say its about"),
+        ({**HELD, "modalities": "graph"}, r"modalities is 'graph', expected a set of names; write modalities = frozenset"),
+        ({**HELD, "needs": ("train",)}, r"needs is \('train',\), expected a set of names"),
+        ({**HELD, "scale": 0.5}, "'scale' has no type, so that it is no option; write scale: float = 0.5"),
+        ({**HELD, "__annotations__": {"label": int}, "label": 3}, "its option 'label' has the name of something"),
+        ({**HELD, "presets": {"paper": {"scal": 2}}}, "its preset 'paper' sets 'scal', which is no option; known: none"),
+    ],
+)
+def test_slips_in_a_class_are_told_as_it_is_made(registry: dict[Any, Any], body: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadSpec, match=words):
+        made(**body)
+    assert ("detector", "mine") not in registry
+    assert made(**HELD).name == "mine"
+
+
+def test_two_classes_of_one_file_may_not_share_a_name_but_a_cell_may_run_again(registry: dict[Any, Any]) -> None:
+    assert made(**HELD) is not made(**HELD)
+    with pytest.raises(BadSpec, match=r"two detectors are called 'mine': elsewhere\.Mine and elsewhere\.Other; rename one"):
+        type("Other", (Detector,), {"__module__": "elsewhere", "examine": lambda *_: None, **HELD}, name="mine")
 
 
 # the catalogue

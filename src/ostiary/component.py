@@ -12,10 +12,8 @@ import ast
 import dataclasses
 import difflib
 import functools
-import hashlib
 import importlib
 import inspect
-import sys
 import types
 import typing
 from abc import ABC
@@ -26,7 +24,9 @@ from typing import Annotated, Any, ClassVar, Self, dataclass_transform
 
 import msgspec
 
-from ostiary.errors import BadSpec, UnknownName
+from ostiary import declared, sources
+from ostiary.console import log
+from ostiary.errors import BadSpec, OstiaryError, UnknownName
 
 Json = Any
 Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -52,6 +52,7 @@ ROOMS: dict[str, str] = {  # kind -> folder or file under the package
     "plan": "experiment/plan.py",
 }
 _registry: dict[tuple[str, str], type[Component]] = {}
+_broken: set[tuple[str, str]] = set()  # plugins that could not be imported
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,17 +77,19 @@ class Component(ABC):
     name: ClassVar[str] = ""
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}  # named settings, such as a paper's: `preset: paper` in a plan
     added: ClassVar[frozenset[str]] = frozenset()  # options newer than results that were kept; their default changes nothing
+    source: ClassVar[str | None] = ""  # of a plugin's class a mark of its code; None where that is in no file
     revision: ClassVar[int] = 0  # raised where the same options give other results; what was kept of an older one is made anew
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         dataclasses.dataclass(frozen=True, kw_only=True, eq=False)(cls)
+        if name is not None:
+            _check_free(cls, name)
+        declared.check(cls, Component, name)
         if name is None:
             return
         cls.name = name
-        known = _registry.get((cls.kind, name))
-        if known is not None and known.__module__ != cls.__module__:
-            raise BadSpec(f"two {cls.kind}s are called '{name}': {known.__module__} and {cls.__module__}; rename one")
+        cls.source = sources.mark(cls.__module__)  # now: the file may have changed by the time that its mark is asked for
         _registry[(cls.kind, name)] = cls
 
     def __post_init__(self) -> None:
@@ -109,8 +112,10 @@ class Component(ABC):
         """The revisions of the component and its parts, by kind and name, bar those that never changed; of a plugin's the mark
         of its file, which changes with the code."""
         found: dict[str, int | str] = {f"{self.kind} {self.name}": self.revision} if self.revision else {}
-        if mark := _code(type(self).__module__):
-            found[f"code of {self.kind} {self.name}"] = mark
+        if self.source:
+            found[f"code of {self.kind} {self.name}"] = self.source
+        elif self.source is None:
+            _without_file(type(self))
         for field in hints(type(self)):
             value = getattr(self, field)
             for part in value if isinstance(value, tuple) else (value,):
@@ -145,12 +150,14 @@ class Component(ABC):
 
     def _differing(self, preset: Mapping[str, Any]) -> list[str]:
         """The options that differ from those of `preset` on top of the defaults."""
-        base, shown = type(self)(**preset) if preset else None, []
+        shown = []
         options = {f.name: f for f in dataclasses.fields(self)}  # type: ignore[arg-type]
-        for field in hints(type(self)):
+        for field, hint in hints(type(self)).items():
             value, option = getattr(self, field), options[field]
             default = option.default_factory() if callable(option.default_factory) else option.default
-            if plain(value) != plain(getattr(base, field) if base else default):
+            if field in preset:
+                default = decode(hint, preset[field], where=f"{self.kind} '{self.name}': option {field}")
+            if plain(value) != plain(default):
                 shown.append(f"{field}={value.label() if isinstance(value, Component) else plain(value)}")
         return shown
 
@@ -161,16 +168,28 @@ class Component(ABC):
         return hash(repr(self.spec()))
 
 
+def who(part: Component) -> str:
+    """What a sentence calls it: detector 'ed'; where it has no name, by its class."""
+    return f"{part.kind} '{part.name or type(part).__name__}'"
+
+
+def _check_free(cls: type[Component], name: str) -> None:
+    """Raises BadSpec where the name is another's. A class that is made anew in its own place, as in a notebook, is the same."""
+    here = f"{cls.__module__}.{cls.__qualname__}"
+    known = _registry.get((cls.kind, name))
+    taken = "" if known is None else f"{known.__module__}.{known.__qualname__}"
+    if cls.__module__.partition(".")[0] != "ostiary":
+        taken = taken or next((e.module for e in catalogue(cls.kind) if e.name == name), "")
+    if taken and taken != here:
+        raise BadSpec(f"two {cls.kind}s are called '{name}': {taken} and {here}; rename one")
+
+
 @functools.cache
-def _code(module: str) -> str:
-    """A mark of a plugin's source; nothing for our own files, whose changes revisions tell, and where there is no file."""
-    if module.partition(".")[0] in ("ostiary", "__main__"):
-        return ""
-    try:
-        source = inspect.getsource(sys.modules[module])
-    except (OSError, TypeError, KeyError):
-        return ""
-    return hashlib.blake2b(source.encode(), digest_size=8).hexdigest()
+def _without_file(cls: type[Component]) -> None:
+    log.warning(
+        f"the {cls.kind} '{cls.name}' is made where there is no file, so that its results are found by its options alone; "
+        "raise its `revision` after a change, or write it into a file"
+    )
 
 
 @functools.cache
@@ -286,8 +305,16 @@ def lookup(kind: str, name: str) -> type[Component]:
 
 
 def load_plugins() -> None:
+    """Import what is registered. A plugin that cannot be imported is named, once, and the others go on without it."""
     for entry in metadata.entry_points(group="ostiary.plugins"):
-        entry.load()
+        if (entry.name, entry.value) in _broken:
+            continue
+        try:
+            entry.load()
+        except Exception as error:  # noqa: BLE001  whatever somebody else's module raises
+            _broken.add((entry.name, entry.value))
+            why = str(error) if isinstance(error, OstiaryError) else f"{type(error).__name__}: {error}"
+            log.warning(f"the plugin '{entry.name}' ({entry.value}) cannot be used: {why}; mend it or uninstall it")
 
 
 def listed(kinds: Iterable[str]) -> list[Entry]:

@@ -28,6 +28,10 @@ class Diverged(InvalidInput):
     """Training whose loss is no number any more."""
 
 
+class BrokenContract(OstiaryError, RuntimeError):
+    """A method that does not keep what methods of its room promise: a fault in its code, not in what it was given."""
+
+
 class MissingEvidence(OstiaryError, ValueError):
     """A defence was not given what it declares to need."""
 

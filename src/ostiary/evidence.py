@@ -3,6 +3,7 @@ accident. The one exception, `oracle`, is given only where a plan asks for it by
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any, Generic, TypeVar
@@ -10,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from ostiary.data.dataset import Dataset
-from ostiary.errors import InvalidInput, MissingEvidence, OstiaryError
+from ostiary.errors import BrokenContract, InvalidInput, MissingEvidence, OstiaryError
 from ostiary.models.victim import Victim
 
 T = TypeVar("T")
@@ -113,6 +114,21 @@ class Evidence:
             raise InvalidInput(said + two * (logits.shape[1] == 1))
         more = tuple(f"output {c}" for c in range(data.n_classes, logits.shape[1]))
         return self.but(clean=replace(self.clean, classes=self.clean.classes + more)) if more and self.has("clean") else self
+
+    def traces(self) -> dict[str, str]:
+        """A mark of everything that a method must leave as it was, by name: the data, and the victim's parameters."""
+        found = {n: self._all[n].fingerprint() for n in ("train", "clean", "incoming") if self._all[n] is not None}
+        if self._all["victim"] is not None:
+            digest = hashlib.blake2b(digest_size=16)
+            for p in self.victim.parameters():  # buffers may change where a module only answers
+                digest.update(p.detach().cpu().contiguous().numpy().tobytes())
+            found["victim"] = digest.hexdigest()
+        return found
+
+    def unchanged(self, before: dict[str, str], who: str) -> None:
+        """Raises BrokenContract where `traces` tells otherwise."""
+        if changed := [name for name, mark in self.traces().items() if before[name] != mark]:
+            raise BrokenContract(f"{who} changed the {' and '.join(changed)} that it was given; let it work on a clone")
 
     @property
     def modality_name(self) -> str:

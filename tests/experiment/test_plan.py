@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import linecache
 import os
 import subprocess
 import sys
@@ -185,22 +184,44 @@ def test_a_revision_of_a_part_or_a_part_of_a_part_changes_the_keys_of_what_depen
     assert keys(plan)["control"] == before["control"] and keys(plan)["victim"] != before["victim"]
 
 
-def test_the_code_of_a_plugin_is_part_of_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = 'from ostiary.purifiers.fine_tune import FineTune\n\n\nclass Mine(FineTune, name=\'mine\'):\n    """Mine."""\n'
+METHOD = """from helper_of_mine import more
+from ostiary.purifiers.fine_tune import FineTune
+
+
+class Mine(FineTune, name='mine'):
+    'Mine.'
+"""
+
+
+def test_the_code_of_a_plugin_and_of_what_it_imports_is_part_of_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(component, "_registry", {**component._registry})
-    found = []
-    for more in ("", "", "# another\n"):
-        (tmp_path / "plugin_mine.py").write_text(code + more, encoding="utf-8")
-        sys.modules.pop("plugin_mine", None)
+    method, helper, found = tmp_path / "plugin_of_mine.py", tmp_path / "helper_of_mine.py", []
+    (tmp_path / "bystander.py").write_text("", encoding="utf-8")
+    for code, beside, other in (
+        (METHOD, "more = 1\n", ""),
+        (METHOD, "more = 1\n", "new = 1\n"),
+        (METHOD + "# another\n", "more = 1\n", ""),
+        (METHOD, "more = 2\n", ""),
+    ):
+        method.write_text(code, encoding="utf-8")
+        helper.write_text(beside, encoding="utf-8")
+        (tmp_path / "bystander.py").write_text(other, encoding="utf-8")
+        for name in ("plugin_of_mine", "helper_of_mine"):
+            sys.modules.pop(name, None)
         importlib.invalidate_caches()
-        linecache.clearcache()
-        component._code.cache_clear()
-        importlib.import_module("plugin_mine")
+        importlib.import_module("plugin_of_mine")
         found.append(keys(toy(purifiers=["mine"])))
-    sys.modules.pop("plugin_mine")
+        method.write_text(code + "# edited since\n", encoding="utf-8")  # what runs is what was imported
+        assert keys(toy(purifiers=["mine"])) == found[-1]
+    for name in ("plugin_of_mine", "helper_of_mine"):
+        sys.modules.pop(name)
     assert found[0] == found[1]
-    assert {k for k in found[0] if found[0][k] != found[2][k]} == {"purifier mine", "verdict mine"}
+    for changed in found[2:]:
+        assert {k for k in found[0] if found[0][k] != changed[k]} == {"purifier mine", "verdict mine"}
+    assert found[2] != found[3]
 
 
 @pytest.mark.parametrize("text", ["010", "1:30", "1:30.5", "00"])

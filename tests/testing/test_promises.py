@@ -72,7 +72,7 @@ class Culprit(Attack):
         ("names a row twice", "poisoned a row twice"),
         ("counts targets", "already carry the wanted label"),
         ("mixes up rows", "mixed up the rows"),
-        ("edits in place", "changed the splits it was given"),
+        ("edits in place", "changed the data that it was given"),
         ("is not seeded", "draws from torch's global generator"),
     ],
 )
@@ -170,7 +170,7 @@ class Guesser(Detector):
     ("how", "words"),
     [
         ("short", r"gave scores of shape \(95,\), expected \(96,\)"),
-        ("nan", "gives other findings|not finite"),
+        ("nan", "gave scores that are not finite"),
         ("random", "draws from torch's global generator"),
         ("gradients", "changed the evidence"),
         ("hook", "changed the evidence"),

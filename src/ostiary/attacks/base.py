@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ostiary.attacks.labels import AllToOne, CleanLabel, LabelRule
 from ostiary.attacks.select import Correct, Random, Selector
-from ostiary.component import Component, NonNegative, Rate
+from ostiary.component import Component, NonNegative, Rate, who
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
-from ostiary.errors import InvalidInput, Unsupported
+from ostiary.errors import BrokenContract, InvalidInput, Unsupported
 from ostiary.modality.base import Inputs
 from ostiary.models.base import Architecture
 from ostiary.models.victim import Victim
@@ -73,7 +73,12 @@ class Attack(Component):
         made of them is all of one precision, lest poison be told by its own."""
         if splits.modality.name not in self.modalities:
             raise Unsupported(f"attack '{self.name}' works on {', '.join(self.modalities)} data, not {splits.modality.name}")
-        return self.craft(handed_out(splits), ctx)
+        handed = handed_out(splits)
+        before = handed.fingerprint()
+        poisoned = self.craft(handed, ctx)
+        if handed.fingerprint() != before:
+            raise BrokenContract(f"{who(self)} changed the data that it was given; let it work on a clone")
+        return poisoned
 
     @abstractmethod
     def craft(self, splits: Splits, ctx: Context) -> Poisoned:
@@ -108,7 +113,13 @@ class RateAttack(Attack):
         """At most `n` of the rows that may be poisoned, as the attacker selects them, sorted: int64 [<= n]. The same in every
         call, so that a trigger can be learnt for the very rows that get it."""
         eligible = self.labels.eligible(train.y, self.target)
-        return self.select.choose(train, eligible, min(n, int(eligible.sum())), self.attacker(ctx))
+        most = min(n, int(eligible.sum()))
+        found, mine = self.select.choose(train, eligible, most, self.attacker(ctx)), who(self.select)
+        if not isinstance(found, Tensor) or found.dtype != torch.int64 or found.ndim != 1:
+            raise BrokenContract(f"{mine} must give numbers of rows, int64 [<= n]; take mask.nonzero().flatten() of a mask")
+        if len(found) > most or len(found.unique()) < len(found) or not bool(eligible[found].all()):
+            raise BrokenContract(f"{mine} was asked for at most {most} different rows that are eligible, and gave others")
+        return found
 
     def pick(self, splits: Splits, ctx: Context) -> tuple[Tensor, tuple[str, ...]]:
         """(rows of train to poison, doubts). Raises InvalidInput for a missing class or a rate of no sample."""
@@ -208,6 +219,10 @@ class PoisoningAttack(RateAttack):
     def craft(self, splits: Splits, ctx: Context) -> Poisoned:
         index, doubts = self.pick(splits, ctx)
         trigger = self.make_trigger(splits.train, ctx)
+        if not isinstance(trigger, Trigger) or not trigger.name:
+            kind = trigger.__name__ if isinstance(trigger, type) else type(trigger).__name__
+            said = f"{who(self)} made a trigger of type {kind}"
+            raise BrokenContract(f"{said}, expected an instance of a Trigger with a name in its class line")
         poisoned = self.stamp(splits, index, trigger, ctx, at_test=self.at_test(trigger))
         hook = self.make_hook(trigger, splits.train, index, ctx) if self.rate else None
         return replace(poisoned, hook=hook, picked=doubts, doubts=(*doubts, *poisoned.doubts))

@@ -22,7 +22,7 @@ class DataSource(Component):
     """Options of every source. Default rates: 20 % test, 3 % clean out of the test part (GCleaner, section 5.1)."""
 
     kind = "dataset"
-    modalities: ClassVar[frozenset[str]] = frozenset()
+    modalities: ClassVar[frozenset[str]]
     test_rate: Rate = 0.2
     clean_rate: Rate = 0.03
     clean_from: Literal["test", "train"] = "test"

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, TypeVar, final
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal, final, get_args
 
 import torch
 from torch import Tensor
 
-from ostiary.component import Component
+from ostiary.component import Component, who
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.errors import Unsupported
+from ostiary.errors import BrokenContract, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 
-T = TypeVar("T")
 About = Literal["train", "incoming", "model"]
 
 
@@ -65,7 +64,33 @@ class Detector(Component):
         reason = self.refuse(held)
         if reason:
             raise Unsupported(f"detector '{self.name}' not applicable: {reason}")
-        return self.examine(held, ctx)
+        before = held.traces()
+        found = self.examine(held, ctx)
+        held.unchanged(before, who(self))
+        return self._checked(found, held)
+
+    def _checked(self, found: Findings, held: Evidence) -> Findings:
+        """The findings, on the CPU. Raises BrokenContract where they are not what `Findings` says."""
+        mine, about = who(self), self.subject()
+        if about not in get_args(About):
+            raise BrokenContract(f"{mine} is about {about!r}, expected one of {', '.join(get_args(About))}; correct `about`")
+        if not isinstance(found, Findings):
+            raise BrokenContract(
+                f"{mine} gave {type(found).__name__}, expected Findings; let `examine` return Findings(scores)"
+            )
+        if not isinstance(found.scores, Tensor):
+            raise BrokenContract(f"{mine} gave scores of type {type(found.scores).__name__}, expected a tensor of floats")
+        scores, flags = found.scores.detach().cpu(), found.flagged
+        n = len(held.train if about == "train" else held.incoming) if about != "model" else len(scores)
+        if scores.ndim != 1 or len(scores) != n:
+            raise BrokenContract(f"{mine} gave scores of shape {tuple(scores.shape)}, expected ({n},), one for each it judges")
+        if not bool(torch.isfinite(scores).all()):
+            raise BrokenContract(f"{mine} gave scores that are not finite; look for a division by 0 or a logarithm of it")
+        if flags is not None and (not isinstance(flags, Tensor) or flags.dtype != torch.bool or flags.shape != scores.shape):
+            raise BrokenContract(f"{mine} must flag with bools of shape ({n},); compare scores with a threshold")
+        if about == "model" and (strange := [c for c in found.classes if not 0 <= c < n]):
+            raise BrokenContract(f"{mine} flags class {strange[0]} with scores of {n} classes; give a score for every class")
+        return replace(found, scores=scores, flagged=None if flags is None else flags.cpu())
 
     @final
     def findings(self, evidence: Evidence, ctx: Context) -> Findings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import json
 from collections.abc import Callable
@@ -16,10 +17,11 @@ from torch import Tensor
 
 from ostiary import sanity
 from ostiary.attacks.base import Poisoned
+from ostiary.component import lookup, who
 from ostiary.context import Context
-from ostiary.data.dataset import Dataset
+from ostiary.data.dataset import Dataset, Splits
 from ostiary.detectors.base import Detector, Findings
-from ostiary.errors import InvalidInput, Unsupported
+from ostiary.errors import BrokenContract, InvalidInput, Unsupported
 from ostiary.evaluate import Metrics, Outputs, evaluate
 from ostiary.evidence import Evidence
 from ostiary.experiment.bench import Bench
@@ -83,10 +85,17 @@ def _victim(stage: Stage, bench: Bench) -> Result:
     if attack is None:
         return Result({}, artefacts={"weights": _weights(ctx.fit(splits.train, what="training the victim", given=True))})
     own = bench.context(stage.cell, own=True).within("attack")
-    poisoned = attack.poison(splits, own)
+    mine = Splits(*map(copied, (splits.train, splits.test, splits.clean)))
+    poisoned = attack.poison(mine, own)
+    kind = type(poisoned.trigger)
+    if lookup("trigger", poisoned.trigger.name) is not kind:
+        said = f"write class {kind.__name__}({kind.__mro__[1].__name__}, name=...)"  # else it comes back as that base
+        raise BrokenContract(f"{who(attack)} made a trigger of the class {kind.__name__}, which has no name of its own; {said}")
     hooks = [poisoned.hook] if poisoned.hook else []
     victim = ctx.fit(poisoned.splits.train, hooks, what="training the victim", given=True)
-    poisoned = attack.settle(splits, poisoned, own)
+    poisoned = attack.settle(mine, poisoned, own)
+    if mine.fingerprint() != splits.fingerprint():
+        raise BrokenContract(f"{who(attack)} changed the data that it was given; let its hook work on copies")
     spec, tensors = poisoned.trigger.pack()
     modality = splits.modality
     packed = {
@@ -150,9 +159,14 @@ def _heat(victim: Victim, before: Tensor, after: Tensor, ctx: Context) -> list[l
     return [list(pair) for pair in zip(*found, strict=True)]
 
 
+def copied(data: Dataset) -> Dataset:
+    """The same in memory of its own: a method that changes what it is given changes no other stage."""
+    return replace(data, inputs=copy.deepcopy(data.inputs), y=data.y.clone(), ids=data.ids.clone())
+
+
 def held(data: Dataset) -> Dataset:
-    """The data as a defender holds them."""
-    return replace(data, inputs=data.modality.as_held(data.inputs))
+    """A copy of the data as a defender holds them."""
+    return copied(replace(data, inputs=data.modality.as_held(data.inputs)))
 
 
 def _detector(stage: Stage, bench: Bench) -> Result:
@@ -170,7 +184,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         incoming = held(replace(splits.test, inputs=inputs, y=blank, ids=torch.arange(len(order))))
         if detector.subject() == "incoming":
             truth, ids = order >= len(splits.test), torch.cat([own, own[poisoned.rows]])[order]
-    findings = detector.inspect(Evidence(victim, held(splits.train), splits.clean, incoming), ctx)
+    findings = detector.inspect(Evidence(victim, held(splits.train), copied(splits.clean), incoming), ctx)
     info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
     metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, "info": finite(info)}
     metrics["classes"] = list(findings.classes)
@@ -206,7 +220,8 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
         found = evaluate(outputs := Outputs.of(candidate, poisoned), poisoned, outputs)
         return found["acc"]["value"], found["asr"]["value"]
 
-    evidence = Evidence(victim, held(poisoned.splits.train), poisoned.splits.clean, None, oracle if peeks else None)
+    clean = copied(poisoned.splits.clean)
+    evidence = Evidence(victim, held(poisoned.splits.train), clean, None, oracle if peeks else None)
     ctx, asked = bench.context(cell, own=True), list[float]()
 
     def ask(detector: Detector, shown: Evidence) -> Findings | None:
@@ -225,8 +240,25 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
         return detector.inspect(shown, ctx.within(f"detector {detector.name}"))
 
     cleaned = purifier.purify(evidence, replace(ctx, ask=ask).within(f"purifier {purifier.name}"))
+    _saved(purifier, cleaned, clean, bench.context(cell).fresh(bench.splits(cell).train))
     doubts = ["it chose by its success on the test set (oracle), which no defender can"] if peeks else []
     return Result({"notes": finite(cleaned.notes), "oracle": peeks}, doubts, {"weights": _weights(cleaned)}, sum(asked))
+
+
+def _saved(purifier: Purifier, cleaned: Victim, clean: Dataset, fresh: Victim) -> None:
+    """Raises BrokenContract where what is kept of a purified model would be another one."""
+    again = purifier.rebuild(fresh).eval()
+    try:
+        again.module.load_state_dict(cleaned.module.state_dict())
+    except RuntimeError:
+        raise BrokenContract(
+            f"purifier '{purifier.name}' gives weights that rebuild() has no place for; let it add what `cleanse` adds"
+        ) from None
+    few = clean.take(torch.arange(min(8, len(clean)))).inputs
+    if not torch.allclose(again.predict(few), cleaned.predict(few), rtol=1e-3, atol=1e-3):
+        raise BrokenContract(
+            f"purifier '{purifier.name}' gives a model that is another one after saving; keep what it has learnt in buffers"
+        )
 
 
 def _relearning(stage: Stage, bench: Bench) -> Result:

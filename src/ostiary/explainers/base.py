@@ -9,9 +9,9 @@ from typing import ClassVar, final
 import torch
 from torch import Tensor
 
-from ostiary.component import Component
+from ostiary.component import Component, who
 from ostiary.context import Context
-from ostiary.errors import InvalidInput, Unsupported
+from ostiary.errors import BrokenContract, InvalidInput, Unsupported
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim, evaluating, without_gradients
 
@@ -52,6 +52,9 @@ class Explainer(Component):
         ids = torch.arange(len(classes)) if ids is None else ids
         with evaluating(victim), without_gradients(victim):
             found = self.attribute(victim, inputs, classes, ids, ctx)
+        if not isinstance(found, Attribution):
+            said = f"{who(self)} gave {type(found).__name__}, expected an Attribution"
+            raise BrokenContract(f"{said}; let `attribute` return Attribution(nodes=..., edges=..., pixels=...)")
         return Attribution(**{f.name: None if (v := getattr(found, f.name)) is None else v.cpu() for f in fields(found)})
 
     @abstractmethod

@@ -7,11 +7,11 @@ from typing import ClassVar, Literal, final
 
 import torch
 
-from ostiary.component import Component, NonNegative, Positive, PositiveFloat
+from ostiary.component import Component, NonNegative, Positive, PositiveFloat, who
 from ostiary.console import log
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
-from ostiary.errors import Diverged, InvalidInput, Unsupported
+from ostiary.errors import BrokenContract, Diverged, InvalidInput, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.polarized import before_polarizing
 from ostiary.models.victim import Victim
@@ -120,7 +120,13 @@ class Purifier(Component):
         frozen = _frozen(held.victim) if held.has("victim") else set()
         if frozen:  # a model handed out for use only; what purifies it trains all of it
             held = held.but(victim=_let_train(held.victim.clone(), frozen, True))
+        before = held.traces()
         victim = self.cleanse(held, ctx)
+        held.unchanged(before, who(self))
+        if not isinstance(victim, Victim):
+            raise BrokenContract(
+                f"{who(self)} gave {type(victim).__name__}, expected a Victim; let `cleanse` return the mended clone"
+            )
         _let_train(victim, frozen, False)
         victim.eval()
         if self.trains and held.has("victim", "clean"):

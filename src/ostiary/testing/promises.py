@@ -13,11 +13,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from ostiary.attacks.base import Attack, Poisoned
-from ostiary.component import Component
+from ostiary.component import Component, who
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.detectors.base import Findings
-from ostiary.errors import MissingEvidence, OstiaryError
+from ostiary.errors import BrokenContract, MissingEvidence, OstiaryError
 from ostiary.evidence import Evidence
 from ostiary.explainers.base import Attribution
 from ostiary.models.victim import Victim
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 def promise(kept: bool, part: Component, broken: str) -> None:
     if not kept:
-        raise AssertionError(f"{part.kind} '{part.name or type(part).__name__}' {broken}")
+        raise AssertionError(f"{who(part)} {broken}")
 
 
 def twice(part: Component, make: Callable[[], T]) -> tuple[T, T]:
@@ -38,7 +38,10 @@ def twice(part: Component, make: Callable[[], T]) -> tuple[T, T]:
     for state in (1, 2):
         with scoped(state, "contract"):
             before = torch.get_rng_state()
-            found.append(make())
+            try:
+                found.append(make())
+            except BrokenContract as error:
+                raise AssertionError(str(error)) from error
             still = torch.equal(before, torch.get_rng_state())
         promise(still, part, "draws from torch's global generator; use ctx.rng(...) or seeds.scoped(...)")
     return found[0], found[1]
