@@ -16,6 +16,7 @@ from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.select import Selector
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
+from ostiary.data.source import DataSource
 from ostiary.detectors.base import Detector, Findings
 from ostiary.errors import BrokenContract
 from ostiary.evidence import Evidence
@@ -84,6 +85,8 @@ def purifier(how: str) -> Purifier:
             made = {"attribute": Dim, "weights": Deep}.get(how)
             if made is not None:
                 return screened(own, made(0.2))
+            if how == "notes":
+                own.notes["size"] = torch.tensor(3)
             return {"none": None, "module": own.module}.get(how, own)
 
     return Faulty()
@@ -103,6 +106,7 @@ def spoilt(victim: Victim) -> Victim:
         ("victim", "purifier 'faulty' changed the victim that it was given; let it work on a clone"),
         ("none", "purifier 'faulty' gave NoneType, expected a Victim; let `cleanse` return the mended clone"),
         ("module", "expected a Victim; let `cleanse` return the mended clone"),
+        ("notes", "purifier 'faulty' has Tensor in its notes under 'size', expected what JSON can hold, like .tolist()"),
         ("weights", "purifier 'faulty' gives weights that rebuild() has no place for; let it add what `cleanse` adds"),
         ("attribute", "purifier 'faulty' gives a model that is another one after saving; keep what it has learnt in buffers"),
     ],
@@ -201,6 +205,11 @@ class Zeroing(TrainHook):
         state.data.y.zero_()
 
 
+class Silent(TrainHook):
+    def on_batch(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Any:
+        return None
+
+
 class NoName(Patch):
     pass
 
@@ -215,7 +224,7 @@ def attack(how: str) -> PoisoningAttack:
             return {"class": Patch, "nothing": None, "no name": NoName()}.get(how, Patch())
 
         def make_hook(self, trigger: Any, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
-            return Zeroing() if how == "hook" else None
+            return {"hook": Zeroing(), "no hook": 3, "silent": Silent()}.get(how)  # type: ignore[return-value]
 
     return Faulty(rate=0.2)
 
@@ -226,6 +235,7 @@ def attack(how: str) -> PoisoningAttack:
         ("data", "attack 'faulty' changed the data that it was given; let it work on a clone"),
         ("class", "made a trigger of type Patch, expected an instance of a Trigger with a name in its class line"),
         ("nothing", "made a trigger of type NoneType"),
+        ("no hook", "made a hook of type int, expected a TrainHook or None"),
     ],
 )
 def test_an_attack_at_fault_is_named_before_it_trains(how: str, words: str) -> None:
@@ -234,6 +244,26 @@ def test_an_attack_at_fault_is_named_before_it_trains(how: str, words: str) -> N
     with pytest.raises(BrokenContract) as caught:
         attack(how).poison(own, toys.context("image"))
     assert words in str(caught.value)
+
+
+def test_a_hook_that_gives_no_batch_is_told(tmp_path: Path) -> None:
+    found = ran(tmp_path, attack=attack("silent"))
+    assert found.errors["victim"] == "the hook Silent gave NoneType of a batch; return (batch, y)"
+
+
+class Alone(DataSource):
+    modalities = IMAGE
+
+    def read(self) -> Any:
+        data = toys.splits("image").train
+        return Dataset.of(data.inputs, data.y, "image")
+
+
+def test_a_source_that_gives_no_pair_is_told() -> None:
+    with pytest.raises(
+        BrokenContract, match=r"dataset 'Alone' read Dataset, expected a pair; let `read` return \(Dataset, None\)"
+    ):
+        Alone().load(0)
 
 
 def test_a_hook_that_changes_the_data_spoils_no_other_run(tmp_path: Path) -> None:

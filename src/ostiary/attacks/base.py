@@ -225,6 +225,8 @@ class PoisoningAttack(RateAttack):
             raise BrokenContract(f"{said}, expected an instance of a Trigger with a name in its class line")
         poisoned = self.stamp(splits, index, trigger, ctx, at_test=self.at_test(trigger))
         hook = self.make_hook(trigger, splits.train, index, ctx) if self.rate else None
+        if hook is not None and not isinstance(hook, TrainHook):
+            raise BrokenContract(f"{who(self)} made a hook of type {type(hook).__name__}, expected a TrainHook or None")
         return replace(poisoned, hook=hook, picked=doubts, doubts=(*doubts, *poisoned.doubts))
 
     @final

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ostiary.component import build
 from ostiary.errors import InvalidInput
 from ostiary.modality.base import Inputs, Modality
 
@@ -27,8 +28,11 @@ class Dataset:
     kinds: tuple[str, ...] = ()
 
     @staticmethod
-    def of(inputs: Inputs, y: Tensor, modality: Modality, classes: tuple[str, ...] | None = None) -> Dataset:
-        """A checked data set. Raises InvalidInput for bad inputs, labels that skip a class, or a single class."""
+    def of(inputs: Inputs, y: Tensor, modality: Modality | str, classes: tuple[str, ...] | None = None) -> Dataset:
+        """A checked data set of a modality or the name of one. Raises InvalidInput for bad inputs, labels that skip a class, or
+        a single class."""
+        modality = build("modality", modality)
+        assert isinstance(modality, Modality)
         n = modality.count(inputs)
         y = torch.as_tensor(y).flatten()
         if len(y) != n:

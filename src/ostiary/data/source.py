@@ -12,9 +12,9 @@ from typing import ClassVar, Literal, final
 import torch
 from torch import Tensor
 
-from ostiary.component import Component, Rate
+from ostiary.component import Component, Rate, who
 from ostiary.data.dataset import Dataset, Splits
-from ostiary.errors import InvalidInput
+from ostiary.errors import BrokenContract, InvalidInput
 from ostiary.seeds import generator
 
 
@@ -42,7 +42,12 @@ class DataSource(Component):
     @final
     def load(self, seed: int) -> Splits:
         """Stratified train / test / clean for this seed; a split that came with the data is kept."""
-        data, given = self.read()
+        match self.read():
+            case (Dataset() as data, given):
+                pass
+            case found:
+                said = f"{who(self)} read {type(found).__name__}, expected a pair"
+                raise BrokenContract(f"{said}; let `read` return (Dataset, None), or a mask of the test part in place of None")
         return self.part(split(data, given, self.test_rate, self.clean_rate, self.clean_from, seed, self.tied()))
 
     def part(self, splits: Splits) -> Splits:

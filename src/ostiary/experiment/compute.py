@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ostiary import sanity
 from ostiary.attacks.base import Poisoned
-from ostiary.component import lookup, who
+from ostiary.component import Component, lookup, who
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.detectors.base import Detector, Findings
@@ -26,7 +26,7 @@ from ostiary.evaluate import Metrics, Outputs, evaluate
 from ostiary.evidence import Evidence
 from ostiary.experiment.bench import Bench
 from ostiary.experiment.plan import Cell
-from ostiary.experiment.record import finite
+from ostiary.experiment.record import encode, finite
 from ostiary.experiment.rescan import rescan, succeed, trials
 from ostiary.experiment.stages import Stage
 from ostiary.experiment.store import Damaged
@@ -186,6 +186,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
             truth, ids = order >= len(splits.test), torch.cat([own, own[poisoned.rows]])[order]
     findings = detector.inspect(Evidence(victim, held(splits.train), copied(splits.clean), incoming), ctx)
     info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
+    _json(detector, info, "info")
     metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, "info": finite(info)}
     metrics["classes"] = list(findings.classes)
     artefacts = {"drawn": json.dumps(findings.info["drawn"]).encode()} if "drawn" in findings.info else {}
@@ -240,9 +241,20 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
         return detector.inspect(shown, ctx.within(f"detector {detector.name}"))
 
     cleaned = purifier.purify(evidence, replace(ctx, ask=ask).within(f"purifier {purifier.name}"))
+    _json(purifier, cleaned.notes, "notes")
     _saved(purifier, cleaned, clean, bench.context(cell).fresh(bench.splits(cell).train))
     doubts = ["it chose by its success on the test set (oracle), which no defender can"] if peeks else []
     return Result({"notes": finite(cleaned.notes), "oracle": peeks}, doubts, {"weights": _weights(cleaned)}, sum(asked))
+
+
+def _json(part: Component, values: dict[str, Any], what: str) -> None:
+    """Raises BrokenContract for what no record can hold."""
+    for name, value in values.items():
+        try:
+            encode(finite(value))
+        except TypeError:
+            said = f"{who(part)} has {type(value).__name__} in its {what} under '{name}'"
+            raise BrokenContract(f"{said}, expected what JSON can hold, like .tolist()") from None
 
 
 def _saved(purifier: Purifier, cleaned: Victim, clean: Dataset, fresh: Victim) -> None:

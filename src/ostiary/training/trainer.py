@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ostiary.component import Component, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Rate
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
-from ostiary.errors import Diverged, InvalidInput
+from ostiary.errors import BrokenContract, Diverged, InvalidInput
 from ostiary.models.victim import Victim, check_logits, evaluating, first_logits, freeze_norms
 from ostiary.seeds import generator, scoped
 from ostiary.training.augment import augment
@@ -123,7 +123,10 @@ class Trainer(Component, name="trainer"):
         victim, data = state.victim, state.data
         batch, y = data.modality.take(data.inputs, rows), data.y[rows]
         for hook in hooks:
-            batch, y = hook.on_batch(state, batch, y, rows)
+            seen = hook.on_batch(state, batch, y, rows)
+            if not isinstance(seen, tuple) or len(seen) != 2:
+                raise BrokenContract(f"the hook {type(hook).__name__} gave {type(seen).__name__} of a batch; return (batch, y)")
+            batch, y = seen
         if self.augment != "none" and isinstance(batch, torch.Tensor):
             batch = augment(batch, self.augment, state.order)
         device = victim.device
