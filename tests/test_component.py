@@ -288,6 +288,7 @@ HELD: dict[str, Any] = {"modalities": frozenset({"graph"}), "needs": frozenset({
         ({**HELD, "needs": ("train",)}, r"needs is \('train',\), expected a set of names"),
         ({**HELD, "scale": 0.5}, "'scale' has no type, so that it is no option; write scale: float = 0.5"),
         ({**HELD, "__annotations__": {"label": int}, "label": 3}, "its option 'label' has the name of something"),
+        ({**HELD, "__annotations__": {"name": str}}, "its option 'name' has the name of something that every component has"),
         ({**HELD, "presets": {"paper": {"scal": 2}}}, "its preset 'paper' sets 'scal', which is no option; known: none"),
     ],
 )
@@ -296,6 +297,15 @@ def test_slips_in_a_class_are_told_as_it_is_made(registry: dict[Any, Any], body:
         made(**body)
     assert ("detector", "mine") not in registry
     assert made(**HELD).name == "mine"
+
+
+def test_of_a_class_that_is_in_no_file_it_is_said_once_what_that_means(
+    registry: dict[Any, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    part = made(**HELD)()
+    assert part.source is None and part.revisions() == part.revisions() == {}
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert said.startswith("the detector 'mine' is made where there is no file") and "raise its `revision`" in said
 
 
 def test_two_classes_of_one_file_may_not_share_a_name_but_a_cell_may_run_again(registry: dict[Any, Any]) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 from ostiary.errors import BadSpec
 
 NAMES = ("modalities", "needs", "controls")  # facts that are sets of names
-MAY = ("kind", "name", "presets", "added", "revision", "source")  # what of its base a class may say anew
 
 
 def check(cls: Any, base: type, name: str | None) -> None:
@@ -17,8 +16,8 @@ def check(cls: Any, base: type, name: str | None) -> None:
     are made from, which may leave facts open."""
     who = f"{cls.kind} '{name or cls.__name__}'" if hasattr(cls, "kind") else f"component '{cls.__name__}'"
     own = inspect.get_annotations(cls)
-    for option in own:
-        if hasattr(base, option) and option not in MAY:
+    for option, kind in own.items():
+        if hasattr(base, option) and not _is_fact(kind):
             raise BadSpec(f"{who}: its option '{option}' has the name of something that every component has; rename it")
     for option, value in vars(cls).items():
         known = option.startswith("_") or option in own or any(_says(b, option) for b in cls.__mro__[1:])
@@ -37,8 +36,13 @@ def check(cls: Any, base: type, name: str | None) -> None:
             raise BadSpec(f"{who}: {fact} is {held!r}, expected a set of names; write {fact} = frozenset({{'...'}})")
     facts = [item for b in cls.__mro__ for item in inspect.get_annotations(b).items()] if name is not None else []
     for fact, kind in facts:
-        if str(kind).startswith("ClassVar") and not hasattr(cls, fact):
+        if _is_fact(kind) and not hasattr(cls, fact):
             raise BadSpec(f"{who} does not say its {fact}; write {fact} = ... in the class, as others of its room do")
+
+
+def _is_fact(annotation: object) -> bool:
+    """Whether it says ClassVar, be it as a string or not."""
+    return str(annotation).removeprefix("typing.").startswith("ClassVar")
 
 
 def _says(cls: type, name: str) -> bool:

@@ -27,14 +27,17 @@ def mark(module: str) -> str | None:
             continue
         found[file] = file.read_bytes()
         for other in _imported(name, found[file], is_package=file.name == "__init__.py"):
-            beside = _file(other)
-            own = other.partition(".")[0] == module.partition(".")[0] or (beside is not None and home in beside.parents)
-            if beside is not None and own and other.partition(".")[0] != OURS:
+            if _own(other.partition(".")[0], module.partition(".")[0], home) and (beside := _file(other)):
                 waiting.append((other, beside))
     digest = hashlib.blake2b(digest_size=8)
     for content in sorted(found.values()):  # by content: the names of modules differ between a script and its workers
         digest.update(len(content).to_bytes(8, "little") + content)
     return digest.hexdigest()
+
+
+def _own(package: str, first: str, home: Path) -> bool:
+    """Whether it is the method's own package, or stands beside its file. Others are not even looked up: that may import them."""
+    return package != OURS and (package == first or (home / f"{package}.py").exists() or (home / package).is_dir())
 
 
 def _file(module: str) -> Path | None:
