@@ -36,7 +36,7 @@ def mark(module: str) -> str | None:
 
 
 def _own(package: str, first: str, home: Path) -> bool:
-    """Whether it is the method's own package, or stands beside its file. Others are not even looked up: that may import them."""
+    """Whether it is the method's own package, or stands beside its file. Others are not looked up: that may import them."""
     return package != OURS and (package == first or (home / f"{package}.py").exists() or (home / package).is_dir())
 
 
