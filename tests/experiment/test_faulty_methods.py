@@ -20,6 +20,7 @@ from ostiary.data.source import DataSource
 from ostiary.detectors.base import Detector, Findings
 from ostiary.errors import BrokenContract
 from ostiary.evidence import Evidence
+from ostiary.experiment.compute import copied
 from ostiary.experiment.record import Record
 from ostiary.modality.base import Inputs
 from ostiary.models.screened import Screen, screened
@@ -160,8 +161,10 @@ def detector(how: str) -> Detector:
     ],
 )
 def test_a_detector_at_fault_is_named(how: str, words: str) -> None:
+    held = toys.evidence("image")
+    held = held.but(**{name: copied(getattr(held, name)) for name in ("train", "clean", "incoming")})  # toys are shared
     with pytest.raises(BrokenContract) as caught:
-        detector(how).inspect(toys.evidence("image"), toys.context("image"))
+        detector(how).inspect(held, toys.context("image"))
     assert str(caught.value).startswith("detector 'faulty' ") and words in str(caught.value)
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -161,7 +160,16 @@ def _heat(victim: Victim, before: Tensor, after: Tensor, ctx: Context) -> list[l
 
 def copied(data: Dataset) -> Dataset:
     """The same in memory of its own: a method that changes what it is given changes no other stage."""
-    return replace(data, inputs=copy.deepcopy(data.inputs), y=data.y.clone(), ids=data.ids.clone())
+    return replace(data, inputs=_cloned(data.inputs), y=data.y.clone(), ids=data.ids.clone())
+
+
+def _cloned(value: Any) -> Any:
+    """A tensor, or a store of tensors, that shares no memory."""
+    if isinstance(value, Tensor):
+        return value.clone()
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _cloned(getattr(value, f.name)) for f in fields(value)})
+    return value
 
 
 def held(data: Dataset) -> Dataset:
