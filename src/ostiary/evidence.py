@@ -121,7 +121,7 @@ class Evidence:
         if self._all["victim"] is not None:
             digest = hashlib.blake2b(digest_size=16)
             for p in self.victim.parameters():  # buffers may change where a module only answers
-                digest.update(p.detach().cpu().contiguous().numpy().tobytes())
+                digest.update(p.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
             found["victim"] = digest.hexdigest()
         return found
 

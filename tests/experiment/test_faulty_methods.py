@@ -57,7 +57,7 @@ class Dim(Screen):
         super().__init__()
         self.by = by
 
-    def forward(self, batch: Inputs) -> Inputs:
+    def forward(self, batch: Inputs, victim: Victim) -> Inputs:
         return batch * self.by
 
 
@@ -204,8 +204,11 @@ def test_a_selector_at_fault_is_named(how: str, words: str) -> None:
 
 
 class Zeroing(TrainHook):
+    def __init__(self, train: Dataset) -> None:
+        self.train = train
+
     def on_epoch(self, state: TrainState) -> None:
-        state.data.y.zero_()
+        self.train.y.zero_()
 
 
 class Silent(TrainHook):
@@ -227,7 +230,7 @@ def attack(how: str) -> PoisoningAttack:
             return {"class": Patch, "nothing": None, "no name": NoName()}.get(how, Patch())
 
         def make_hook(self, trigger: Any, train: Dataset, index: Tensor, ctx: Context) -> TrainHook | None:
-            return {"hook": Zeroing(), "no hook": 3, "silent": Silent()}.get(how)  # type: ignore[return-value]
+            return {"hook": Zeroing(train), "no hook": 3, "silent": Silent()}.get(how)  # type: ignore[return-value]
 
     return Faulty(rate=0.2)
 
@@ -271,7 +274,8 @@ def test_a_source_that_gives_no_pair_is_told() -> None:
 
 def test_a_hook_that_changes_the_data_spoils_no_other_run(tmp_path: Path) -> None:
     alone = ran(tmp_path / "alone")
-    _, fine = run({**PLAN, "vary": {"attack": [attack("hook"), PLAN["attack"]]}}, store=tmp_path / "both")
+    faulty, fine = run({**PLAN, "vary": {"attack": [attack("hook"), PLAN["attack"]]}}, store=tmp_path / "both")
+    assert faulty.errors["victim"] == "attack 'faulty' changed the data that it was given; let its hook work on copies"
     assert fine.metrics["victim"]["acc"] == alone.metrics["victim"]["acc"]
 
 

@@ -58,7 +58,7 @@ def test_of_a_vote_every_member_is_taught() -> None:
 class Blind(Screen):
     """Passes no gradient and no weight on."""
 
-    def forward(self, batch: object) -> object:
+    def forward(self, batch: object, victim: Victim) -> object:
         return batch
 
 

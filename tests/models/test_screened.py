@@ -8,6 +8,7 @@ import torch
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs
 from ostiary.models.screened import Screen, screened
+from ostiary.models.victim import Victim
 from ostiary.testing import toys
 
 
@@ -18,7 +19,7 @@ class Without(Screen):
         super().__init__()
         self.register_buffer("factor", torch.tensor(factor))
 
-    def forward(self, batch: Inputs) -> Inputs:
+    def forward(self, batch: Inputs, victim: Victim) -> Inputs:
         return Graphs.build(batch.x * self.factor, batch.edge_index[:, :0], batch.n_nodes)
 
 

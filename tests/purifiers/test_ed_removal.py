@@ -28,7 +28,7 @@ def test_flagged_graphs_lose_their_edges_and_the_others_none(method: EDRemoval, 
     held, inputs = toys.evidence("graph", odd=odd), toys.splits("graph").test.inputs
     found = method.purify(held, toys.context("graph", odd=odd))
     screen = screen_of(found)
-    scored, seen = screen.scored(held.victim, inputs), screen.before(held.victim, inputs)
+    scored, seen = screen.scored(held.victim, inputs), screen(inputs, held.victim)
     flagged = scored.scores > float(screen.threshold)
     lost = inputs.n_edges - seen.n_edges
     assert 0 < int(flagged.sum()) < len(inputs)

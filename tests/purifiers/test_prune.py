@@ -28,7 +28,7 @@ MIXED = path([[1.0, 0.0], [2.0, 0.0], [0.6, 0.8], [-0.8, 0.6], [0.8, -0.6]])
 
 @pytest.mark.parametrize(("threshold", "left"), [(-1.1, 4), (-1.0, 3), (0.0, 2), (0.59, 2), (0.61, 1), (1.1, 0)])
 def test_edges_up_to_the_threshold_go_in_both_directions(threshold: float, left: int) -> None:
-    found = Pruning(toys.victim("graph"), threshold, embedded=False)(MIXED)
+    found = Pruning(toys.victim("graph"), threshold, embedded=False)(MIXED, toys.victim("graph"))
     assert found.edge_index.shape[1] == 2 * left
     assert found.symmetric
     assert torch.equal(found.x, MIXED.x)
@@ -45,15 +45,15 @@ def test_one_hot_features_are_compared_after_the_first_layer() -> None:
     level = float(alike.median())
     module = Prune(threshold=level).purify(held, toys.context("graph")).module
     assert isinstance(module, Screened)
-    found = module.screen(inputs)
+    found = module.screen(inputs, held.victim)
     assert found.edge_index.shape[1] == int((alike > level).sum())
-    plain = Pruning(held.victim, 0.1, embedded=False)(inputs)
+    plain = Pruning(held.victim, 0.1, embedded=False)(inputs, held.victim)
     assert torch.equal(plain.edge_index, inputs.edge_index[:, (inputs.x[a] * inputs.x[b]).sum(1) == 1])
 
 
 def test_degrees_are_counted_again() -> None:
     x = degree_features(MIXED.edge_index, 5, 4)
-    found = Pruning(toys.victim("graph"), 0.1, embedded=False, degrees=True)(MIXED.with_(x=x))
+    found = Pruning(toys.victim("graph"), 0.1, embedded=False, degrees=True)(MIXED.with_(x=x), toys.victim("graph"))
     assert 0 < found.edge_index.shape[1] < 8
     assert are_degrees(found)
 

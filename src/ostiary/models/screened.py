@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import replace
 
 import torch
@@ -12,22 +13,18 @@ from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim
 
 
-class Screen(nn.Module):
+class Screen(nn.Module, ABC):
     """Changes a batch. What it has learnt (thresholds, statistics) are buffers, so that it is saved with the weights."""
 
-    def forward(self, batch: Inputs) -> Inputs:
-        """The batch as the model shall see it: a new one, with as many inputs and nodes as before."""
-        raise NotImplementedError
+    @abstractmethod
+    def forward(self, batch: Inputs, victim: Victim) -> Inputs:
+        """The batch as the model shall see it: a new one, with as many inputs and nodes as before. victim: the model itself,
+        without the screen, for screens that ask it."""
 
-    def before(self, victim: Victim, batch: Inputs) -> Inputs:
-        """The same, for a screen that asks the model itself, `victim`, which has no screen before it; such a one
-        overrides this in place of `forward`."""
-        return self(batch)
-
-    def passed(self, data: Dataset, device: torch.device) -> Dataset:
-        """All of `data`, which is on the CPU, behind the screen, which is on `device`."""
+    def passed(self, data: Dataset, victim: Victim) -> Dataset:
+        """All of `data`, which is on the CPU, behind the screen, which is where `victim` is."""
         kind, home = data.modality, data.y.device
-        parts = [self(data.take(at).move(device).inputs) for at in torch.arange(len(data)).split(kind.chunk)]
+        parts = [self(data.take(at).move(victim.device).inputs, victim) for at in torch.arange(len(data)).split(kind.chunk)]
         return replace(data, inputs=kind.join([kind.move(part, home) for part in parts]))
 
 
@@ -47,7 +44,7 @@ def screened(victim: Victim, screen: Screen) -> Victim:
     def forward(both: nn.Module, batch: Inputs) -> Tensor:
         assert isinstance(both, Screened)
         bare = Victim(both.inner, own.modality, forward=own._forward, head=own.known_head, stages=own.named_stages)
-        return bare.call(both.inner, both.screen.before(bare, batch))
+        return bare.call(both.inner, both.screen(batch, bare))
 
     head = None if own.known_head is None else f"inner.{own.known_head}"
     stages = tuple(f"inner.{name}" for name in own.named_stages)

@@ -36,7 +36,7 @@ class Removal(Screen):
         plain = victim.modality.move(plain, torch.device("cpu"))
         return self.method.scored(victim, plain, ids, Context(int(self.seed)), bool(self.degrees))
 
-    def before(self, victim: Victim, batch: Graphs) -> Graphs:
+    def forward(self, batch: Graphs, victim: Victim) -> Graphs:
         found = self.scored(victim, batch)
         flagged = found.scores > self.threshold.cpu()
         keep = ~(found.edges & flagged[batch.edge_batch.cpu()]).to(batch.x.device)

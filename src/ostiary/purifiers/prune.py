@@ -63,7 +63,7 @@ class Prune(Purifier, name="prune"):
         return victim if self.when == "train" else screened(victim, screen)
 
     def pruned(self, train: Dataset, screen: Pruning) -> Dataset:
-        after = screen.passed(train, screen.model.device)
+        after = screen.passed(train, screen.model)
         if not self.drop_labels:
             return after
         old, new = _store(train.inputs), _store(after.inputs)
@@ -86,7 +86,7 @@ class Pruning(Screen):
         self.register_buffer("degrees", torch.tensor(degrees))
 
     @torch.no_grad()
-    def forward(self, batch: Inputs) -> Inputs:
+    def forward(self, batch: Inputs, victim: Victim) -> Inputs:
         graphs = _store(batch)
         unit = F.normalize(self.model.layers(batch)[1][0] if bool(self.embedded) else graphs.x, dim=1)
         alike = torch.cat([(unit[a] * unit[b]).sum(1) for a, b in graphs.edge_index.split(2**18, dim=1)])
