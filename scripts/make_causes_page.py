@@ -30,6 +30,7 @@ from ostiary.experiment.record import Record
 from ostiary.experiment.stages import Stage
 from ostiary.experiment.store import Store
 from ostiary.modality.graphs import Graphs
+from ostiary.models.screened import Screen
 from ostiary.models.victim import Victim
 from ostiary.purifiers.abl import ABL
 from ostiary.purifiers.fine_pruning import zero_inputs
@@ -118,6 +119,7 @@ def cut(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, str]:
     splits = poisoned.splits
     screened = Prune().purify(Evidence(victim, None, splits.clean), ctx)
     screen = screened.module.screen
+    assert isinstance(screen, Screen)
     before, after = splits.test.take(poisoned.rows).inputs, poisoned.triggered.inputs
     n = len(after.x)
 
@@ -125,8 +127,8 @@ def cut(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, str]:
         return graphs.edge_index[0] * n + graphs.edge_index[1]
 
     new = keys(after)[~torch.isin(keys(after), keys(before))]
-    kept = torch.isin(new, keys(screen(after)))
-    lost = 1 - screen(before).edge_index.shape[1] / max(1, before.edge_index.shape[1])
+    kept = torch.isin(new, keys(screen(after, victim)))
+    lost = 1 - screen(before, victim).edge_index.shape[1] / max(1, before.edge_index.shape[1])
     return {"cut": f"{pc(float(1 - kept.double().mean()))} / {pc(lost)}"}
 
 
