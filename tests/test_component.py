@@ -20,6 +20,7 @@ from ostiary.component import Component, build, catalogue, hints, lookup, plain
 from ostiary.detectors.base import Detector
 from ostiary.detectors.spectral import Spectral
 from ostiary.errors import BadSpec, OstiaryError, UnknownName
+from ostiary.experiment.plan import read_plan
 from ostiary.triggers.subgraph import Subgraph
 
 Small = Annotated[int, msgspec.Meta(ge=0, le=9)]
@@ -29,6 +30,7 @@ class Thing(Component):
     """Not registered."""
 
     kind: ClassVar[str] = "thing"
+    name: ClassVar[str] = "thing"
     size: Small = 3
     share: float = 0.5
     mode: Literal["a", "b"] = "a"
@@ -226,6 +228,19 @@ def test_a_part_that_must_be_a_certain_one_refuses_others_of_its_kind() -> None:
     assert component.registered(lookup("explainer", "gnn-explainer")) == ["gnn-explainer"]
 
 
+def test_what_has_no_name_is_no_part_of_a_plan(registry: dict[Any, Any]) -> None:
+    class Nameless(PoisoningAttack):
+        modalities = frozenset({"image"})
+
+        def make_trigger(self, train: Any, ctx: Any) -> Any:
+            raise AssertionError("not reached")
+
+    said = r"the attack Nameless has no name for plans and records; write class Nameless\(\.\.\., name="
+    for what in (Nameless, Nameless()):
+        with pytest.raises(BadSpec, match=said):
+            read_plan({"dataset": "digits", "victim": "preact-resnet", "attack": what})[0].cells()
+
+
 def test_a_name_is_given_once(registry: dict[Any, Any]) -> None:
     lookup("attack", "badnets")
     with pytest.raises(
@@ -350,6 +365,7 @@ class Baked(Component):
     """Not registered; `paper` is how a paper has it."""
 
     kind: ClassVar[str] = "thing"
+    name: ClassVar[str] = "thing"
     name: ClassVar[str] = "baked"
     presets = {"paper": {"heat": 200, "hours": 3}}
     heat: int = 180

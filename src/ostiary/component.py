@@ -104,9 +104,17 @@ class Component(ABC):
         """
         own = {f: getattr(self, f) for f in hints(type(self))}
         return {
-            "name": self.name,
+            "name": self.called(),
             **{f: plain(v) for f, v in own.items() if f not in self.added or v != getattr(type(self), f)},
         }
+
+    @classmethod
+    def called(cls) -> str:
+        """Its name, for plans and records. Raises BadSpec where it has none."""
+        if not cls.name:
+            made = cls.__name__
+            raise BadSpec(f"the {cls.kind} {made} has no name for plans and records; write class {made}(..., name='...')")
+        return cls.name
 
     def revisions(self) -> dict[str, int | str]:
         """The revisions of the component and its parts, by kind and name, bar those that never changed; of a plugin's the mark
