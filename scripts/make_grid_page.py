@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
@@ -22,7 +23,7 @@ from ostiary.metrics.intervals import mean
 from ostiary.report.causes import causes, false_target
 from ostiary.report.ranking import RANKING, attacked, collapsed, ranking, solves, spread
 from ostiary.report.scans import SCANS, scan_rows
-from ostiary.report.tables import REACTIVATION, short, text
+from ostiary.report.tables import REACTIVATION, short, text, unpoisoned
 
 ROOT = Path(__file__).parent.parent
 PAGE, FIGURE = ROOT / "docs" / "graph-grid.md", ROOT / "docs" / "figures" / "graph-grid-causes.svg"
@@ -51,11 +52,11 @@ def main(sources: Sequence[str]) -> None:
         f"{len(taken)}), `ostiary run plans/clean-models.yaml` and, for the scans of models, `ostiary run "
         "plans/scan-grid.yaml`. The settings, the networks and the sizes of the triggers are in the plans. A run counts where "
         "the attack has a lift of 30 points over a clean model. *Solved*: the share of runs left with a lift of at most 5 "
-        "points, for at most 5 points of accuracy, by a model that does not say one class only.",
+        "points, for at most 5 points of accuracy, by a model that does not say one class only (a run that failed is not).",
         "",
         *table(ranking(records)),
         "",
-        "Mean ± standard deviation over runs; seconds of one core, beside one to four other processes.",
+        "Mean ± standard deviation over runs; seconds of one core, beside one to four other processes." + broken(records),
         "",
         "## What is left: the backdoor, or a class that was lost",
         "",
@@ -79,6 +80,17 @@ def main(sources: Sequence[str]) -> None:
         *cells(taken),
     ]
     PAGE.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def broken(records: Sequence[Record]) -> str:
+    """What broke off on clean models, whose means lack it."""
+    found = [
+        f"{stage.removeprefix('purifier ')} on {place(r)}, seed {r.plan['seed']}"
+        for r in unpoisoned(records)
+        for stage in r.errors
+        if stage.startswith("purifier ")
+    ]
+    return f" Broken off on clean models, and in no mean: {'; '.join(found)}." if found else ""
 
 
 def sets(records: Sequence[Record]) -> str:
@@ -146,19 +158,25 @@ def reasons(taken: Sequence[Record]) -> list[str]:
 
 
 def reactivated(taken: Sequence[Record]) -> list[str]:
-    """Mean ASR before and after a little training on triggered samples, by defence."""
-    lines = [f"| model | {' | '.join(REACTIVATION.values())} |", f"|---|{'---:|' * len(REACTIVATION)}"]
-    held = [r.metrics["victim"] for r in taken if r.metrics["victim"].get("relearning")]
-    own = [{**m["relearning"], "asr": m["natural"]} for m in held]
-    labels = list(dict.fromkeys(label for r in taken for label in r.metrics["purifiers"]))
-    judged = {"a model that was always clean": own}
-    judged |= {label: [r.metrics["purifiers"][label] for r in taken if label in r.metrics["purifiers"]] for label in labels}
-    for label, metrics in judged.items():
-        having = [m for m in metrics if all(c in m for c in REACTIVATION)]  # votes pass no gradient
+    """Mean ASR before and after a little training on triggered samples, by defence, over the runs that have these figures."""
+    lines = [
+        "In brackets what a model that was always clean makes of it in the same runs; votes were re-activated in few.",
+        "",
+        f"| model | runs | {' | '.join(REACTIVATION.values())} |",
+        f"|---|{'---:|' * (1 + len(REACTIVATION))}",
+    ]
+    for label in dict.fromkeys(label for r in taken for label in r.metrics["purifiers"]):
+        both = [(r.metrics["purifiers"].get(label, {}), r.metrics["victim"]) for r in taken]
+        having = [(m, v) for m, v in both if all(c in m for c in REACTIVATION) and v.get("relearning")]
         if having:
-            means = (mean([m[c]["value"] for m in having])["value"] for c in REACTIVATION)
-            lines.append(f"| {label} | {' | '.join(f'{100 * float(v):.1f}' for v in means)} |")
+            clean = [{**v["relearning"], "asr": v["natural"]} for _, v in having]
+            shown = (f"{average([m for m, _ in having], c)} ({average(clean, c)})" for c in REACTIVATION)
+            lines.append(f"| {label} | {len(having)} | {' | '.join(shown)} |")
     return lines
+
+
+def average(held: Sequence[dict[str, Any]], name: str) -> str:
+    return text(name, mean([m[name]["value"] for m in held]))
 
 
 def detected(taken: Sequence[Record]) -> list[str]:

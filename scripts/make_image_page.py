@@ -9,7 +9,6 @@ after the first sentence of a section.
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,7 +21,7 @@ from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.ranking import attacked, ranking
-from ostiary.report.tables import DETECTION, Group, detector_rows, groups, rows, text
+from ostiary.report.tables import DETECTION, Group, detector_rows, ends, groups, rows, text
 
 PAGE = Path(__file__).parent.parent / "docs" / "image-defences.md"
 JUDGED = {"asr": "ASR %", "acc": "ACC %", "ra": "RA %", "der": "DER"}
@@ -39,9 +38,9 @@ def main(sources: Sequence[str]) -> None:
         "models, `plans/images-clean.yaml`; settings are in the plans. Means over seeds. *natural*: what a clean model "
         "of the same recipe and seed does with the same triggered inputs (the transfer rate). An attack counts in the ranking "
         "where it has a lift of 30 points; *solved*: a lift and an accuracy drop of at most 5 points, by a model that still "
-        "tells classes apart. Tables by attack and defence, over the runs in which defences were judged: mean and half the "
-        "width of the 95 % interval (Student's over "
-        "seeds; of a single seed Wilson's over its test inputs). DER: defence effectiveness rating, 1 where the "
+        "tells classes apart. Tables by attack and defence, over the runs in which defences were judged: mean and, in "
+        "brackets, its 95 % interval (Student's over seeds, or that of the inputs judged where it is wider; of a single seed "
+        "Wilson's over its test inputs). DER: defence effectiveness rating, 1 where the "
         "backdoor is gone for free, 0.5 where nothing is gained.",
     ]
     told = kept(PAGE.read_text(encoding="utf-8"))
@@ -115,11 +114,10 @@ def defended(group: Group) -> Group:
 
 
 def interval(figure: Estimate | None, measure: str) -> str:
-    """The mean and half the width of its 95 % interval: over seeds, or, of one seed, over its test inputs."""
-    if figure is None:
-        return "-"
-    shown, half = text(measure, figure), (float(figure.get("high", math.nan)) - float(figure.get("low", math.nan))) / 2
-    return shown if math.isnan(half) else f"{shown} ± {text(measure, {'value': half})}"
+    """The mean and its 95 % interval: over seeds, or, of one seed, over its test inputs."""
+    limits = ends(measure, figure) or ()
+    shown = ", ".join(text(measure, {"value": e}) for e in limits)
+    return text(measure, figure) + (f" [{shown}]" if shown else "")
 
 
 def detected(found: Sequence[Group]) -> list[str]:

@@ -7,16 +7,18 @@ Sections of plans that no STORE holds stay as they are; detectors' histograms ne
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from make_grid_page import newest
-from make_image_page import detected, interval, kept
+from make_image_page import detected, kept
 
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
+from ostiary.metrics.intervals import Estimate
 from ostiary.report.drawing import Figure
 from ostiary.report.figures import figures
 from ostiary.report.sweeps import sweeps
@@ -96,14 +98,14 @@ def figures_of(group: Group) -> str:
     held = rows(group)[0].figures
     control = [r.metrics["victim"]["control_acc"]["value"] for r in group.records]
     known = {**held, "control_acc": {"value": sum(control) / len(control)}}
-    return " | ".join(interval(known.get(m), m) for m in MEASURES)
+    return " | ".join(about(known.get(m), m) for m in MEASURES)
 
 
 def defended(group: Group) -> list[str]:
     measures = ("acc", "asr", "asr_lift", "ra")
     lines = [f"| defence | {' | '.join(TITLES[m] for m in measures)} |", f"|---|{'---:|' * len(measures)}"]
     for row in rows(group):
-        lines.append(f"| {row.defence} | {' | '.join(interval(row.figures.get(m), m) for m in measures)} |")
+        lines.append(f"| {row.defence} | {' | '.join(about(row.figures.get(m), m) for m in measures)} |")
     return lines
 
 
@@ -116,6 +118,14 @@ def saved(figure: Figure, mark: str = "ppt") -> list[str]:
     path = PAGE.parent / "figures" / f"{mark}-{figure.name}.svg".replace("=", "-")
     path.write_text(figure.file(), encoding="utf-8")
     return [figure.caption, "", f"![{figure.alt}](figures/{path.name})"]
+
+
+def about(figure: Estimate | None, measure: str) -> str:
+    """The mean and half the width of its 95 % interval."""
+    if figure is None:
+        return "-"
+    shown, half = text(measure, figure), (float(figure.get("high", math.nan)) - float(figure.get("low", math.nan))) / 2
+    return shown if math.isnan(half) else f"{shown} ± {text(measure, {'value': half})}"
 
 
 if __name__ == "__main__":

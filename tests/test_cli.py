@@ -476,7 +476,7 @@ def test_seeds_are_averaged_and_doubts_merged(capsys: pytest.CaptureFixture[str]
     doubts = [["accuracy 60.1% is low", "anp(steps=5): ASR 3%"], ["accuracy 62% is low"]]
     text = shown([made(s, 0.1, acc=0.5 + s / 10, doubts=doubts[s]) for s in (0, 1)], 140, capsys)
     assert "dataset / victim / sub-ba, 2 seeds" in text
-    assert re.search(r"^none +55\.0 +100\.0 \[100.0, 100.0\]", text, re.MULTILINE)
+    assert re.search(r"^none +55\.0 +100\.0 \[64.6, 100.0\]", text, re.MULTILINE)
     assert "- accuracy 60.1-62% is low (2 of 2 seeds)" in text
     assert "- anp(steps=5): ASR 3% (1 of 2 seeds)" in text
 
@@ -537,9 +537,8 @@ def test_tables_are_saved_to_calculate_with_and_for_a_paper(call: Call, store: P
     folder = tmp_path / "tables"
     said = call("report", "--store", store, "--output", tmp_path / "r.html", "--tables", folder, "--json").document
     (record,) = call("show", "--store", store, "--json").document
-    assert {Path(p).name for p in said["tables"]} == {f"{n}.{e}" for n in ("defences", "detectors") for e in ("csv", "tex")} | {
-        "runs.csv"
-    }
+    kinds = ("defences", "detectors", "reactivation", "stealth")
+    assert {Path(p).name for p in said["tables"]} == {"runs.csv"} | {f"{n}.{e}" for n in kinds for e in ("csv", "tex")}
     runs = list(csv.DictReader((folder / "runs.csv").read_text(encoding="utf-8").splitlines()))
     assert [(r["key"], r["seed"], r["attack"], r["defence"]) for r in runs] == [
         (record["key"], "0", "sub-ba", d) for d in ("none", "fine-tune")
@@ -549,4 +548,4 @@ def test_tables_are_saved_to_calculate_with_and_for_a_paper(call: Call, store: P
     assert float(means[0]["acc"]) == record["metrics"]["victim"]["acc"]["value"] and means[0]["acc_n"] == "1"
     latex = (folder / "defences.tex").read_text(encoding="utf-8")
     assert latex.count("\\\\") == 3 and "ACC \\%" in latex and "fine-tune" in latex and "$" in latex
-    assert f"{100 * float(runs[0]['acc']):.1f} \\pm" in latex
+    assert f"${100 * float(runs[0]['acc']):.1f}\\; [" in latex

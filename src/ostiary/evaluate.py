@@ -11,7 +11,7 @@ from torch import Tensor
 from ostiary.attacks.base import Poisoned
 from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
-from ostiary.metrics.intervals import Estimate, lost, rate
+from ostiary.metrics.intervals import Estimate, averaged, lost, rate
 from ostiary.models.victim import Victim
 
 Metrics = dict[str, Any]
@@ -58,25 +58,24 @@ def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs
     truth = test.y[poisoned.rows]
     _check_sources(truth, wanted)
     said, said_control = now.triggered.argmax(1), control.triggered.argmax(1)
-    hit, natural = said == wanted, _macro(said_control == wanted, wanted)
-    asr, acc = _macro(hit, wanted), _rate(now.clean.argmax(1) == test.y)
-    control_acc = _rate(control.clean.argmax(1) == test.y)
-    knew = control.clean.argmax(1)[poisoned.rows] == truth
+    hit, led = said == wanted, said_control == wanted
+    right = control.clean.argmax(1) == test.y
+    knew = right[poisoned.rows]
     found: Metrics = {
-        "acc": acc,
-        "asr": asr,
+        "acc": _rate(now.clean.argmax(1) == test.y),
+        "asr": _macro(hit, wanted),
         "asr_strict": _macro(hit & knew, wanted),
-        "natural": natural,
-        "asr_lift": {"value": asr["value"] - natural["value"], "n": asr["n"]},
+        "natural": _macro(led, wanted),
+        "asr_lift": _above(hit, led, wanted),
         "ra": _rate(said == truth),
-        "cad": {"value": control_acc["value"] - acc["value"], "n": acc["n"]},
-        "control_acc": control_acc,
+        "cad": _drop(control, now, test),
+        "control_acc": _rate(right),
         "amc": _confidence(now.triggered[hit], wanted[hit]),
         "confusion": _confusion(test.y, now.clean.argmax(1), test.n_classes),
         "triggered_as": torch.bincount(said, minlength=test.n_classes).tolist(),
     }
     found |= {} if now.mismatched is None else {"cross": _rate(now.mismatched.argmax(1) == truth)}
-    found |= _by_subset(poisoned, {"asr": hit, "asr_strict": hit & knew, "natural": said_control == wanted})
+    found |= _by_subset(poisoned, {"asr": hit, "asr_strict": hit & knew, "natural": led})
     if before is not None:
         found |= {"drop": _drop(before, now, test), **_change(found, evaluate(before, poisoned, control))}
     return found
@@ -121,8 +120,7 @@ def _change(now: Metrics, before: Metrics) -> Metrics:
 
 
 def _drop(before: Outputs, now: Outputs, test: Dataset) -> Estimate:
-    was, right = ((m.clean.argmax(1) == test.y).tolist() for m in (before, now))
-    return lost(was, right)
+    return _lost(*(m.clean.argmax(1) == test.y for m in (before, now)))
 
 
 def _rate(hits: Tensor) -> Estimate:
@@ -130,14 +128,19 @@ def _rate(hits: Tensor) -> Estimate:
 
 
 def _macro(hits: Tensor, wanted: Tensor) -> Estimate:
-    """The rate; for several wanted classes the mean of their rates, with the pooled interval's width."""
-    pooled, goals = _rate(hits), wanted.unique()
-    if len(goals) == 1:
-        return pooled
-    value = float(torch.stack([hits[wanted == g].double().mean() for g in goals]).mean())
-    shift = value - float(pooled["value"])
-    low, high = max(0.0, float(pooled["low"]) + shift), min(1.0, float(pooled["high"]) + shift)
-    return {"value": value, "low": low, "high": high, "n": len(hits)}
+    """The rate; for several wanted classes the mean of their rates."""
+    goals = wanted.unique()
+    return _rate(hits) if len(goals) == 1 else averaged([_rate(hits[wanted == g]) for g in goals])
+
+
+def _above(hits: Tensor, natural: Tensor, wanted: Tensor) -> Estimate:
+    """By how much a rate is above another of the same inputs; for several wanted classes the mean."""
+    parts = [_lost(hits[wanted == g], natural[wanted == g]) for g in wanted.unique()]
+    return parts[0] if len(parts) == 1 else averaged(parts)
+
+
+def _lost(before: Tensor, after: Tensor) -> Estimate:
+    return lost(before.tolist(), after.tolist())
 
 
 def _confusion(y: Tensor, said: Tensor, k: int) -> list[list[int]]:

@@ -14,6 +14,7 @@ from ostiary.data.dataset import Dataset, Splits
 from ostiary.data.user import images
 from ostiary.errors import InvalidInput
 from ostiary.evaluate import Outputs, evaluate
+from ostiary.metrics.intervals import averaged, lost, rate
 from ostiary.triggers.pixels import Patch
 
 # Six test samples of classes 0 0 1 1 1 2; target 0; sources are rows 2 3 4 5.
@@ -94,8 +95,15 @@ def test_several_goals_weigh_the_same() -> None:
     found = evaluate(outputs([0] * 6, [1, 1, 1, 0]), poisoned([2, 2, 2, 0]), outputs([0] * 6, [1, 1, 1, 1]))
     assert found["asr"]["value"] == 0.5
     assert found["asr"]["n"] == 4
-    assert found["asr"]["low"] < 0.5 < found["asr"]["high"]
+    assert found["asr"] == averaged([rate(0, 3), rate(1, 1)])
     assert found["natural"]["value"] == 0.0
+    assert found["asr_lift"] == averaged([lost([False] * 3, [False] * 3), lost([True], [False])])
+
+
+def test_lift_and_what_training_on_poison_cost_have_intervals_of_their_pairs() -> None:
+    found = evaluate(NOW, poisoned([0, 0, 0, 0]), CONTROL)
+    assert found["asr_lift"] == lost([True, True, False, True], [False, True, False, False])
+    assert found["cad"] == lost([True] * 4 + [True, False], [True] * 4 + [False, True])
 
 
 def test_no_success_has_no_confidence() -> None:

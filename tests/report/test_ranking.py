@@ -65,6 +65,30 @@ def test_only_runs_count_in_which_the_attack_works() -> None:
     assert found["none"].figures["asr_lift"]["value"] == pytest.approx(0.75)
 
 
+def test_a_run_that_broke_off_is_not_solved() -> None:
+    runs = [
+        record(s, 0.9, fragile=(0.1, 0.0) if s == 0 else None, steady=(0.1, 0.0) if s < 3 else (0.9, 0.0)) for s in range(4)
+    ]
+    found = ranking(runs)
+    assert [(r.defence, r.cells, r.failed) for r in found[:2]] == [("steady", 4, 0), ("fragile", 1, 3)]
+    assert [r.figures["solved"]["value"] for r in found[:2]] == [0.75, 0.25]
+    assert found[1].figures["asr"]["value"] == pytest.approx(0.1), "of the run that it came through"
+
+
+def test_where_nothing_is_solved_lost_accuracy_counts_as_much_as_what_is_left() -> None:
+    runs = [record(s, 0.9, ruinous=(0.1, 0.6), mild=(0.5, 0.0)) for s in (0, 1)]
+    assert [r.defence for r in ranking(runs)] == ["mild", "ruinous", "none"]
+
+
+def test_a_clean_model_counts_once() -> None:
+    """However many attacks were asked about it at rate 0."""
+    clean = [
+        structs.replace(r, key=f"{r.key}{i}", stages={**r.stages, "control": r.key}) for r in RECORDS[3:] for i in range(3)
+    ]
+    found = {r.defence: r for r in ranking([*RECORDS[:3], *clean])}
+    assert found["good"].figures["clean_drop"]["n"] == 2
+
+
 def test_a_defence_that_refused_in_all_runs_is_listed_last() -> None:
     found = ranking([record(s, 0.9, good=(0.1, 0.0), refusing=None) for s in (0, 1)])
     assert [(rank.defence, rank.cells, rank.failed) for rank in found] == [("good", 2, 0), ("none", 2, 0), ("refusing", 0, 2)]

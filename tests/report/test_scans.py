@@ -89,7 +89,9 @@ def judged(lift: float, poisoned: int, score: float, alarm: bool, target: bool, 
     found = {"score": score, "alarm": float(alarm), "found_target": float(target), "classes": [], "info": {}}
     victim = {**like.metrics["victim"], "asr_lift": {"value": lift, "n": 50}}
     metrics = {**like.metrics, "victim": victim, "attack": {"poisoned": poisoned}, "detectors": {"scan": found}}
-    return msgspec.structs.replace(like, metrics=metrics, stages={**like.stages, "judge": f"{lift} {score}"})
+    return msgspec.structs.replace(
+        like, metrics=metrics, stages={**like.stages, "judge": f"{lift} {score}", "control": str(score)}
+    )
 
 
 def test_victims_of_a_store_are_told_apart(made: Any, tmp_path: Path) -> None:
@@ -104,5 +106,7 @@ def test_victims_of_a_store_are_told_apart(made: Any, tmp_path: Path) -> None:
     assert [row.figures[k]["value"] for k in ("detected", "false_alarms", "found_target")] == [2 / 3, 1 / 4, 1 / 3]
     assert [row.figures[k]["value"] for k in ("backdoored", "clean")] == [3, 4]
     assert scan_rows(clean) == scan_rows([*taken, weak]) == []
+    again = [msgspec.structs.replace(r, stages={**r.stages, "judge": f"by another attack, {r.stages['judge']}"}) for r in clean]
+    assert scan_rows([*clean, *again, *taken])[0] == row, "one clean model, whichever attack it is asked about"
     page = html.write_report([*clean, *taken], store, tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Which models are backdoored" in page and "<td>0.792</td>" in page

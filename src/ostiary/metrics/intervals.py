@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 Estimate = dict[str, float | int]
 
@@ -16,7 +16,8 @@ def rate(hits: int, n: int, level: float = 0.95) -> Estimate:
     p = hits / n
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return {"value": p, "low": max(0.0, centre - half), "high": min(1.0, centre + half), "n": n}
+    low, high = 0.0 if hits == 0 else centre - half, 1.0 if hits == n else centre + half  # rounding must not miss the ends
+    return {"value": p, "low": low, "high": high, "n": n}
 
 
 def lost(before: Sequence[bool], after: Sequence[bool], level: float = 0.95) -> Estimate:
@@ -30,6 +31,15 @@ def lost(before: Sequence[bool], after: Sequence[bool], level: float = 0.95) -> 
     centre, both = (fell - rose) / (n + 2), (fell + rose + 1) / (n + 2)
     half = _normal_quantile(0.5 + level / 2) * math.sqrt((both - centre * centre) / (n + 2))
     return {"value": (fell - rose) / n, "low": max(-1.0, centre - half), "high": min(1.0, centre + half), "n": n}
+
+
+def averaged(estimates: Sequence[Mapping[str, float | int]]) -> Estimate:
+    """Mean of independent estimates (each with value, low, high, n) with the interval that follows from theirs (MOVER: Zou &
+    Donner, Statistics in Medicine 2008), and n in all."""
+    k = len(estimates)
+    m = math.fsum(e["value"] for e in estimates) / k
+    below, above = (math.sqrt(math.fsum((e["value"] - e[end]) ** 2 for e in estimates)) / k for end in ("low", "high"))
+    return {"value": m, "low": m - below, "high": m + above, "n": sum(int(e["n"]) for e in estimates)}
 
 
 def mean(values: Sequence[float], level: float = 0.95) -> Estimate:

@@ -31,10 +31,13 @@ from ostiary.report.tables import (
     TITLES,
     Group,
     Row,
+    cell,
     detector_rows,
+    ends,
     groups,
     reactivation_rows,
     rows,
+    seeds,
     stealth_rows,
     text,
 )
@@ -61,7 +64,15 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
     with _opened(store) as book:
         found = [_section(i, group, book) for i, group in enumerate(grouped, 1)]
     here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    here.filters |= {"flat": _flat, "interval": _interval, "shown": text, "spread": spread, "took": _took}
+    here.filters |= {
+        "flat": _flat,
+        "interval": _interval,
+        "shown": text,
+        "cell": cell,
+        "seeds": seeds,
+        "spread": spread,
+        "took": _took,
+    }
     here.filters["breakable"] = lambda label: Markup(re.sub(r"([(,])", r"\1<wbr>", str(escape(label))))
     here.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
     page = here.get_template("page.html").render(
@@ -209,19 +220,15 @@ def _verdict(before: dict[str, Estimate], after: dict[str, Estimate], but: Seque
     return found + (f", for {100 * drop:.0f} points of accuracy" if drop >= COUNTS - EXACT else "")
 
 
-def _number(figures: dict[str, Estimate], name: str, part: str = "value") -> float:
-    value = figures.get(name, {}).get(part)
+def _number(figures: dict[str, Estimate], name: str) -> float:
+    value = figures.get(name, {}).get("value")
     return math.nan if value is None else float(value)
 
 
 def _interval(column: str, figures: dict[str, Estimate]) -> str:
-    """Cut to what is possible: the interval of two seeds may be wider."""
-    low, high = _number(figures, column, "low"), _number(figures, column, "high")
-    if column == "seconds" or math.isnan(low + high):
-        return ""
-    least = -1.0 if column in ("drop", "asr_lift") else 0.0
-    ends = (min(1.0, max(least, end)) for end in (low, high))
-    return "[" + ", ".join(f"{e:.2f}" if column == "der" else f"{100 * e:.1f}" for e in ends) + "]"
+    limits = ends(column, figures.get(column)) or ()
+    shown = ", ".join(f"{e:.2f}" if column == "der" else f"{100 * e:z.1f}" for e in limits)
+    return f"[{shown}]" if shown else ""
 
 
 def _merged(records: Sequence[Record], said: Callable[[Record], list[str]]) -> list[tuple[str, str]]:

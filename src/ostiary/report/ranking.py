@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostiary.experiment.record import Record
-from ostiary.metrics.intervals import Estimate, mean
+from ostiary.metrics.intervals import Estimate, mean, rate
 from ostiary.report import tables
 from ostiary.report.levels import curved
 from ostiary.report.tables import united
@@ -29,7 +29,7 @@ RANKING = {
 @dataclass(frozen=True)
 class Rank:
     """One defence. cells: runs it was judged on; failed: runs in which it refused or failed. figures: mean and spread over
-    these runs; solved: share of them that `solves`."""
+    the former; solved: share of both that `solves`."""
 
     defence: str
     cells: int
@@ -38,18 +38,19 @@ class Rank:
 
 
 def ranking(records: Iterable[Record]) -> list[Rank]:
-    """The best first: by the share of runs it solves, then by what is left of the attack. Points of a curve are not ranked."""
+    """The best first: by the share of runs it solves, then by what is left of the attack and lost of the accuracy together.
+    Points of a curve are not ranked."""
     told = [r for r in records if "asr_lift" in r.metrics.get("victim", {})]
     judged = united(told)
     taken = attacked(judged)
-    clean = [r for r in judged if r.metrics.get("attack", {}).get("poisoned") == 0]
+    clean = tables.unpoisoned(judged)
     apart = set().union(*map(curved, told))
     labels = list(dict.fromkeys(label for r in judged for label in tables.purifiers(r) if label not in apart))
     if len(taken) < 2 or len(labels) < 2:
         return []
     found = [_rank("none", taken, [], [r.metrics["victim"] for r in taken])]
     found += [_of(label, taken, clean) for label in labels]
-    return sorted((f for f in found if f.cells or f.failed), key=lambda f: (-_mean(f, "solved"), _mean(f, "asr_lift")))
+    return sorted((f for f in found if f.cells or f.failed), key=_order)
 
 
 def attacked(records: Iterable[Record]) -> list[Record]:
@@ -71,9 +72,11 @@ def _rank(
     label: str, own: Sequence[Record], seconds: Sequence[float], held: Sequence[dict[str, Any]], costs: Sequence[float] = ()
 ) -> Rank:
     values = {c: [_value(m, c) for m in held if c in m] for c in ("asr", "asr_lift", "drop", "ra")}
-    values["solved"] = [float(solves(m)) for m in held if "drop" in m]
     values |= {"seconds": list(seconds), "clean_drop": list(costs)}
-    return Rank(label, len(held), len(own) - len(held), {c: mean(v) for c, v in values.items() if v})
+    figures = {c: mean(v) for c, v in values.items() if v}
+    tried = [m for m in held if "drop" in m]
+    figures |= {"solved": rate(sum(map(solves, tried)), len(own))} if tried else {}
+    return Rank(label, len(held), len(own) - len(held), figures)
 
 
 def solves(metrics: dict[str, Any]) -> bool:
@@ -94,8 +97,12 @@ def _value(metrics: dict[str, Any], name: str) -> float:
     return math.nan if value is None else float(value)
 
 
-def _mean(rank: Rank, name: str) -> float:
-    return float(rank.figures[name]["value"]) if name in rank.figures else 0.0 if name == "solved" else math.inf
+def _order(rank: Rank) -> tuple[float, float]:
+    solved, lift, drop = (
+        float(rank.figures[c]["value"]) if c in rank.figures else math.nan for c in ("solved", "asr_lift", "drop")
+    )
+    left = lift + (0.0 if math.isnan(drop) else max(0.0, drop))
+    return 0.0 if math.isnan(solved) else -solved, math.inf if math.isnan(left) else left
 
 
 def spread(name: str, figure: Estimate | None) -> str:
@@ -103,5 +110,5 @@ def spread(name: str, figure: Estimate | None) -> str:
     if figure is None or math.isnan(float(figure["value"])):
         return "-"
     factor = 1.0 if name == "seconds" else 100.0
-    shown, sd = f"{factor * float(figure['value']):.1f}", float(figure.get("sd", math.nan))
-    return shown if name == "solved" or math.isnan(sd) else f"{shown} ± {factor * sd:.1f}"
+    shown, sd = f"{factor * float(figure['value']):z.1f}", float(figure.get("sd", math.nan))
+    return shown if math.isnan(sd) else f"{shown} ± {factor * sd:.1f}"

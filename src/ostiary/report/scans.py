@@ -10,7 +10,7 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate, rate
-from ostiary.report.tables import Row, united
+from ostiary.report.tables import Row, united, unpoisoned
 from ostiary.thresholds import EXACT, WORKS
 
 SCANS = {
@@ -28,7 +28,7 @@ def scan_rows(records: Iterable[Record]) -> list[Row]:
     Empty for a detector that has not seen both kinds."""
     judged = united(r for r in records if "asr_lift" in r.metrics.get("victim", {}))
     poisoned = [r.metrics.get("attack", {}).get("poisoned") for r in judged]
-    clean = [r for r, n in zip(judged, poisoned, strict=True) if n == 0]
+    clean = unpoisoned(judged)
     lifts = [r.metrics["victim"]["asr_lift"]["value"] or math.nan for r in judged]
     taken = [r for r, n, lift in zip(judged, poisoned, lifts, strict=True) if n != 0 and lift >= WORKS - EXACT]
     found = []

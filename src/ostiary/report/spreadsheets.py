@@ -12,35 +12,60 @@ from typing import Any
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate
+from ostiary.report.certified import certified_tables, curves
 from ostiary.report.html import save
-from ostiary.report.ranking import RANKING, ranking
-from ostiary.report.tables import COLUMNS, DETECTION, TITLES, Row, detector_rows, groups, rows, text
+from ostiary.report.published import beside
+from ostiary.report.ranking import RANKING, Rank, ranking, spread
+from ostiary.report.scans import SCANS, scan_rows
+from ostiary.report.tables import (
+    COLUMNS,
+    DETECTION,
+    REACTIVATION,
+    STEALTH,
+    TITLES,
+    Group,
+    Row,
+    cell,
+    detector_rows,
+    ends,
+    groups,
+    reactivation_rows,
+    rows,
+    seeds,
+    stealth_rows,
+    text,
+)
 
 Line = dict[str, Any]
 
 
 def save_tables(records: Sequence[Record], folder: str | Path) -> list[Path]:
-    """Write into `folder`: runs.csv (a line per run and defence; rates as shares of 1), defences, detectors and ranking as
-    .csv (mean, ends of the 95 % interval, how many runs) and .tex (percent or points; needs the package booktabs).
+    """Write the tables of the page into `folder`: runs.csv (a line per run and defence; rates as shares of 1), and as .csv
+    (shares of 1, ends of the 95 % interval, how many seeds or runs) and as .tex (percent or points; needs the package
+    booktabs) defences, ranking, reactivation, stealth, detectors, scans, certified and published.
 
-    Tables without a line are left out. Raises StoreError where nothing can be written.
+    Tables without a line are left out, and their files from before removed. Raises StoreError where nothing can be written.
     """
     found = groups(records)
-    judged = [row for group in found for row in rows(group) if row.figures]
-    seen = [row for group in found for row in detector_rows(group) if row.figures]
-    ranks = [Row("", rank.defence, rank.figures) for rank in ranking(records)]
-    detection = {n: head for n, head in DETECTION.items() if any(n in row.figures for row in seen)}
-    parts = {
+    tables = {
         "runs": ([line for group in found for r in group.records for line in _run(group.name, r)], ""),
-        "defences": (_lines(judged, "defence", TITLES), _latex(judged, "defence", TITLES)),
-        "detectors": (_lines(seen, "detector", detection), _latex(seen, "detector", detection)),
-        "ranking": (_lines(ranks, "defence", RANKING), _latex(ranks, "defence", RANKING)),
+        "defences": _by_seed([row for group in found for row in rows(group)], "defence", TITLES),
+        "ranking": _ranked(ranking(records)),
+        "reactivation": _by_seed([row for group in found for row in reactivation_rows(group)], "model", REACTIVATION),
+        "stealth": _by_seed([row for group in found for row in stealth_rows(group)], "of", STEALTH),
+        "detectors": _by_seed([row for group in found for row in detector_rows(group)], "detector", DETECTION),
+        "scans": _scanned(scan_rows(records)),
+        "certified": _certified(found),
+        "published": _published(found),
     }
     written = []
-    for name, (lines, latex) in parts.items():
-        if lines:
-            written.append(save(_csv(lines), Path(folder) / f"{name}.csv"))
-            written += [save(latex, Path(folder) / f"{name}.tex")] if latex else []
+    for name, (lines, latex) in tables.items():
+        for kind, content in (("csv", _csv(lines) if lines else ""), ("tex", latex if lines else "")):
+            file = Path(folder) / f"{name}.{kind}"
+            if content:
+                written.append(save(content, file))
+            else:
+                file.unlink(missing_ok=True)
     return written
 
 
@@ -57,16 +82,65 @@ def _run(cell: str, record: Record) -> list[Line]:
     return lines
 
 
-def _lines(found: Sequence[Row], what: str, names: Iterable[str]) -> list[Line]:
-    lines = []
-    for row in found:
-        line: Line = {"cell": row.group, what: row.defence}
-        for name in names:
-            figure = row.figures.get(name, {})
-            ends = {f"{name}_{end}": figure[end] for end in ("low", "high", "sd") if end in figure}
-            line |= {name: figure.get("value"), **ends, f"{name}_n": figure.get("n")} if figure else {}
-        lines.append(line)
-    return lines
+def _by_seed(found: Sequence[Row], what: str, titles: Mapping[str, str]) -> tuple[list[Line], str]:
+    """Means over seeds with their intervals; the last column says over how many seeds."""
+    heads = {n: head for n, head in titles.items() if any(n in row.figures for row in found)}
+    lines = [{"cell": row.group, what: row.defence, **_numbers(row.figures, heads), "seeds": seeds(row)} for row in found]
+    cells = [(row.group, [_plain(row.defence), *(_figure(n, row) for n in heads), str(seeds(row))]) for row in found]
+    said = "mean over seeds [95 % interval]"
+    return lines if heads else [], _latex(said, [what, *heads.values(), "seeds"], cells)
+
+
+def _ranked(found: Sequence[Rank]) -> tuple[list[Line], str]:
+    heads = {n: head for n, head in RANKING.items() if any(n in rank.figures for rank in found)}
+    own = [{"defence": rank.defence, "runs": rank.cells, "failed": rank.failed} for rank in found]
+    lines = [line | _numbers(rank.figures, heads) for line, rank in zip(own, found, strict=True)]
+    cells = [
+        ("", [*(_plain(str(v)) for v in line.values()), *(_math(spread(n, rank.figures.get(n))) for n in heads)])
+        for line, rank in zip(own, found, strict=True)
+    ]
+    return lines, _latex("mean and standard deviation over runs", ["defence", "runs", "failed", *heads.values()], cells)
+
+
+def _scanned(found: Sequence[Row]) -> tuple[list[Line], str]:
+    lines = [{"scan": row.defence, **_numbers(row.figures, SCANS)} for row in found]
+    cells = [("", [_plain(row.defence), *(_interval(n, row.figures.get(n)) for n in SCANS)]) for row in found]
+    return lines, _latex("over models [95 % interval]", ["scan", *SCANS.values()], cells)
+
+
+def _certified(found: Sequence[Group]) -> tuple[list[Line], str]:
+    lines: list[Line] = []
+    for group in found:
+        for curve in curves(group):
+            own = {"cell": group.name, "defence": curve.defence, "change": curve.kind}
+            lines += [own | {"radius": r} | _numbers({"share": s}, ["share"]) for r, s in curve.shares.items()]
+    parts = [
+        _latex(
+            f"{group.name}: certified accuracy %, {t['name']}",
+            t["heads"],
+            [("", list(map(_math, line))) for line in t["lines"]],
+        )
+        for group in found
+        for t in certified_tables(group)
+    ]
+    return lines, "\n".join(parts)
+
+
+def _published(found: Sequence[Group]) -> tuple[list[Line], str]:
+    told = [(g, b) for g in found for b in beside(g.records[0], rows(g), len(g.records)) if b.ours]
+    heads = ["figure", "published", "ours", "ours less published"]
+    lines = [{"cell": g.name, **dict(zip(heads, b, strict=True))} for g, b in told]
+    cells = [(g.name, [_plain(b.what), *map(_math, b[1:])]) for g, b in told]
+    return lines, _latex("ours: mean over seeds [95 % interval]", heads, cells)
+
+
+def _numbers(figures: Mapping[str, Estimate], names: Iterable[str]) -> Line:
+    line: Line = {}
+    for name in names:
+        figure = figures.get(name, {})
+        limits = {f"{name}_{end}": figure[end] for end in ("low", "high", "sd") if end in figure}
+        line |= {name: figure.get("value"), **limits, f"{name}_n": figure.get("n")} if figure else {}
+    return line
 
 
 def _csv(lines: Sequence[Line]) -> str:
@@ -80,31 +154,42 @@ def _csv(lines: Sequence[Line]) -> str:
     return out.getvalue()
 
 
-def _latex(found: Sequence[Row], what: str, titles: Mapping[str, str]) -> str:
-    """Mean, and half the width of its 95 % interval where there is one; cells of a sweep apart."""
-    shown = {n: head for n, head in titles.items() if any(n in row.figures for row in found)}
-    several = len({row.group for row in found}) > 1
-    lines = ["% mean, and half the width of its 95 % interval"]
-    lines += [f"\\begin{{tabular}}{{l{'r' * len(shown)}}}", "\\toprule", _joined([what, *shown.values()]), "\\midrule"]
+def _latex(said: str, heads: Sequence[str], cells: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """cells: (cell of the sweep, one line of the table as LaTeX); cells of a sweep stand apart."""
+    several = len({group for group, _ in cells}) > 1
+    lines = [
+        f"% {said}",
+        f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
+        "\\toprule",
+        f"{' & '.join(map(_plain, heads))} \\\\",
+    ]
+    lines.append("\\midrule")
     last = None
-    for row in found:
-        if several and row.group != last:
+    for group, line in cells:
+        if several and group != last:
             lines += ["\\midrule"] if last is not None else []
-            lines.append(f"\\multicolumn{{{len(shown) + 1}}}{{l}}{{{_plain(row.group)}}} \\\\")
-        last = row.group
-        lines.append(f"{_plain(row.defence)} & {' & '.join(_figure(n, row.figures.get(n)) for n in shown)} \\\\")
+            lines.append(f"\\multicolumn{{{len(heads)}}}{{l}}{{{_plain(group)}}} \\\\")
+        last = group
+        lines.append(f"{' & '.join(line)} \\\\")
     return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", ""])
 
 
-def _figure(name: str, figure: Estimate | None) -> str:
-    shown = text(name, figure)
-    ends = [math.nan if figure is None or figure.get(end) is None else float(figure[end]) for end in ("low", "high")]
-    wide = ends[1] - ends[0]
-    return shown if math.isnan(wide) else f"${shown} \\pm {text(name, {'value': wide / 2})}$"
+def _figure(name: str, row: Row) -> str:
+    """With its interval and, where not all of the row's seeds have it, over how many."""
+    return _interval(name, row.figures.get(name)) + cell(name, row).removeprefix(text(name, row.figures.get(name)))
 
 
-def _joined(words: Sequence[str]) -> str:
-    return " & ".join(map(_plain, words)) + " \\\\"
+def _interval(name: str, figure: Estimate | None) -> str:
+    limits = ends(name, figure) or ()
+    shown = ", ".join(text(name, {"value": e}) for e in limits)
+    return _math(text(name, figure) + (f" [{shown}]" if shown else ""))
+
+
+def _math(words: str) -> str:
+    """Figures as LaTeX sets them, with a minus for a hyphen."""
+    if not re.fullmatch(r"[-+0-9.±\[\], ]*[0-9][-+0-9.±\[\], ]*", words):
+        return _plain(words)
+    return f"${words.replace('±', chr(92) + 'pm').replace(' [', chr(92) + '; [')}$"
 
 
 def _plain(words: str) -> str:

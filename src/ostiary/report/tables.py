@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ostiary.experiment.record import Record, canonical
-from ostiary.metrics.intervals import Estimate, mean
+from ostiary.metrics.intervals import Estimate, averaged, mean, rate
 
 COLUMNS = ("acc", "asr", "natural", "asr_lift", "ra", "drop", "der")
 TITLES = {
@@ -166,11 +166,16 @@ def _figures(metrics: Sequence[dict[str, Any]], seconds: Sequence[float]) -> dic
 
 
 def over_seeds(held: Sequence[dict[str, Any]]) -> Estimate:
-    """Mean over seeds with its t interval; for one seed the interval of its own counts."""
-    if len(held) == 1:
-        one = held[0]
-        return {"value": _number(one["value"]), "low": _number(one.get("low")), "high": _number(one.get("high")), "n": 1}
-    return mean([_number(h["value"]) for h in held])
+    """Mean over seeds with its t interval, or that of the counts of each seed where it is wider: seeds that agree by chance,
+    as at 0 and 100 %, prove no more than their inputs do. For one seed the interval of its own counts."""
+    told = [{"value": _number(h["value"]), "low": _number(h.get("low")), "high": _number(h.get("high")), "n": 1} for h in held]
+    if len(told) == 1:
+        return told[0]
+    found = mean([h["value"] for h in told])
+    counted = averaged([h for h in told if not math.isnan(h["value"])]) if found["n"] else found
+    if found["n"] > 1 and not math.isnan(counted["low"]):
+        found |= {"low": min(found["low"], counted["low"]), "high": max(found["high"], counted["high"])}
+    return found
 
 
 def _number(value: Any) -> float:
@@ -183,12 +188,12 @@ def purifiers(record: Record) -> list[str]:
     return [label for kind, _, label in kinds if kind == "purifier"]
 
 
-def united(records: Iterable[Record]) -> list[Record]:
+def united(records: Iterable[Record], of: str = "judge") -> list[Record]:
     """One record for each run, victim and attack together, with what all records of it say: plans that list other defences
-    for the same run leave a record each."""
+    for the same run leave a record each. of: the stage that tells what is one."""
     found: dict[str, Record] = {}
     for record in records:
-        key = record.stages.get("judge", record.key)
+        key = record.stages.get(of, record.key)
         old = found.get(key)
         if old is None:
             found[key] = record
@@ -204,6 +209,11 @@ def united(records: Iterable[Record]) -> list[Record]:
     return list(found.values())
 
 
+def unpoisoned(judged: Iterable[Record]) -> list[Record]:
+    """The clean models among victims, each once: with nothing poisoned, attacks only differ in what is asked of it."""
+    return united((r for r in judged if r.metrics.get("attack", {}).get("poisoned") == 0), "control")
+
+
 def judged(record: Record) -> list[str]:
     """Those that have figures, then those that failed: not those left out because the attack did."""
     failed = (name.partition(" ") for name in record.failed)
@@ -216,27 +226,31 @@ def detector_rows(group: Group) -> list[Row]:
     found = []
     for label in labels:
         having = [r.metrics["detectors"][label] for r in group.records if label in r.metrics.get("detectors", {})]
-        figures: dict[str, Estimate] = {}
-        for name in DETECTION:
-            values = [m[name]["value"] if isinstance(m[name], dict) else m[name] for m in having if name in m]
-            if values:
-                figures[name] = mean([_number(v) for v in values])
+        held = {name: [m[name] for m in having if name in m] for name in DETECTION}
+        figures = {name: _detection(name, values) for name, values in held.items() if values}
         found.append(Row(group.name, label, figures))
     return found
 
 
+def _detection(name: str, values: Sequence[Any]) -> Estimate:
+    if name in ("alarm", "found_target"):  # yes or no
+        return rate(sum(v > 0 for v in values), len(values))
+    return over_seeds([v if isinstance(v, dict) else {"value": v} for v in values])
+
+
 def reactivation_rows(group: Group) -> list[Row]:
-    """ASR before and after a little training on triggered samples: every purified model, and one that was always clean."""
+    """ASR before and after a little training on triggered samples: every purified model, and one that was always clean; each
+    over the seeds that have all of these figures."""
     done = [r.metrics for r in group.records if "relearning" in r.metrics.get("victim", {})]
     own = [{**m["victim"]["relearning"], "asr": m["victim"]["natural"]} for m in done if "natural" in m["victim"]]
     labels = list(dict.fromkeys(label for m in done for label in m["purifiers"]))
     judged = [("clean model", own)] + [(p, [m["purifiers"][p] for m in done if p in m["purifiers"]]) for p in labels]
+    told = [c for c in REACTIVATION if any(c in m for _, held in judged for m in held)]  # a small test set has no 20 to spare
     found = []
     for name, held in judged:
-        having = {c: [m[c] for m in held if c in m] for c in REACTIVATION}
-        figures = {c: over_seeds(values) for c, values in having.items() if values}
-        if len(figures) > 1:
-            found.append(Row(group.name, name, figures))
+        having = [m for m in held if all(c in m for c in told)]
+        if having and len(told) > 1:
+            found.append(Row(group.name, name, {c: over_seeds([m[c] for m in having]) for c in told}))
     return found if len(found) > 1 else []
 
 
@@ -248,6 +262,29 @@ def stealth_rows(group: Group) -> list[Row]:
     crossed = [r.metrics["victim"]["cross"] for r in group.records if "cross" in r.metrics.get("victim", {})]
     figures |= {"cross": over_seeds(crossed)} if crossed else {}
     return [Row(group.name, "trigger", figures)] if figures else []
+
+
+def seeds(row: Row) -> int:
+    """How many seeds a row stands on."""
+    return max((int(f["n"]) for name, f in row.figures.items() if name != "seconds"), default=0)
+
+
+def cell(name: str, row: Row, *, interval: bool = False) -> str:
+    """A figure of a row as people read it; where not all of the row's seeds have it, by how many."""
+    figure = row.figures.get(name)
+    shown, n = text(name, figure, interval=interval), seeds(row)
+    return shown if figure is None or shown == "-" or int(figure["n"]) >= n else f"{shown} ({figure['n']} of {n})"
+
+
+def ends(name: str, figure: Estimate | None) -> tuple[float, float] | None:
+    """Of the 95 % interval, if there is one; of shares cut to what is possible: that of two seeds may be wider."""
+    low, high = (math.nan if figure is None else _number(figure.get(end)) for end in ("low", "high"))
+    if name == "seconds" or math.isnan(low + high):
+        return None
+    if name == "score" or (name in STEALTH and name not in ("cross", "ssim", "anomaly_auc")):
+        return low, high
+    least = -1.0 if name in ("drop", "cad", "asr_lift", "clean_drop") else 0.0  # differences may fall below zero
+    return max(least, low), min(1.0, high)
 
 
 def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
@@ -263,9 +300,5 @@ def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
         return f"{value:.1f}"
     if name in ("der", "auroc", "auprc", "f1", "score") or (name in STEALTH and name != "cross"):
         return f"{value:.3f}"
-    shown = f"{100 * value:z.1f}"
-    low, high = _number(figure.get("low")), _number(figure.get("high"))
-    if interval and not math.isnan(low):
-        floor = -1.0 if name in ("drop", "cad", "asr_lift") else 0.0  # differences may fall below zero
-        shown += f" [{100 * max(floor, low):z.1f}, {100 * min(1.0, high):z.1f}]"
-    return shown
+    shown, limits = f"{100 * value:z.1f}", ends(name, figure) if interval else None
+    return shown if limits is None else f"{shown} [{', '.join(f'{100 * e:z.1f}' for e in limits)}]"

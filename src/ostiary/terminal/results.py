@@ -101,7 +101,7 @@ def _ranking(out: Console, records: Sequence[Record]) -> None:
     out.line()
     say(out, "Defences over all runs in which the attack works (lift of 30 points and more)", "bold")
     out.print(table)
-    solved = "lift and accuracy drop of at most 5 points, by more than saying one class"
+    solved = "of all runs, failed ones too: lift and accuracy drop of at most 5 points, by more than saying one class"
     say(out, f"mean ± standard deviation over runs. solved: {solved}.", "dim")
 
 
@@ -167,7 +167,7 @@ def _table(found: Found, what: str, columns: dict[str, str], *, tight: bool) -> 
 
 def _cell(row: tables.Row, column: str) -> str:
     wide = ("asr",) if "asr" in row.figures else ("acc", "drop")  # where no attack is known there is room for both
-    return tables.text(column, row.figures.get(column), interval=column in wide)
+    return tables.cell(column, row, interval=column in wide)
 
 
 def _two_lines(title: str) -> str:
@@ -191,7 +191,7 @@ def _heading(group: tables.Group) -> str:
 
 def _seeds(group: tables.Group, row: tables.Row) -> str:
     """How many seeds a row stands on, where it is not all of them."""
-    n = max((int(f["n"]) for name, f in row.figures.items() if name != "seconds"), default=0)
+    n = tables.seeds(row)
     return "" if n == len(group.records) else f" ({n} of {len(group.records)} seeds)"
 
 
