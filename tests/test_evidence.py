@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch_geometric.nn import GraphConv, global_add_pool
 
 import ostiary
 from ostiary.component import build
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.errors import Diverged, InvalidInput, MissingEvidence, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.victim import Victim
@@ -75,6 +77,48 @@ def test_outputs_without_a_clean_sample_are_scanned_and_not_unlearned() -> None:
         build("purifier", "fine-tune").purify(Evidence(victim, clean=some), toys.context("image"))
     less = Victim(victim.module, "image", forward=lambda m, b: m(b)[:, :3])
     build("purifier", {"name": "fine-tune", "epochs": 1}).purify(Evidence(less, clean=some), toys.context("image"))
+
+
+def test_a_model_that_knows_nothing_of_the_clean_samples_is_doubted(caplog: pytest.LogCaptureFixture) -> None:
+    """As one that normalises outside of the module, where its inputs come without."""
+    clean, victim = toys.splits("image").clean, toys.victim("image")
+    turned = Victim(victim.module, "image", forward=lambda m, b: m(b).roll(1, 1))
+    evidence = Evidence(victim=turned, clean=clean)
+    for _ in range(2):
+        evidence.checked()
+    (said,) = [r.getMessage() for r in caplog.records]
+    assert f"of the {len(clean)} clean samples right: are inputs prepared as in its training" in said
+    Evidence(victim=victim, clean=clean).checked()
+    assert len(caplog.records) == 1
+
+
+def test_labels_that_begin_at_one_are_told_apart_from_too_many_classes() -> None:
+    clean, victim = toys.splits("image").clean, toys.victim("image")
+    late = Dataset.of(clean.inputs, clean.y + 1, "image")
+    with pytest.raises(InvalidInput, match="none of them is 0, from which labels are numbered: take 1 off each"):
+        Evidence(victim=victim, clean=late).checked()
+    wider = Victim(victim.module, "image", forward=lambda m, b: torch.nn.functional.pad(m(b), (1, 0), value=-9.0))
+    with pytest.raises(InvalidInput, match="forward that gives the columns from 1 on, and take 1 off each label"):
+        build("purifier", "fine-tune").purify(Evidence(victim=wider, clean=late), toys.context("image"))
+
+
+def test_kinds_that_an_embedding_looks_up_are_told_how_to_pass_gradients(caplog: pytest.LogCaptureFixture) -> None:
+    class Kinds(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.layer, self.out = nn.Embedding(4, 8), GraphConv(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x: torch.Tensor, edge_index: torch.Tensor, batch: torch.Tensor) -> torch.Tensor:
+            h = self.layer(self.table(x[:, 0].long()), edge_index).relu()
+            return self.out(global_add_pool(h, batch))
+
+    clean = toys.splits("graph").clean
+    numbered = Dataset.of(clean.inputs.with_(x=clean.inputs.x.argmax(1, keepdim=True).float()), clean.y, "graph")
+    evidence = Evidence(victim=Victim(Kinds(), "graph"), clean=numbered)
+    with pytest.raises(Unsupported, match="kinds that an embedding looks up pass none: give a one-hot"):
+        build("purifier", "sau").purify(evidence, toys.context("graph"))
+    build("purifier", {"name": "gcleaner", "preset": "fast", "rounds": 1, "epochs": 1}).purify(evidence, toys.context("graph"))
+    assert "triggers are looked for in edges alone" in caplog.text
 
 
 def test_a_module_of_one_output_is_told_how_to_give_two() -> None:

@@ -14,6 +14,16 @@ Report = Callable[[str, float], None]  # (what, share done in [0, 1])
 _listener: ContextVar[Report | None] = ContextVar("ostiary-progress", default=None)
 
 
+_said: set[str] = set()
+
+
+def warn_once(sentence: str) -> None:
+    """A warning that a process gives once, however many methods come upon it."""
+    if sentence not in _said:
+        _said.add(sentence)
+        log.warning(sentence)
+
+
 def progress(what: str, done: float) -> None:
     """Tell whoever listens that `what` is `done` (0 to 1)."""
     listener = _listener.get()

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from ostiary.console import warn_once
 from ostiary.data.dataset import Dataset
 from ostiary.errors import BrokenContract, InvalidInput, MissingEvidence, OstiaryError
 from ostiary.models.victim import Victim
@@ -111,9 +112,23 @@ class Evidence:
         if logits.shape[1] < data.n_classes:
             two = "; if its output is a logit, give two with forward=lambda m, b: torch.nn.functional.pad(m(b), (1, 0))"
             said = f"the victim knows {logits.shape[1]} classes but the {name} have {data.n_classes}"
-            raise InvalidInput(said + two * (logits.shape[1] == 1))
+            first = "" if bool((data.y == 0).any()) else "; none of them is 0, from which labels are numbered: take 1 off each"
+            raise InvalidInput(said + (two if logits.shape[1] == 1 else first))
+        if self.has("clean"):
+            self._doubt()
         more = tuple(f"output {c}" for c in range(data.n_classes, logits.shape[1]))
         return self.but(clean=replace(self.clean, classes=self.clean.classes + more)) if more and self.has("clean") else self
+
+    def _doubt(self) -> None:
+        """A warning where the victim knows next to nothing of the clean data: mostly it is fed otherwise than in training."""
+        clean = self.clean
+        held = len(clean.y.unique())
+        right = float((self.victim.predict(clean.inputs).argmax(1) == clean.y).double().mean())
+        if len(clean) >= 2 * held and right <= max(1 / held, min(0.25, 5 / held)):
+            warn_once(
+                f"the victim calls only {right:.0%} of the {len(clean)} clean samples right: are inputs prepared as in its "
+                "training (normalisation?), and labels numbered as its outputs? If not, no result will mean anything"
+            )
 
     def traces(self) -> dict[str, str]:
         """A mark of everything that a method must leave as it was, by name: the data, and the victim's parameters."""

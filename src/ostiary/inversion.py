@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ostiary.console import progress
+from ostiary.console import progress, warn_once
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.explainers.base import Explainer
@@ -22,6 +22,11 @@ from ostiary.models.victim import Victim
 from ostiary.seeds import scoped
 from ostiary.triggers.generator import bias_to_best, feature_kind
 from ostiary.triggers.mount import SoftMount, mount, outer, random_score, top_nodes, with_rows
+
+BLIND = (
+    "no gradient of the model's answers reaches node features, so that triggers are looked for in edges alone; where the model "
+    "looks kinds up in an embedding, give them as a one-hot and multiply it with the embedding's weight"
+)
 
 
 class NodeGenerator(nn.Module):
@@ -140,6 +145,8 @@ class Recovery:
                 loss = loss + F.cross_entropy(logits, goals)
             optimizer.zero_grad()
             loss.backward()
+            if step == 0 and found.kind == "range" and all(p.grad is None for p in net.features.parameters()):
+                warn_once(BLIND)
             optimizer.step()
             progress(f"recovering a trigger of class {goal}", (step + 1) / self.steps)
             value = float(loss.detach())

@@ -136,3 +136,43 @@ def test_planetoid_that_is_nowhere_is_one_sentence(own_cache: Path, monkeypatch:
         build("dataset", {"name": "planetoid", "set": "PubMed", "unpickle": True}).read()
     with pytest.raises(InvalidInput, match="no name of a Planetoid data set"):
         build("dataset", {"name": "planetoid", "set": "../x"}).read()
+
+
+RING = torch.tensor([[0, 1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 0]])
+
+
+def ring(**other: Any) -> Data:
+    """Six nodes of two classes in a ring, of which the last has no label."""
+    both = torch.cat([RING, RING.flip(0)], 1)
+    return Data(**{"x": torch.eye(6), "edge_index": both, "y": torch.tensor([0, 1, 0, 1, 0, -1]), **other})
+
+
+def test_nodes_without_a_label_stay_around_those_with_one() -> None:
+    data = nodes(ring())
+    assert data.ids.tolist() == data.inputs.roots.tolist() == [0, 1, 2, 3, 4] and len(data.inputs.x) == 6
+    splits = split_data(data, test_rate=0.4, clean_rate=0)
+    assert len(splits.train) + len(splits.test) == 5
+    own = splits.train.inputs
+    assert len(own.x) == len(splits.train) + 1, "no test node, and the one that belongs to no part"
+    assert torch.equal(own.x[own.roots], torch.eye(6)[splits.train.ids])
+
+
+@pytest.mark.parametrize("rows", [torch.tensor([True, True, False, False, True, False]), [4, 0, 1], np.array([0, 1, 4])])
+def test_nodes_of_a_mask_or_by_number(rows: Any) -> None:
+    data = nodes(ring(), rows=rows)
+    assert data.ids.tolist() == [0, 1, 4] and data.y.tolist() == [0, 1, 0] and len(data.inputs.x) == 6
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (torch.ones(5, dtype=torch.bool), "rows is a mask of 5 nodes, but there are 6"),
+        ([0, 6], "rows are not all numbers of nodes, which run from 0 to 5"),
+        ([0.5, 1.0], "rows are not all numbers of nodes"),
+        ([0, 5], "node 5 of rows has no label; leave it out"),
+        ("all", "rows are str, expected a bool mask of the nodes or their numbers"),
+    ],
+)
+def test_rows_that_are_no_nodes_are_refused_in_one_sentence(rows: Any, words: str) -> None:
+    with pytest.raises(InvalidInput, match=words):
+        nodes(ring(), rows=rows)

@@ -185,7 +185,7 @@ def test_a_file_that_is_no_python(tmp_path: Path) -> None:
 def test_missing_file_and_missing_path() -> None:
     with pytest.raises(BadSpec, match="victim 'file' needs the option 'path'"):
         build("victim", "file")
-    with pytest.raises(InvalidInput, match=r"there is no file nowhere\.py to take a model from"):
+    with pytest.raises(InvalidInput, match=r"there is no file nowhere\.py; correct the path"):
         build("victim", {"name": "file", "path": "nowhere.py"}).make(GRAPHS, 0)
     with pytest.raises(UnknownName, match="has no option 'pth'; did you mean 'path'"):
         build("victim", {"name": "file", "pth": "nowhere.py"})

@@ -358,3 +358,11 @@ class Double(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.cat([x, x], 1)
+
+
+def test_layers_that_answer_for_all_graphs_by_the_first_are_refused() -> None:
+    """`cached=True`, as in PyG's own example of a GCN for one graph."""
+    with pytest.raises(
+        BadSpec, match=r"the layer 'convs\.0' keeps what it made of the first graph .*build it with cached=False"
+    ):
+        pyg_victim(GCN, cached=True)

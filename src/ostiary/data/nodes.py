@@ -31,11 +31,17 @@ class NodeSource(DataSource):
 
 
 def inductive(splits: Splits) -> Splits:
-    """The same, with the training part in a graph of its own, and the clean part in one of it and of the training part."""
-    train, clean = splits.train.inputs, splits.clean.inputs
-    known = induced(replace(train, roots=torch.cat([train.roots, clean.roots])))
-    held = replace(splits.clean, inputs=replace(known, roots=known.roots[len(train) :]))
-    return splits.with_part("train", replace(splits.train, inputs=induced(train))).with_part("clean", held)
+    """The same, with the training part in a graph of its own, and the clean part in one of it and of the training part.
+    Nodes that are of no part, as those without a label, stay in all graphs."""
+    train, clean, test = splits.train.inputs, splits.clean.inputs, splits.test.inputs
+    around = torch.ones(len(train.x), dtype=torch.bool)
+    around[torch.cat([train.roots, clean.roots, test.roots])] = False
+    others = around.nonzero().flatten()
+    alone = induced(replace(train, roots=torch.cat([train.roots, others])))
+    known = induced(replace(train, roots=torch.cat([train.roots, clean.roots, others])))
+    held = replace(splits.clean, inputs=replace(known, roots=known.roots[len(train) : len(train) + len(clean)]))
+    own = replace(splits.train, inputs=replace(alone, roots=alone.roots[: len(train)]))
+    return splits.with_part("train", own).with_part("clean", held)
 
 
 class SBM(NodeSource, name="sbm"):

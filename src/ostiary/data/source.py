@@ -66,6 +66,7 @@ def split(
 ) -> Splits:
     """`clean` takes `clean_rate` of *all* samples, class by class, from the test or the training part; `tied` as in
     `DataSource.tied`."""
+    _check_classes(data)
     rng = generator(seed, "split")
     test = stratified(data.y, test_rate, rng, tied) if given is None else given
     pool = test if clean_from == "test" else ~test
@@ -84,6 +85,21 @@ def split(
         if len(part) == 0 and not (name == "clean" and clean_rate == 0):
             raise InvalidInput(f"the {name} part would hold no sample of {len(data)}; change test_rate or clean_rate")
     return Splits(*(data.take(part) for part in parts))
+
+
+def _check_classes(data: Dataset) -> None:
+    """What is split to train on has samples of every class."""
+    missing = (torch.bincount(data.y, minlength=data.n_classes) == 0).nonzero().flatten().tolist()
+    if not missing:
+        return
+    if data.classes[missing[0]] != str(missing[0]):
+        raise InvalidInput(
+            f"no sample of class '{data.classes[missing[0]]}'; add one, or leave out a class that no model knows"
+        )
+    raise InvalidInput(
+        f"no sample has label {missing[0]}, labels must not skip a class; add one (renumber them only where no trained model "
+        "has these labels for its outputs)"
+    )
 
 
 def stratified(y: Tensor, rate: float, rng: torch.Generator, tied: Tensor | None = None) -> Tensor:

@@ -50,7 +50,10 @@ class ImageModality(Modality, name="image"):
             raise InvalidInput(f"{what}: pixels hold NaN or infinity; repair or drop those images")
         if len(inputs) and (float(inputs.min()) < 0 or float(inputs.max()) > 1):
             low, high = float(inputs.min()), float(inputs.max())
-            raise InvalidInput(f"{what}: pixels must lie in [0, 1], got [{low:.3g}, {high:.3g}]; undo normalisation")
+            raise InvalidInput(
+                f"{what}: pixels must lie in [0, 1], got [{low:.3g}, {high:.3g}]; undo normalisation and leave it to "
+                "the model: Victim(net, 'image', forward=lambda module, batch: module((batch - mean) / std))"
+            )
 
     def pack(self, inputs: Tensor) -> dict[str, Tensor]:
         return {"pixels": inputs}

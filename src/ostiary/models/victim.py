@@ -44,6 +44,10 @@ class Victim(nn.Module):
         if not isinstance(module, nn.Module):
             what = f"the class {module.__name__}" if isinstance(module, type) else f"a {type(module).__name__}"
             raise BadSpec(f"a victim is made of an nn.Module, got {what}; give a module, with its weights loaded")
+        for name, part in module.named_modules():
+            if getattr(part, "cached", False) is True and hasattr(part, "propagate"):
+                said = "keeps what it made of the first graph that it saw (cached=True) and answers for others by it"
+                raise BadSpec(f"the layer '{name}' {said}; build it with cached=False, its weights stay the same")
         self.module = module
         self.modality: Modality = build("modality", modality)
         self._forward = forward

@@ -77,4 +77,7 @@ def unmoved(evidence: Evidence) -> str:
     by = clean.modality.unperturbed(batch).requires_grad_()
     with evaluating(victim):
         (slope,) = torch.autograd.grad(victim(clean.modality.perturb(batch, by)).sum(), by, allow_unused=True)
-    return "no gradient of the model's answers reaches its inputs" if slope is None else ""
+    said = "no gradient of the model's answers reaches its inputs"
+    if not isinstance(clean.inputs, torch.Tensor):
+        said += "; kinds that an embedding looks up pass none: give a one-hot and multiply it with the embedding's weight"
+    return said if slope is None else ""

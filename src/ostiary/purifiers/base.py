@@ -176,8 +176,10 @@ class Purifier(Component):
     def _unused(self, clean: Dataset, absent: list[int]) -> str:
         """A way out where a module has outputs beyond all labels."""
         beyond = [c for c in absent if clean.classes[c] == f"output {c}"]
-        said = f", or leave out outputs that no class has, by a forward that gives the first {absent[0]} columns"
-        return said if beyond == absent and absent[0] > 1 else ""
+        said = ", or leave out outputs that no class has, by a forward that gives the "
+        if absent == [0]:
+            return f"{said}columns from 1 on, and take 1 off each label"
+        return f"{said}first {absent[0]} columns" if beyond == absent and absent[0] > 1 else ""
 
 
 def _frozen(victim: Victim) -> set[str]:
