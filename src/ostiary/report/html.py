@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +15,10 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ostiary.errors import InvalidInput, StoreError
+from ostiary.errors import InvalidInput
 from ostiary.experiment.record import LEFT_OUT, Record
 from ostiary.experiment.store import Store
+from ostiary.experiment.writing import whole
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
 from ostiary.report.published import beside, unplaced
@@ -108,16 +108,8 @@ def _opened(store: str | Path | Store) -> contextlib.AbstractContextManager[Stor
 
 def save(content: str, path: Path) -> Path:
     """The file appears whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".part-{os.getpid()}-{path.name}")
-        try:
-            part.write_text(content, encoding="utf-8", errors="backslashreplace")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error
+    with whole(path) as part:
+        part.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path
 
 
