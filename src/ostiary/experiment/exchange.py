@@ -12,6 +12,7 @@ from typing import IO, Any
 import msgspec
 
 from ostiary.errors import StoreError
+from ostiary.experiment.origin import UNLIKE
 from ostiary.experiment.record import GROUPS, LEFT_OUT, Record, StageRow, decode_record, encode, fuller
 from ostiary.experiment.store import Damaged, Store
 from ostiary.experiment.writing import whole
@@ -116,6 +117,7 @@ def stages_told(record: Record) -> Iterator[StageRow]:
                 doubts=doubts,
                 artefacts=record.artefacts.get(name, unnamed),
                 elsewhere=True,
+                origin=record.origin(name),
             )
 
 
@@ -124,7 +126,7 @@ def _said(record: Record, kind: str, label: str) -> tuple[dict[str, Any], list[s
     group = record.metrics.get(GROUPS.get(kind, ""), {})
     if kind == "judge":
         parts = tuple(f"{name.partition(' ')[2]}: " for name in record.stages if " " in name)
-        return group, [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT))]
+        return group, [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT, UNLIKE))]
     if kind == "rescan":
         return {"scans": group.get(label, {}).get("scans", {})}, []
     if kind in ("detector", "verdict"):

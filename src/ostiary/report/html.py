@@ -16,7 +16,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from ostiary.errors import InvalidInput
-from ostiary.experiment.record import LEFT_OUT, Record
+from ostiary.experiment.origin import differences
+from ostiary.experiment.record import LEFT_OUT, Record, seeds_unlike
 from ostiary.experiment.store import Store
 from ostiary.experiment.writing import whole
 from ostiary.metrics.intervals import Estimate
@@ -131,7 +132,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "accused": accused(records),
         "untrained": group.plan.get("trainer", {}).get("epochs") == 0,
         "rows": lines,
-        "doubts": _merged(records, lambda r: r.doubts),
+        "doubts": _merged(records, lambda r: r.doubts) + [(sentence, "") for sentence in seeds_unlike(records)],
         "failures": _merged(records, _failures),
         "published": beside(records[0], lines, len(records)),
         "detectors": detector_rows(group),
@@ -142,6 +143,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "missing": missing,
         "passed": [r.passed for i, r in enumerate(records) if all(r.passed != q.passed for q in records[:i])],
         "versions": ", ".join(dict.fromkeys(f"{k} {v}" for r in records for k, v in r.versions.items())),
+        "apart": _merged(records, lambda r: [differences(r.apart)] if r.apart else []),
         "stages": list(dict.fromkeys(s for r in records for s in (*r.stages, *r.seconds))),
     }
 
