@@ -17,6 +17,7 @@ import ostiary
 from ostiary.component import Component
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError, UnknownName
 from ostiary.experiment import store as store_module
+from ostiary.experiment.origin import Origin
 from ostiary.experiment.store import Store
 from ostiary.purifiers.fine_tune import FineTune
 
@@ -290,12 +291,12 @@ def run_under_limit(plan: Plan, store: str, limit: int, workers: int) -> str:
         return str(error)
 
 
-def _limited_worker(folder: str, environment: dict[str, str], device: str) -> Any:
+def _limited_worker(folder: str, environment: dict[str, str], origin: Origin) -> Any:
     import resource
 
     from ostiary.experiment import runner
 
-    work = runner._open_worker(folder, environment, device)
+    work = runner._open_worker(folder, environment, origin)
     limit = int(environment["LIMIT"])
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     return work

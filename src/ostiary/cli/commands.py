@@ -222,6 +222,7 @@ def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE,
         store: Folder that keeps stages and records.
     """
     from ostiary.experiment.store import Store
+    from ostiary.experiment.writing import whole
     from ostiary.models.weights import named_safetensors
 
     file = named_safetensors(file)
@@ -232,8 +233,8 @@ def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE,
     with contextlib.closing(Store(store, create=False)) as book:
         check_here(record, "victim" if of == "victim" else f"purifier {of}", book)
         content = book.get_object(held[of])
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(content)
+    with whole(file) as part:
+        part.write_bytes(content)
     answered({"path": str(file), "of": of}, f"{of} of record {record.key[:8]} in {file}", common)
 
 
@@ -249,6 +250,7 @@ def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Com
         store: Folder that keeps stages and records.
     """
     from ostiary.experiment.store import Store
+    from ostiary.experiment.writing import whole
 
     record = one(key, store)
     judged = [name for name, metrics in record.metrics["detectors"].items() if metrics["about"] != "model"]
@@ -266,8 +268,7 @@ def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Com
         del titles["poisoned"]
     found = {title: held[name] for name, title in titles.items() if name in held}
     columns = {title: values.astype(int) if values.dtype == bool else values for title, values in found.items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("w", newline="", encoding="utf-8") as out:
+    with whole(file) as part, part.open("w", newline="", encoding="utf-8") as out:
         lines = csv.writer(out)
         lines.writerow(columns)
         lines.writerows(zip(*(values.tolist() for values in columns.values()), strict=True))

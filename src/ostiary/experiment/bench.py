@@ -17,6 +17,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Splits
 from ostiary.detectors.base import Findings
 from ostiary.evaluate import Outputs
+from ostiary.experiment.origin import UNTOLD, Origin
 from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import StageRow
 from ostiary.experiment.stages import Stage
@@ -27,10 +28,13 @@ from ostiary.triggers.base import Trigger
 
 
 class Bench:
-    """One process's view of the store: upstream results, loaded once and kept while they are few."""
+    """One process's view of the store: upstream results, loaded once and kept while they are few.
 
-    def __init__(self, store: Store, device: str = "cpu", keep: int = 8) -> None:
-        self.store, self.device, self._keep = store, torch.device(device), keep
+    origin: where and with what it computes, the device included."""
+
+    def __init__(self, store: Store, origin: Origin = UNTOLD, keep: int = 8) -> None:
+        self.store, self.origin, self._keep = store, origin, keep
+        self.device = torch.device(origin.device or "cpu")
         self._held: OrderedDict[str, Any] = OrderedDict()
 
     def _once(self, name: str, make: Callable[[], Any]) -> Any:

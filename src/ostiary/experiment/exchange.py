@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import lzma
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,10 @@ from typing import IO, Any
 import msgspec
 
 from ostiary.errors import StoreError
+from ostiary.experiment.origin import UNLIKE
 from ostiary.experiment.record import GROUPS, LEFT_OUT, Record, StageRow, decode_record, encode, fuller
 from ostiary.experiment.store import Damaged, Store
+from ostiary.experiment.writing import whole
 
 LONGEST = 2**27  # bytes of one record: a file of a stranger's must not fill the memory
 UNNAMED = {"": ""}  # what was made of a stage of which a bare record names nothing: no store has it
@@ -36,16 +37,9 @@ def write_records(records: Iterable[Record], path: str | Path, *, bare: bool = F
     drawings it lacks) and with seconds to a thousandth.
     """
     path = Path(path)
-    part = path.with_name(f".part-{os.getpid()}-{path.name}")
-    with _sentence(path, "written"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with _opened(path, part, "wb") as file:
-                for record in records:
-                    file.write(encode(_bare(record) if bare else record) + b"\n")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
+    with whole(path) as part, _opened(path, part, "wb") as file:
+        for record in records:
+            file.write(encode(_bare(record) if bare else record) + b"\n")
     return path
 
 
@@ -60,8 +54,8 @@ def read_records(source: str | Path) -> list[Record]:
     if source.is_dir():
         with Store(source, create=False) as book:
             return book.records()
-    with _sentence(source, "read"), _opened(source, source, "rb") as file:
-        return [decode_record(line, f"in line {i} of {source}") for i, line in enumerate(_lines(file, source), 1)]
+    with _sentence(source), _opened(source, source, "rb") as file:
+        return [_decoded(line, f"in line {i} of {source}") for i, line in enumerate(_lines(file, source), 1)]
 
 
 def merge(sources: Sequence[str | Path], store: str | Path) -> Merged:
@@ -123,6 +117,7 @@ def stages_told(record: Record) -> Iterator[StageRow]:
                 doubts=doubts,
                 artefacts=record.artefacts.get(name, unnamed),
                 elsewhere=True,
+                origin=record.origin(name),
             )
 
 
@@ -131,7 +126,7 @@ def _said(record: Record, kind: str, label: str) -> tuple[dict[str, Any], list[s
     group = record.metrics.get(GROUPS.get(kind, ""), {})
     if kind == "judge":
         parts = tuple(f"{name.partition(' ')[2]}: " for name in record.stages if " " in name)
-        return group, [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT))]
+        return group, [d for d in record.doubts if not d.startswith((*parts, LEFT_OUT, UNLIKE))]
     if kind == "rescan":
         return {"scans": group.get(label, {}).get("scans", {})}, []
     if kind in ("detector", "verdict"):
@@ -159,6 +154,16 @@ def _copied(other: Store, book: Store) -> int:
     return n
 
 
+def _decoded(line: bytes, where: str) -> Record:
+    """Raises EOFError for a line that begins as a record and breaks off, which only a file's last can do."""
+    try:
+        return decode_record(line, where)
+    except StoreError as error:
+        if line.startswith(b"{") and not line.endswith(b"\n") and type(error.__cause__) is msgspec.DecodeError:
+            raise EOFError from error
+        raise
+
+
 def _lines(file: IO[bytes], source: Path) -> Iterator[bytes]:
     while line := file.readline(LONGEST):
         if len(line) == LONGEST:
@@ -176,7 +181,7 @@ def _opened(path: Path, place: Path, mode: str) -> IO[bytes]:
 
 
 @contextlib.contextmanager
-def _sentence(path: Path, what: str) -> Iterator[None]:
+def _sentence(path: Path) -> Iterator[None]:
     try:
         yield
     except lzma.LZMAError as error:
@@ -186,4 +191,4 @@ def _sentence(path: Path, what: str) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{path} cannot be {what}: {error.strerror or error}") from error
+        raise StoreError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 import math
-import os
-import platform
-import subprocess
 from collections.abc import Sequence
-from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from ostiary.errors import StoreError
+from ostiary.experiment.origin import UNTOLD, Apart, Origin, joined, unlike
 
 SCHEMA = 1
 SKIPPED = "not tried because "  # how the reason of a stage begins that waited for a failed one
@@ -34,7 +29,8 @@ GROUPS = {  # where a record's metrics hold what a stage found, by its kind; in 
 
 class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """One computed stage. key: hash of its spec, its upstream keys and the schema. artefacts: name -> digest.
-    elsewhere: only its figures came here; what was made of it stayed in the store of another machine."""
+    elsewhere: only its figures came here; what was made of it stayed in the store of another machine. origin: where and
+    with what it was computed."""
 
     key: str
     kind: str
@@ -50,12 +46,14 @@ class StageRow(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     error: str = ""
     trace: str = ""
     elsewhere: bool = False
+    origin: Origin = UNTOLD
 
 
 class Record(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     """plan: every resolved setting and the seed. passed: what the caller gave. metrics: "victim", then "purifiers"
     and "detectors" by label. stages: stage name -> key. status: done or failed (some stage). errors: stage name -> why
-    it failed, or SKIPPED and the stage it waited for."""
+    it failed, or SKIPPED and the stage it waited for. versions, git, device, host: the Origin that all its stages have in
+    common, empty where they differ; apart: what some have of their own."""
 
     key: str
     plan: dict[str, Any]
@@ -74,12 +72,22 @@ class Record(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     made: float = 0.0
     title: str = ""
     published: dict[str, Any] = {}
+    apart: list[Apart] = []
     schema: int = SCHEMA
 
     @property
     def failed(self) -> dict[str, str]:
         """The errors of stages that were tried."""
         return {name: reason for name, reason in self.errors.items() if not reason.startswith(SKIPPED)}
+
+    @property
+    def common(self) -> Origin:
+        """What all stages have in common."""
+        return Origin(self.versions, self.git, self.device, self.host)
+
+    def origin(self, stage: str) -> Origin:
+        """Where and with what a stage was computed."""
+        return joined(self.common, next((group.origin for group in self.apart if stage in group.stages), UNTOLD))
 
 
 def encode(value: Any) -> bytes:
@@ -121,6 +129,11 @@ def _victim(record: Record) -> bytes:
     return canonical({k: v for k, v in record.plan.items() if k not in ("detectors", "purifiers")})
 
 
+def seeds_unlike(records: Sequence[Record]) -> list[str]:
+    """A doubt where the seeds of one cell were not all computed with the same version of torch on the same kind of device."""
+    return unlike("seeds", {f"seed {r.plan.get('seed')}": [r.origin(stage) for stage in r.seconds] for r in records})
+
+
 def fuller(record: Record) -> tuple[bool, bool]:
     """What to compare two records of one key by: a finished one is fuller than a failed one, then one without gaps."""
     return record.status == "done", not any(doubt.startswith(LEFT_OUT) for doubt in record.doubts)
@@ -138,35 +151,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {k: finite(v) for k, v in value.items()}
     return [finite(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-@functools.cache
-def versions() -> dict[str, str]:
-    """Of the packages a result depends on."""
-    found = {"python": platform.python_version()}
-    for name in ("ostiary", "torch", "torch_geometric", "numpy", "scipy", "scikit-learn"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-@functools.cache
-def git_revision() -> str:
-    """The revision of the code that runs, with '+dirty' where files differ; empty outside a checkout."""
-    here = Path(__file__).parent
-    run = functools.partial(subprocess.run, cwd=here, capture_output=True, text=True, errors="replace", timeout=10, check=False)
-    try:
-        inside = run(["git", "ls-files", "--error-unmatch", Path(__file__).name])
-        if inside.returncode != 0:
-            return ""
-        revision = run(["git", "rev-parse", "--short=12", "HEAD"]).stdout.strip()
-        dirty = run(["git", "status", "--porcelain", "--untracked-files=no"]).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return f"{revision}+dirty" if dirty else revision
-
-
-def host() -> dict[str, Any]:
-    return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count() or 0}

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 
 from ostiary.component import Json
@@ -30,9 +31,10 @@ from ostiary.console import listening, log
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, StoreError
 from ostiary.experiment.bench import Bench
 from ostiary.experiment.compute import Result, compute
+from ostiary.experiment.origin import UNTOLD, Origin, present, united, unlike
 from ostiary.experiment.plan import Cell, Plan, read_plan
 from ostiary.experiment.pool import ONE_PROCESS, Pool
-from ostiary.experiment.record import GROUPS, LEFT_OUT, SKIPPED, Record, StageRow, encode, git_revision, host, versions
+from ostiary.experiment.record import GROUPS, LEFT_OUT, SKIPPED, Record, StageRow, encode
 from ostiary.experiment.stages import Stage, record_key, stages_of
 from ostiary.experiment.store import DATABASE, Damaged, Store, now
 from ostiary.thresholds import EXACT
@@ -77,7 +79,7 @@ def run(
     with Store(store) as book:
 
         def finish(i: int) -> None:
-            records[i] = assemble(book, cells[i], passed, settings, device, job.reasons)
+            records[i] = assemble(book, cells[i], passed, settings, job.reasons)
             book.save_record(records[i], now())
 
         job = _Job(book, cells, device, listener or (lambda _: None), finish)
@@ -147,6 +149,12 @@ class _Job:
         self.reasons: dict[str, str] = {}
         self.progress = Progress(total=len(self.stages))
 
+    @functools.cached_property
+    def origin(self) -> Origin:
+        """Asked once for all stages and workers of a run."""
+        named = self.device.startswith("cuda") and torch.cuda.is_available()
+        return present(self.device, torch.cuda.get_device_name(self.device) if named else "")
+
     def run(self, workers: int) -> None:
         found = self.found()
         for key in (k for k in self.stages if k in found):
@@ -181,7 +189,7 @@ class _Job:
         return found
 
     def here(self) -> None:
-        bench = Bench(self.store, self.device)
+        bench = Bench(self.store, self.origin)
         while (stage := self.next()) is not None:
             note = functools.partial(self.note, stage)
             note("", 0.0)
@@ -192,7 +200,7 @@ class _Job:
             self.tell()
 
     def in_pool(self, n: int) -> None:
-        surroundings = (str(self.store.folder.absolute()), dict(os.environ), self.device)
+        surroundings = (str(self.store.folder.absolute()), dict(os.environ), self.origin)
         pool = Pool(n, _open_worker, surroundings, preload=_modules(self.stages.values()))
         try:
             self.hand_out(pool)
@@ -282,7 +290,7 @@ class _Job:
         row = self.store.stage(stage.key())
         if row is not None and row.status == "done":  # another run has made it meanwhile
             return ""
-        return _save_failure(self.store, stage, error, trace, 0.0)
+        return _save_failure(self.store, stage, error, trace, 0.0, self.origin)
 
     def note(self, stage: Stage, what: str, done: float) -> None:
         self.progress.running[stage.key()] = (stage.name, what, done)
@@ -310,9 +318,9 @@ def _below(metrics: Mapping[str, Any], least: float) -> bool:
     return lift is None or lift < least - EXACT
 
 
-def _open_worker(folder: str, environment: dict[str, str], device: str) -> Callable[[Stage], str]:
+def _open_worker(folder: str, environment: dict[str, str], origin: Origin) -> Callable[[Stage], str]:
     os.environ.update(environment)  # the fork server has that of the day it was started
-    bench = Bench(Store(folder), device)
+    bench = Bench(Store(folder), origin)
     return lambda stage: make(stage, bench)
 
 
@@ -343,11 +351,11 @@ def make(stage: Stage, bench: Bench) -> str:
         except StoreError:
             raise
         except (Exception, SystemExit) as error:  # noqa: BLE001 - any failure of a method is recorded, the others go on
-            return _save_failure(store, stage, error, traceback.format_exc(), now() - began)
+            return _save_failure(store, stage, error, traceback.format_exc(), now() - began, bench.origin)
         artefacts = {name: store.put_object(data) for name, data in result.artefacts.items()}
         took = now() - began + result.borrowed
-        row = _row(stage, "done", took, metrics=result.metrics, doubts=result.doubts, artefacts=artefacts)
-        store.save_stage(row)
+        found = {"metrics": result.metrics, "doubts": result.doubts, "artefacts": artefacts, "origin": bench.origin}
+        store.save_stage(_row(stage, "done", took, **found))
     return ""
 
 
@@ -382,7 +390,7 @@ def _row(stage: Stage, status: str, seconds: float, **found: Any) -> StageRow:
     return StageRow(stage.key(), stage.kind, stage.name, stage.spec(), upstream, status, seconds, now(), **found)
 
 
-def _save_failure(store: Store, stage: Stage, error: BaseException, trace: str, seconds: float) -> str:
+def _save_failure(store: Store, stage: Stage, error: BaseException, trace: str, seconds: float, origin: Origin) -> str:
     """Returns the reason, one line."""
     try:
         text = str(error)
@@ -390,7 +398,7 @@ def _save_failure(store: Store, stage: Stage, error: BaseException, trace: str, 
         text = ""
     reason = _first_line(text) if isinstance(error, OstiaryError) else f"{type(error).__name__}: {_first_line(text)}"
     log.debug("stage %s failed: %s", stage.name, trace)
-    store.save_stage(_row(stage, "failed", seconds, error=reason, trace=_printable(trace)))
+    store.save_stage(_row(stage, "failed", seconds, error=reason, trace=_printable(trace), origin=origin))
     return reason
 
 
@@ -403,16 +411,15 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, device: str, reasons: Mapping[str, str]) -> Record:
+def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, reasons: Mapping[str, str]) -> Record:
     """The record of one cell from its stages; `reasons`: stage key -> why it failed or was not tried."""
     stages = stages_of(cell)
     left_out = {s.key(): r for s in stages if (r := reasons.get(s.key(), "")).startswith(LEFT_OUT)}
-    tried = [s for s in stages if s.key() not in left_out]
-    rows = {s.name: (s, None if s.key() in reasons else store.told(s.key())) for s in tried}
+    rows = {s.name: (s, store.told(s.key())) for s in stages if s.key() not in left_out}
     metrics: dict[str, Any] = {"victim": {}, "detectors": {}, "purifiers": {}, "data": {}, "attack": {}}
     doubts, errors, seconds, artefacts = [*set(left_out.values())], {}, {}, {}
     for name, (stage, row) in rows.items():
-        if row is None or row.status != "done":
+        if row is None or row.status != "done" or stage.key() in reasons:
             errors[name] = reasons.get(stage.key(), "it is no longer in the store; run the same command again")
             continue
         seconds[name] = row.seconds
@@ -420,28 +427,38 @@ def assemble(store: Store, cell: Cell, passed: dict[str, Json], plan: Plan, devi
         label = stage.part.label() if stage.part else ""
         doubts += [f"{label}: {d}" if label else d for d in row.doubts]
         _place(metrics, stage.kind, label, row.metrics)
-    newest = max((row.made for _, row in rows.values() if row is not None), default=0.0)
-    olds = [] if errors else store.records([record_key(cell)])
-    source = next((r for r in olds if r.seconds.keys() == seconds.keys() and newest <= r.made), None)  # nothing is new
+    old = next(iter(store.records([record_key(cell)])), None)
+    origins = _origins({n: row for n, (_, row) in rows.items() if row and not errors.get(n, "").startswith(SKIPPED)}, old)
+    common, apart = united(origins)
     return Record(
         key=record_key(cell),
         plan=cell.spec(),
         metrics=metrics,
         seconds=seconds,
-        doubts=list(dict.fromkeys(doubts)),
+        doubts=list(dict.fromkeys([*doubts, *unlike("stages", {name: [origin] for name, origin in origins.items()})])),
         status="failed" if errors else "done",
         passed=passed,
         errors=errors,
         stages={s.name: s.key() for s in stages},
         artefacts=artefacts,
-        versions=source.versions if source else versions(),
-        git=source.git if source else git_revision(),
-        device=source.device if source else device,
-        host=source.host if source else host(),
-        made=source.made if source else now(),
+        made=_made(old, seconds, [row for _, row in rows.values() if row]) if old and not errors else now(),
         title=plan.title,
         published=plan.published,
+        apart=apart,
+        **msgspec.structs.asdict(common),
     )
+
+
+def _origins(rows: Mapping[str, StageRow], old: Record | None) -> dict[str, Origin]:
+    """Of each stage; of those computed before stages told theirs what a record of them says."""
+    said = {name: old.origin(name) for name in old.seconds} if old else {}
+    return {name: said.get(name, UNTOLD) if row.origin == UNTOLD else row.origin for name, row in rows.items()}
+
+
+def _made(old: Record, seconds: Mapping[str, float], rows: Iterable[StageRow]) -> float:
+    """When the record was made, which it was before where nothing is new."""
+    same = old.seconds.keys() == seconds.keys() and all(row.made <= old.made for row in rows)
+    return old.made if same else now()
 
 
 def _place(metrics: dict[str, Any], kind: str, label: str, found: dict[str, Any]) -> None:

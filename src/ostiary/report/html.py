@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,9 +15,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from ostiary.errors import InvalidInput, StoreError
-from ostiary.experiment.record import LEFT_OUT, Record
+from ostiary.errors import InvalidInput
+from ostiary.experiment.origin import differences
+from ostiary.experiment.record import LEFT_OUT, Record, seeds_unlike
 from ostiary.experiment.store import Store
+from ostiary.experiment.writing import whole
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
 from ostiary.report.published import beside, unplaced
@@ -119,16 +120,8 @@ def _opened(store: str | Path | Store) -> contextlib.AbstractContextManager[Stor
 
 def save(content: str, path: Path) -> Path:
     """The file appears whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".part-{os.getpid()}-{path.name}")
-        try:
-            part.write_text(content, encoding="utf-8", errors="backslashreplace")
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
-    except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error
+    with whole(path) as part:
+        part.write_text(content, encoding="utf-8", errors="backslashreplace")
     return path
 
 
@@ -150,7 +143,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "accused": accused(records),
         "untrained": group.plan.get("trainer", {}).get("epochs") == 0,
         "rows": lines,
-        "doubts": _merged(records, lambda r: r.doubts),
+        "doubts": _merged(records, lambda r: r.doubts) + [(sentence, "") for sentence in seeds_unlike(records)],
         "failures": _merged(records, _failures),
         "published": beside(records[0], lines, len(records)),
         "detectors": detector_rows(group),
@@ -161,6 +154,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "missing": missing,
         "passed": [r.passed for i, r in enumerate(records) if all(r.passed != q.passed for q in records[:i])],
         "versions": ", ".join(dict.fromkeys(f"{k} {v}" for r in records for k, v in r.versions.items())),
+        "apart": _merged(records, lambda r: [differences(r.apart)] if r.apart else []),
         "stages": list(dict.fromkeys(s for r in records for s in (*r.stages, *r.seconds))),
     }
 

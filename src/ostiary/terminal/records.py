@@ -10,6 +10,7 @@ import yaml
 from rich.console import Console
 from rich.text import Text
 
+from ostiary.experiment.origin import differences, in_words
 from ostiary.report import tables
 from ostiary.terminal.results import results
 from ostiary.terminal.screen import WIDE, say
@@ -48,9 +49,10 @@ def detail(out: Console, record: Record) -> None:
         say(out, f"{key[:12]}  {state:>9}  {name}")
     out.line()
     made = datetime.fromtimestamp(record.made).astimezone().isoformat(timespec="seconds")
-    packages = ", ".join(f"{k} {v}" for k, v in record.versions.items())
-    say(out, f"record {record.key}, {record.status}, made {made} on {record.device}")
-    say(out, f"with {packages}, revision {record.git or 'unknown'}")
+    say(out, f"record {record.key}, {record.status}, made {made}")
+    say(out, f"computed on {in_words(record.common)}")
+    if record.apart:
+        say(out, f"not the same for all stages: {differences(record.apart)}")
 
 
 def _numbers(found: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:

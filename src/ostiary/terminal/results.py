@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from ostiary.experiment.record import seeds_unlike
 from ostiary.report import tables
 from ostiary.report.published import beside, unplaced
 from ostiary.report.ranking import RANKING, ranking, spread
@@ -64,8 +65,8 @@ def results(out: Console, records: Sequence[Record]) -> None:
         say(out, "How visible the triggers are", "bold")
         _figures(out, groups, tables.stealth_rows, "attack", tables.STEALTH)
     _beside(out, groups)
-    for heading, pick, style in (("Doubts", _doubts, "yellow"), ("Failed", _failures, "red")):
-        found = _repeated(groups, pick)
+    doubts = [*_repeated(groups, _doubts), *_unlike(groups)]
+    for heading, found, style in (("Doubts", doubts, "yellow"), ("Failed", _repeated(groups, _failures), "red")):
         if found:
             out.line()
             say(out, heading, f"bold {style}")
@@ -201,6 +202,15 @@ def _doubts(record: Record) -> Iterator[tuple[str, str]]:
     for doubt in record.doubts:
         label = next((name for name in labels if doubt.startswith(f"{name}: ")), "")
         yield label, doubt.removeprefix(f"{label}: ")
+
+
+def _unlike(groups: Sequence[tables.Group]) -> list[str]:
+    """Doubts about the seeds of a group together, each once."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        for sentence in seeds_unlike(group.records):
+            found.setdefault(sentence, []).append(group.name)
+    return [s if len(groups) == 1 else f"{s} (in {'; '.join(where)})" for s, where in found.items()]
 
 
 def _failures(record: Record) -> Iterator[tuple[str, str]]:

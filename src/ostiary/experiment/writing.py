@@ -1,0 +1,34 @@
+"""Files that are written for the user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from ostiary.errors import StoreError
+
+
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write what shall stand at `path`, whose folder is made: it appears there whole or not at all.
+
+    A device or pipe is written as it is, a link is followed. Raises StoreError where it cannot be written.
+    """
+    place = Path(os.path.realpath(path))
+    part = place.with_name(f".part-{os.getpid()}-{place.name}")
+    try:
+        if path.exists() and not path.is_file():  # to rename onto /dev/stdout would put a file in its place
+            yield path
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield part
+            os.replace(part, place)
+        finally:
+            part.unlink(missing_ok=True)
+    except OSError as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error
