@@ -11,9 +11,10 @@ import pytest
 import ostiary
 from ostiary.experiment.record import Record
 from ostiary.report import figures, sweeps
+from ostiary.report import levels as module
 from ostiary.report.causes import causes
 from ostiary.report.html import write_report
-from ostiary.report.levels import curved, levels
+from ostiary.report.levels import curved, families, levels
 from ostiary.report.ranking import ranking
 from ostiary.report.tables import groups
 
@@ -53,8 +54,18 @@ def _counts() -> dict[str, Any]:
 def test_a_family_differs_in_one_number_only() -> None:
     (found,) = levels(record("gta"))
     assert (found.name, found.path) == ("nad", "p")
-    assert found.labels == [(2.0, "nad"), (1.0, "nad(p=1.0)"), (4.0, "nad(p=4.0)")]
-    assert levels(record("gta", listed=LISTED[1:], labels=LABELS[1:])) == [], "two values make no line"
+    assert found.labels == ((2.0, "nad"), (1.0, "nad(p=1.0)"), (4.0, "nad(p=4.0)"))
+    assert levels(record("gta", listed=LISTED[1:], labels=LABELS[1:])) == (), "two values make no line"
+
+
+def test_levels_are_searched_once_for_all_records_of_one_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = []
+    monkeypatch.setattr(module, "families", lambda items, path: searched.append(path) or families(items, path))
+    listed = [{**settings, "rounds": 3} for settings in LISTED]
+    found = [levels(record(attack, seed, listed)) for attack in ("gta", "sub-ba") for seed in (0, 1)]
+    assert found.count(found[0]) == 4 and found[0]
+    assert sorted(searched) == ["p", "rounds", "teacher.lr"]
+    assert levels(record("gta", listed=listed, labels=[*LABELS[:2], "other", *LABELS[3:]])) != found[0], "labels count, too"
 
 
 def test_a_curve_is_named_by_what_all_its_levels_share() -> None:
@@ -67,7 +78,7 @@ def test_a_curve_is_named_by_what_all_its_levels_share() -> None:
 def test_the_curve_of_each_cell_stands_beside_the_victim_as_it_came() -> None:
     (made,) = sweeps.sweeps(groups([record("gta"), record("sub-ba", asr=0.7)]))
     points = made.spec["data"]["values"]
-    assert (made.name, made.title) == ("levels-1-nad-p", "nad along p")
+    assert (made.name[:-8], made.title) == ("levels-nad-p-", "nad along p")
     assert {p["panel"] for p in points} == {"gta", "sub-ba"}, "the parts that all cells share are not said again"
     asr = {(p["panel"], p["at"]): p["%"] for p in points if "at" in p and p["line"] == "ASR %"}
     assert asr == {(panel, at): v for panel in ("gta", "sub-ba") for at, v in ((2.0, 10.0), (1.0, 20.0), (4.0, 30.0))}
@@ -77,9 +88,18 @@ def test_the_curve_of_each_cell_stands_beside_the_victim_as_it_came() -> None:
     assert given[("gta", "natural %")] == 5.0
     drawn = list(ElementTree.fromstring(made.svg()).iter())
     dashed = [e for e in drawn if e.get("stroke-dasharray") == "4,4"]
-    dots = [e for e in drawn if e.get("transform", "").startswith("translate") and e.get("d", "").startswith("M2.7")]
+    dots = [e for e in drawn if e.get("transform", "").startswith("translate") and e.get("d", "").startswith("M3.35")]
     assert len(dashed) == 2 * 4
     assert len(dots) == 2 * 3 * 3
+
+
+def test_a_curves_file_keeps_its_name_whatever_else_there_is() -> None:
+    more = [*({"name": "anp", "share": s} for s in (0.1, 0.2, 0.3)), *LISTED]
+    labels = [*(f"anp(share={s})" for s in (0.1, 0.2, 0.3)), *LABELS]
+    (alone,) = sweeps.sweeps(groups([record("gta")]))
+    beside = sweeps.sweeps(groups([record("sub-ba", listed=more, labels=labels), record("gta")]))
+    assert len({figure.name for figure in beside}) == 2
+    assert alone.name in {figure.name for figure in beside}
 
 
 def test_lines_are_means_over_seeds() -> None:

@@ -24,7 +24,7 @@ import ostiary
 from ostiary.errors import InvalidInput, MissingPackage, StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
-from ostiary.report import figures, html
+from ostiary.report import drawing, figures, html
 from ostiary.report.published import beside
 from ostiary.report.tables import TITLES, Group, Row, groups, reactivation_rows, rows, text
 
@@ -275,10 +275,36 @@ def test_figures_are_saved_as_svg(made: Made, tmp_path: Path) -> None:
         assert book.records()  # a store that was given open stays open
     names = {path.name for path in saved}
     assert len(names) == len(saved) == 23
-    assert {"1-scatter.svg", "1-scores-spectral.svg", "1-embedding-none.svg", "2-confusion-fine-tune.svg"} <= names
+    told = {re.sub("-[0-9a-f]{8}-", " ", name) for name in names}
+    graphs, images = "toy-graphs-gin-sub-ba", "toy-images-preact-resnet-badnets"
+    assert {f"{graphs} {figure}.svg" for figure in ("scatter", "scores-spectral", "embedding-none")} <= told
+    assert {f"{images} scatter.svg", f"{images} confusion-fine-tune.svg"} <= told
     for path in saved:
         assert ElementTree.parse(path).getroot().tag == "{http://www.w3.org/2000/svg}svg"
         assert "currentColor" not in path.read_text(encoding="utf-8")
+
+
+def test_files_of_figures_keep_name_and_model_in_whatever_order_a_plan_ran(made: Made, tmp_path: Path) -> None:
+    once, again = (tmp_path / name for name in ("once", "again"))
+    html.save_figures(made.graphs, made.store, once)
+    html.save_figures([*made.images, *made.graphs[::-1]], made.store, again)
+    names = {path.name for path in once.iterdir()}
+    assert names < {path.name for path in again.iterdir()}
+    for name in names:
+        assert "scatter" in name or (once / name).read_text() == (again / name).read_text()
+    other = replace(made.graphs[0], plan={**made.graphs[0].plan, "trainer": {"epochs": 7}})
+    html.save_figures([other], made.store, tmp_path / "other")
+    assert not names & {path.name for path in (tmp_path / "other").iterdir()}, "another cell has other names"
+
+
+def test_long_labels_that_begin_alike_have_files_of_their_own() -> None:
+    assert drawing.stem("nad(p=1.0, teacher=x)") == "nad-p=1.0-teacher=x"
+    long = [drawing.stem(f"{'a' * 100}/{end}") for end in "xy"]
+    assert long[0] != long[1] and {len(name) for name in long} == {80}
+
+
+def test_an_entry_of_the_contents_stays_in_one_column(page: Page) -> None:
+    assert "nav li { break-inside: avoid }" in page.raw
 
 
 def test_clear_errors(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

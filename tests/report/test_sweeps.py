@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 from xml.etree import ElementTree
 
+import pytest
 from msgspec import structs
 
 from ostiary.experiment.record import Record
+from ostiary.report import sweeps as module
+from ostiary.report.drawing import Figure
 from ostiary.report.sweeps import sweeps
 from ostiary.report.tables import groups
 
@@ -59,3 +63,73 @@ def test_lines_that_differ_in_another_setting_are_told_apart() -> None:
     drawn = next(f for f in made if f.name == "sweep-attack.rate-asr").spec["data"]["values"]
     found = {(p["line"], p["at"]): p["%"] for p in drawn}
     assert len(drawn) == len(found) == 9 and found["sub-ba(size=2)", 0.1] == 30.0
+
+
+def defended(rate: float, defences: list[str], attack: str = "sub-ba") -> Record:
+    one = record(rate, 0, rate, attack)
+    return structs.replace(one, metrics={**one.metrics, "purifiers": dict.fromkeys(defences, one.metrics["victim"])})
+
+
+def asr(cells: list[Record]) -> Figure:
+    return next(f for f in sweeps(groups(cells)) if f.name == "sweep-attack.rate-asr")
+
+
+def sheets(figure: Figure) -> list[dict[str, Any]]:
+    return list(figure.spec.get("concat", [figure.spec]))
+
+
+def scales(sheet: dict[str, Any], channel: str) -> Iterator[dict[str, Any]]:
+    layers = (layer["encoding"] for layer in sheet["spec"]["layer"])
+    return (encoding[channel]["scale"] for encoding in layers if channel in encoding)
+
+
+@pytest.mark.parametrize("number", [1, 5, 8, 28])
+def test_of_many_defences_no_two_lines_of_a_chart_look_alike(number: int) -> None:
+    names = [f"defence-{i}" for i in range(number)]
+    drawn = sheets(asr([defended(r, names) for r in (0.1, 0.2, 0.3)]))
+    told = []
+    for sheet in drawn:
+        looks = [next(scales(sheet, channel)) for channel in ("color", "shape", "strokeDash")]
+        lines = looks[0]["domain"]
+        points = sheet["data"]["values"]
+        assert {p["line"] for p in points} == set(lines) and len(lines) <= module.LINES
+        assert all(len(set(map(str, look["range"]))) == len(lines) for look in looks)
+        assert "none" in {p["defence"] for p in points}, "the victim is in every chart"
+        told += [p["defence"] for p in points if p["defence"] != "none" and p["at"] == 0.1]
+    assert told == names
+
+
+def test_defences_have_the_same_look_in_the_panels_of_every_attack() -> None:
+    names = [f"defence-{i}" for i in range(9)]
+    drawn = sheets(asr([defended(r, names, attack) for attack in ("sub-ba", "gta") for r in (0.1, 0.2, 0.3)]))
+    assert [{p["panel"] for p in sheet["data"]["values"]} for sheet in drawn] == 2 * [{"AIDS, gin, sub-ba", "AIDS, gin, gta"}]
+    assert [len(next(scales(sheet, "color"))["domain"]) for sheet in drawn] == [6, 5]
+
+
+def test_many_attacks_are_drawn_in_several_charts() -> None:
+    drawn = sheets(asr([record(r, 0, r, f"attack-{i}") for i in range(9) for r in (0.1, 0.2, 0.3)]))
+    assert [len({p["line"] for p in sheet["data"]["values"]}) for sheet in drawn] == [5, 4]
+
+
+def test_of_many_cells_with_many_defences_the_first_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PANELS", 2)
+    names = [f"defence-{i}" for i in range(9)]
+    figure = asr([defended(r, names, attack) for attack in ("a", "b", "c") for r in (0.1, 0.2, 0.3)])
+    assert {p["panel"] for sheet in sheets(figure) for p in sheet["data"]["values"]} == {"AIDS, gin, a", "AIDS, gin, b"}
+    assert "Of 3 cells the first 2" in figure.caption
+
+
+def test_bars_stand_within_their_panel() -> None:
+    for sheet in sheets(asr([defended(r, [f"defence-{i}" for i in range(28)]) for r in (0.1, 0.2, 0.3)])):
+        beside = [layer["mark"]["xOffset"] for layer in sheet["spec"]["layer"] if "xOffset" in layer["mark"]]
+        assert len(set(beside)) == len(beside) > 2
+        assert all(max(map(abs, beside)) < scale["padding"] and scale["nice"] is False for scale in scales(sheet, "x"))
+
+
+def test_long_names_are_told_whole() -> None:
+    names = [f"method-{i}(an-option='\"<b>, another-option=another-value, teacher=x(lr=0.5))" for i in range(7)]
+    drawn = ElementTree.fromstring(asr([defended(r, names) for r in (0.1, 0.2, 0.3)]).svg())
+    words = "".join("".join(e.itertext()) for e in drawn.iter() if e.tag.endswith("}text")).replace(" ", "")
+    assert "\N{HORIZONTAL ELLIPSIS}" not in words
+    assert all(name.replace(" ", "") in words for name in names)
+    assert float(drawn.get("width", "inf")) < 700

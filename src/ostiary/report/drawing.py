@@ -7,6 +7,7 @@ Colours are safe for colour-blind readers (Okabe & Ito; Tol); words and lines ta
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib
 import json
 import re
@@ -89,5 +90,11 @@ def tips(*names: str) -> list[Any]:
 
 
 def stem(label: str) -> str:
-    """A label as part of a file name."""
-    return re.sub(r"[^\w.=+-]+", "-", label, flags=re.ASCII).strip("-")[:80]
+    """A label as part of a file name: of a long one the beginning, and a mark that tells it from others that begin so."""
+    safe = re.sub(r"[^\w.=+-]+", "-", label, flags=re.ASCII).strip("-")
+    return safe if len(safe) <= 80 else f"{safe[:71]}-{mark(label.encode())}"
+
+
+def mark(content: bytes) -> str:
+    """Eight letters that are the same for the same content, and hardly ever for another."""
+    return hashlib.sha256(content).hexdigest()[:8]

@@ -33,7 +33,7 @@ _LIGHT = ("#eedd88", "#dddddd", "#44bb99", "#99ddff", "#bbcc33", "#aaaa00", "#77
 def figures(group: Group, store: Store) -> tuple[list[Figure], list[str]]:
     """Those of one group, and one sentence for each kind whose data the store no longer has.
 
-    What belongs to one model (scores, recovered triggers, confusion, features, samples) is drawn for the first seed that
+    What belongs to one model (scores, recovered triggers, confusion, features, samples) is drawn for the least seed that
     has it.
     """
     made, missing = [], []
@@ -56,8 +56,9 @@ def _told(record: Record, store: Store) -> bool:
 
 
 def first(group: Group) -> Record | None:
-    """The record that stands for its group where one model is shown."""
-    return next((r for r in group.records if "acc" in r.metrics.get("victim", {})), None)
+    """The record that stands for its group where one model is shown: of the least seed, in whatever order they ran."""
+    having = (r for r in group.records if "acc" in r.metrics.get("victim", {}))
+    return min(having, key=lambda record: record.plan.get("seed") or 0, default=None)
 
 
 def _scatter(group: Group) -> Figure:

@@ -98,18 +98,18 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
 
 
 def save_figures(records: Sequence[Record], store: str | Path | Store, folder: str | Path) -> list[Path]:
-    """Write every figure of `records` as an SVG file into `folder`: `1-scatter.svg`, ... (group number, name), and
-    those about several groups without a number."""
+    """Write every figure of `records` as an SVG file into `folder`: `NCI1-gcn-gta-1a2b3c4d-scatter.svg`, ... (data, victim and
+    attack of a cell, a mark of its settings, name), and those about several cells by their name alone."""
     from ostiary.report.causes import causes
     from ostiary.report.figures import figures
-    from ostiary.report.sweeps import sweeps
+    from ostiary.report.sweeps import file_stem, sweeps
 
     grouped, written = groups(records), []
     with _opened(store) as book:
-        made = [("", figure) for figure in (*sweeps(grouped), *causes(records))]
-        made += [(f"{number}-", figure) for number, group in enumerate(grouped, 1) for figure in figures(group, book)[0]]
-    for mark, figure in made:
-        written.append(save(figure.file(), Path(folder) / f"{mark}{figure.name}.svg"))
+        made = [(figure.name, figure) for figure in (*sweeps(grouped), *causes(records))]
+        made += [(f"{file_stem(g.plan)}-{figure.name}", figure) for g in grouped for figure in figures(g, book)[0]]
+    for name, figure in made:
+        written.append(save(figure.file(), Path(folder) / f"{name}.svg"))
     return written
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from ostiary.experiment.record import Record, canonical
+import msgspec
+
+from ostiary.experiment.record import Record, canonical, encode
 from ostiary.report.tables import purifiers
 
 T = TypeVar("T")
@@ -22,15 +25,21 @@ class Levels:
     name: str
     path: str
     key: bytes
-    labels: list[tuple[float, str]]
+    labels: tuple[tuple[float, str], ...]
 
 
-def levels(record: Record) -> list[Levels]:
+def levels(record: Record) -> tuple[Levels, ...]:
     """Of every purifier that the plan lists at three and more values of an option."""
-    listed = list(zip(record.plan.get("purifiers") or [], purifiers(record), strict=False))
-    paths = dict.fromkeys(path for settings, _ in listed for path, _ in numbers(settings))
+    return _levels(encode(record.plan.get("purifiers") or []), tuple(purifiers(record)))
+
+
+@functools.lru_cache(maxsize=256)  # milliseconds, and most records of a store come from a few lists
+def _levels(settings: bytes, labels: tuple[str, ...]) -> tuple[Levels, ...]:
+    """settings: of each purifier, as JSON in their own order; labels: of each."""
+    listed = list(zip(msgspec.json.decode(settings), labels, strict=False))
+    paths = dict.fromkeys(path for own, _ in listed for path, _ in numbers(own))
     found = ((path, *family) for path in paths for family in families(listed, path).items())
-    return [Levels(_common([label for _, label in members]), path, key, members) for path, key, members in found]
+    return tuple(Levels(_common([label for _, label in held]), path, key, tuple(held)) for path, key, held in found)
 
 
 def curved(record: Record) -> set[str]:

@@ -3,12 +3,15 @@ option of a purifier that it lists at several levels."""
 
 from __future__ import annotations
 
+import json
 import math
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from ostiary.experiment.record import canonical
 from ostiary.metrics.intervals import Estimate
-from ostiary.report.drawing import ATTACK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, specification, stem, tips
+from ostiary.report.drawing import ATTACK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, mark, specification, stem, tips
 from ostiary.report.levels import Levels, families, levels, numbers, without
 from ostiary.report.tables import FIGURES, Group, Row, names, rows, short
 
@@ -16,6 +19,12 @@ SHOWN = ("asr", "asr_strict", "cad", "drop")  # strict ASR is shown where a pape
 PURIFIED = {"acc": TARGET, "asr": ATTACK, "ra": MANY[2]}
 SIGNED = ("cad", "drop")
 PANELS = 12  # most cells of a figure
+LINES = 6  # most lines of a panel
+UNDEFENDED = "no defence"
+WIDTH, LETTER = 290, 7  # of a panel with its axis and of a letter, in pixels
+SHAPES = ("circle", "triangle-up", "square", "diamond", "cross", "triangle-down")
+DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 6], [10, 2])
+Looks = dict[str, tuple[str, str, list[int]]]  # line -> colour, shape, dashes
 
 
 def sweeps(found: Sequence[Group]) -> list[Figure]:
@@ -32,7 +41,7 @@ def sweeps(found: Sequence[Group]) -> list[Figure]:
     for group in found:
         for curve in levels(group.records[0]):
             curves.setdefault((curve.key, curve.path), []).append((group, curve))
-    return made + [figure for i, held in enumerate(curves.values(), 1) for figure in _purified(i, held)]
+    return made + [figure for held in curves.values() for figure in _purified(held)]
 
 
 def _lines(found: Sequence[Group], path: str) -> Iterator[dict[str, Any]]:
@@ -48,6 +57,13 @@ def _lines(found: Sequence[Group], path: str) -> Iterator[dict[str, Any]]:
             yield from (point for row in rows(group) for point in _points(value, told, panel, row))
 
 
+def file_stem(plan: dict[str, Any]) -> str:
+    """What the files of a cell's figures begin with: data, victim and attack, and a mark of all settings but the seed. So a
+    name stays with its cell, whatever else is in a store and in whatever order it ran."""
+    attack, panel = _place(plan)
+    return f"{stem(f'{panel} {attack}')}-{mark(canonical({k: v for k, v in plan.items() if k != 'seed'}))}"
+
+
 def _place(plan: dict[str, Any]) -> tuple[str, str]:
     """(the attack, data and victim) in a few words."""
     attack = plan["attack"] or {"name": "no attack"}
@@ -56,7 +72,8 @@ def _place(plan: dict[str, Any]) -> tuple[str, str]:
 
 
 def _points(value: float, what: str, panel: str, row: Row) -> Iterator[dict[str, Any]]:
-    place = {"at": value, "line": what if row.defence == "none" else f"{what} after {row.defence}", "panel": panel}
+    line = what if row.defence == "none" else f"{what} after {row.defence}"
+    place = {"at": value, "line": line, "panel": panel, "attack": what, "defence": row.defence}
     for name in SHOWN:
         own = row.figures.get(f"{name}_candidates") if name == "asr_strict" else None
         yield from ({**point, **place, "own": own is not None} for point in _point(name, own or row.figures.get(name)))
@@ -77,30 +94,55 @@ def _box(attack: dict[str, Any]) -> str:
 
 
 def _drawn(path: str, name: str, points: Rows) -> Figure:
-    labels = list(dict.fromkeys(p["line"] for p in points))
-    colours = {label: MANY[i % len(MANY)] for i, label in enumerate(labels)}
     title = f"{FIGURES[name].removesuffix(' %')} along {path}"
     said = "Means over seeds; bars: 95 % intervals, over seeds or, of a single one, over its test inputs."
     if any(p["own"] for p in points):
         said += " Over the paper's own candidates where an attack names some, else over all test sources."
-    drawn = _panels(points, path, {"title": FIGURES[name]}, colours)
-    return Figure("sweeps", f"sweep-{path}-{name}", title, said, _words(points), drawn)
+    sheets = _sheets(points)
+    if len(sheets) > 1:
+        cells = list(dict.fromkeys(p["panel"] for sheet in sheets for p in sheet))
+        sheets = [[p for p in sheet if p["panel"] in cells[:PANELS]] for sheet in sheets]
+        said += f" Of {len(cells)} cells the first {PANELS}; the tables have all." if len(cells) > PANELS else ""
+    drawn = _grid([(sheet, _looks(sheet)) for sheet in sheets if sheet], path, {"title": FIGURES[name]})
+    return Figure("sweeps", f"sweep-{stem(path)}-{name}", title, said, _words(points), drawn)
 
 
-def _purified(number: int, held: Sequence[tuple[Group, Levels]]) -> list[Figure]:
+def _sheets(points: Rows) -> list[Rows]:
+    """The points in so many parts that few lines share a panel. Where defences are many, each attack has panels of its own,
+    and every part of them the line of its victim."""
+    if len({p["line"] for p in points}) <= LINES:
+        return [points]
+    if any(p["defence"] != "none" for p in points):
+        told = ({**p, "line": UNDEFENDED if p["defence"] == "none" else p["defence"]} for p in points)
+        points = [{**p, "panel": f"{p['panel']}, {p['attack']}"} for p in told]
+    labels = [label for label in dict.fromkeys(p["line"] for p in points) if label != UNDEFENDED]
+    parts = math.ceil(len(labels) / (LINES - 1))
+    most = math.ceil(len(labels) / parts)
+    held = [{UNDEFENDED, *labels[i : i + most]} for i in range(0, len(labels), most)]
+    return [[p for p in points if p["line"] in own] for own in held]
+
+
+def _looks(points: Rows) -> Looks:
+    """Colour, shape and dashes of every line, all three different: lines that coincide show through each other."""
+    labels = sorted(dict.fromkeys(p["line"] for p in points), key=lambda label: label != UNDEFENDED)
+    colours = (PLAIN, *MANY) if UNDEFENDED in labels else MANY
+    return dict(zip(labels, zip(colours, SHAPES, DASHES, strict=False), strict=False))
+
+
+def _purified(held: Sequence[tuple[Group, Levels]]) -> list[Figure]:
     """ACC, ASR and RA along one option of a purifier, one panel for each cell; none where no level was judged."""
     curve = held[0][1]
     panels = dict(zip(_told([group.name for group, _ in held]), held, strict=True))
     points = [p for panel, (group, own) in list(panels.items())[:PANELS] for p in _levels(panel, group, own)]
     if not any("at" in p for p in points):
         return []
-    colours = {FIGURES[name]: colour for name, colour in (*PURIFIED.items(), ("natural", PLAIN))}
+    looks = {FIGURES[name]: (colour, SHAPES[0], DASHES[0]) for name, colour in (*PURIFIED.items(), ("natural", PLAIN))}
     axis = {"title": "%", "scale": alt.Scale(domain=[0, 100])}
     said = "Means over seeds; bars: 95 % intervals. Dashed: the victim as it came, and what the trigger does to a clean model."
     if len(panels) > PANELS:
         said += f" Of {len(panels)} cells the first {PANELS}; the table has all."
-    title, name = f"{curve.name} along {curve.path}", f"levels-{number}-{stem(curve.name)}-{curve.path}"
-    return [Figure("sweeps", name, title, said, _words(points), _panels(points, curve.path, axis, colours))]
+    title, name = f"{curve.name} along {curve.path}", f"levels-{stem(curve.name)}-{stem(curve.path)}-{mark(curve.key)}"
+    return [Figure("sweeps", name, title, said, _words(points), _grid([(points, looks)], curve.path, axis))]
 
 
 def _levels(panel: str, group: Group, curve: Levels) -> Iterator[dict[str, Any]]:
@@ -121,27 +163,53 @@ def _told(names: Sequence[str]) -> list[str]:
     return [" / ".join(p for p in own if p not in same) for own in parts]
 
 
-def _panels(points: Rows, path: str, y: dict[str, Any], colours: dict[str, str]) -> Spec:
+def _grid(sheets: Sequence[tuple[Rows, Looks]], path: str, y: dict[str, Any]) -> Spec:
+    """One chart for each sheet, each with its legend."""
+    panels = max(len({p["panel"] for p in points}) for points, _ in sheets)
+    charts = [_panels(points, path, y, looks) for points, looks in sheets]
+    if len(charts) == 1:
+        return specification(charts[0])
+    apart = dict.fromkeys(("color", "shape", "strokeDash"), "independent")
+    return specification(alt.concat(*charts, columns=2 if panels == 1 else 1).resolve_scale(y="shared", **apart))
+
+
+def _panels(points: Rows, path: str, y: dict[str, Any], looks: Looks) -> Any:
     """Lines along `at` in panels; dashed where a point has no place along it but a value, `was`."""
-    legend = alt.Legend(columns=2 if max(map(len, colours)) > 15 else 4, labelLimit=270)
-    line = alt.Color("line:N", scale=alt.Scale(domain=list(colours), range=list(colours.values())), legend=legend)
-    base = alt.Chart().encode(x=alt.X("at:Q", title=path, scale=alt.Scale(zero=False)), color=line)
-    base = base.transform_filter("isValid(datum.at)")
+    panels = list(dict.fromkeys(p["panel"] for p in points))
+    legend = _legend(list(looks), WIDTH if len(panels) == 1 else 2 * WIDTH)
+    colours, shapes, dashes = (alt.Scale(domain=list(looks), range=list(of)) for of in zip(*looks.values(), strict=True))
+    line = alt.Color("line:N", scale=colours, legend=legend)
+    room = alt.Scale(zero=False, nice=False, padding=len(looks) + 4)  # for the bars of the first and the last value
+    x = alt.X("at:Q", title=path, scale=room, axis=alt.Axis(tickCount=5, labelOverlap=True))
+    base = alt.Chart().encode(x=x, color=line).transform_filter("isValid(datum.at)")
     shown = tips("line", "panel", "at", "%", "low", "high")
-    middle = base.mark_line(point=True, strokeWidth=2).encode(y=alt.Y("%:Q", **y), tooltip=shown)
+    middle = base.encode(y=alt.Y("%:Q", **y), tooltip=shown)
+    means = middle.mark_line(strokeWidth=2).encode(strokeDash=alt.StrokeDash("line:N", scale=dashes, legend=None))
+    dots = middle.mark_point(filled=True, size=45, opacity=1).encode(shape=alt.Shape("line:N", scale=shapes, legend=legend))
     bars = base.encode(y=alt.Y("low:Q", **y), y2="high:Q")
-    beside = {label: 2 * i - len(colours) + 1 for i, label in enumerate(colours)}  # pixels, so that no bar hides another
-    apart = [bars.transform_filter(alt.datum.line == k).mark_rule(opacity=0.4, xOffset=x) for k, x in beside.items()]
-    layers = [*apart, middle]
+    beside = {label: 2 * i - len(looks) + 1 for i, label in enumerate(looks)}  # pixels, so that no bar hides another
+    apart = [bars.transform_filter(alt.datum.line == k).mark_rule(opacity=0.4, xOffset=px) for k, px in beside.items()]
+    layers = [*apart, means, dots]
     if any("was" in p for p in points):
         given = alt.Chart().transform_filter("isValid(datum.was)").mark_rule(strokeDash=[4, 4], opacity=0.9)
         layers.insert(0, given.encode(y=alt.Y("was:Q", **y), color=line, tooltip=tips("line", "panel", "was")))
     whole = alt.layer(*layers).properties(width=250, height=170)
-    order = list(dict.fromkeys(p["panel"] for p in points))
-    head = alt.Header(labelLimit=290)
-    return specification(
-        whole.facet(facet=alt.Facet("panel:N", title=None, sort=order, header=head), columns=2, data=alt.Data(values=points))
-    )
+    head = alt.Header(labelLimit=0, labelExpr=_broken(panels, WIDTH))
+    facet = alt.Facet("panel:N", title=None, sort=panels, header=head)
+    return whole.facet(facet=facet, columns=2, data=alt.Data(values=points))
+
+
+def _legend(labels: Sequence[str], width: int) -> Any:
+    """As many columns as the longest label leaves room for."""
+    room = LETTER * max(map(len, labels)) + 50  # of an entry: its words, its symbol and what is between
+    columns = min(4, max(1, width // room))
+    return alt.Legend(columns=columns, labelLimit=0, labelExpr=_broken(labels, width - 22), symbolStrokeWidth=0)
+
+
+def _broken(labels: Sequence[str], width: int) -> str:
+    """An expression for labels, in lines of at most `width` pixels."""
+    lines = {label: textwrap.wrap(label, width // LETTER, break_on_hyphens=False) or [""] for label in labels}
+    return f"({json.dumps(lines)})[datum.label]"
 
 
 def _words(points: Rows) -> str:
