@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch_geometric.data import Data
+from torch_geometric.nn.models import GCN
 
 import ostiary
 from ostiary.component import build
+from ostiary.testing import toys
 
 ROOT = Path(__file__).parent.parent
 
@@ -82,6 +85,20 @@ def test_quickstart_data_from_outside(capsys: pytest.CaptureFixture[str]) -> Non
     code = code.replace("context.fit(", "context.__class__(architecture=context.architecture, trainer=quick).fit(")
     run(code, {"list_of_pyg_data": graphs, "quick": ostiary.Trainer(epochs=2)})
     assert "tensor" in capsys.readouterr().out
+
+
+def test_quickstart_node_classifier_of_ones_own(capsys: pytest.CaptureFixture[str]) -> None:
+    splits = toys.splits("node")
+    inputs, y = splits.test.inputs, torch.full((len(splits.test.inputs.x),), -1)
+    data = Data(x=inputs.x, edge_index=inputs.edge_index, y=y)
+    data.y[splits.test.inputs.roots] = splits.test.y
+    known = (data.y >= 0).nonzero().flatten()
+    data.val_mask, data.train_mask = (torch.zeros(len(y), dtype=torch.bool).index_fill(0, at, True) for at in known.chunk(2))
+    net = GCN(data.x.shape[1], 16, 2, splits.test.n_classes)
+    scope = run(next(b for b in blocks("docs/quickstart.md") if "val_mask" in b), {"data": data, "net": net})
+    assert len(scope["clean"]) + len(scope["train"]) == len(known) and "tensor" in capsys.readouterr().out
+    logits = scope["cleaned"].predict(scope["clean"].inputs)
+    assert len(logits) == len(scope["clean"]) and bool(logits.isfinite().all())
 
 
 @pytest.mark.parametrize("plan", sorted((ROOT / "plans").rglob("*.yaml")), ids=lambda p: p.stem)

@@ -84,8 +84,14 @@ def test_classes_that_no_mask_reaches_are_left_out() -> None:
     index, flagged = NeuralCleanse().judge(Patches(torch.zeros(5, 1, 2, 2), torch.zeros(5, 1, 2, 2), norms))
     assert flagged.tolist() == [True, False, False, False, False]
     assert float(index[4]) == 0 and float(index[3]) < 0
-    nothing = Patches(torch.zeros(2, 1, 2, 2), torch.zeros(2, 1, 2, 2), torch.full((2,), math.inf))
-    assert not bool(NeuralCleanse().judge(nothing)[1].any())
+    for few in ([math.inf] * 10, [9.0, 10.0, 10.2] + [math.inf] * 7):  # the median of three says nothing
+        nothing = Patches(torch.zeros(10, 1, 2, 2), torch.zeros(10, 1, 2, 2), torch.tensor(few, dtype=torch.float64))
+        assert all(not bool(scan.judge(nothing)[1].any()) for scan in (NeuralCleanse(), NeuralCleanse.preset("auto")))
+
+
+def test_masks_that_are_equal_but_for_rounding_are_no_outliers() -> None:
+    norms = torch.tensor([9.99, 10.0, 10.0, 10.0, 10.0], dtype=torch.float64)
+    assert not bool(NeuralCleanse().judge(Patches(torch.zeros(5, 1, 2, 2), torch.zeros(5, 1, 2, 2), norms))[1].any())
 
 
 def test_the_weight_doubles_after_successes_and_shrinks_after_failures() -> None:

@@ -29,6 +29,7 @@ from ostiary.purifiers.joint_partition import JointPartition
 from ostiary.purifiers.sampled import clopper_pearson
 from ostiary.purifiers.subsampling import PairSubsets, Subsampling, log_choose
 from ostiary.purifiers.training_partition import TrainingPartition, contents
+from ostiary.seeds import generator
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
 
@@ -274,6 +275,47 @@ def test_certified_subsampling_is_sound() -> None:
             for other in flips(5, pairs, e):
                 assert int(shares(5, other, 1).argmax()) == int(found.prediction)
     assert some
+
+
+class Eager(nn.Module):
+    """Class 1 for a graph that shows any of the pairs `bad` (bool [n, n]), else 0: the worst that an attacker can meet."""
+
+    def __init__(self, bad: Tensor) -> None:
+        super().__init__()
+        self.bad, self.verdict = bad, nn.Linear(2, 2, bias=False)
+        with torch.no_grad():
+            self.verdict.weight.copy_(torch.eye(2))
+
+    def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor, graphs: Graphs) -> Tensor:
+        a, b = x[edge_index, 0].long()
+        seen = torch.zeros(len(graphs)).index_add(0, graphs.edge_batch, self.bad[a, b].float())
+        return self.verdict(torch.nn.functional.one_hot((seen > 0).long(), 2).float())  # type: ignore[no-any-return]
+
+
+def turned(method: Certified, keys: range, n: int = 20) -> int:
+    """Of how many keys the delivered vote says another class once as many pairs are added as its certificate allows."""
+    ring = frozenset((i, i + 1) for i in range(n - 1))
+    free = [p for p in itertools.combinations(range(n), 2) if p not in ring]
+    count = 0
+    for key in keys:
+        vote = Voting([Victim(Eager(torch.zeros(n, n, dtype=torch.bool)), "graph")], method.view(key))  # type: ignore[attr-defined]
+        held = method.radius(vote, graph(n, ring))
+        more = [free[i] for i in torch.randperm(len(free), generator=generator(key, "pairs"))[: int(held.edges)]]  # type: ignore[arg-type]
+        bad = torch.zeros(n, n, dtype=torch.bool)
+        for a, b in more:
+            bad[a, b] = bad[b, a] = True
+        other = Voting([Victim(Eager(bad), "graph")], method.view(key))  # type: ignore[attr-defined]
+        count += int(other.predict(graph(n, ring | set(more))).argmax(1)) != int(held.prediction)
+    return count
+
+
+def test_the_vote_that_is_delivered_stands_where_it_is_certified() -> None:
+    """Where shares come as near to a half as the bound allows, a vote of 1,000 on the changed graph turns by chance."""
+    keys = range(1000, 1024)
+    assert turned(Subsampling(kappa=0.2), keys) > 2, "certified is the vote of all subsets"
+    assert turned(Subsampling(kappa=0.2, delivered=True), keys) == 0
+    plain, strict = Subsampling(), Subsampling(delivered=True)
+    assert "delivered" not in plain.spec() and strict.spec()["delivered"] is True
 
 
 def test_bounds_of_a_share() -> None:

@@ -62,7 +62,7 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
         """(anomaly index of every class, float64 [k], high where the mask is small; which are outliers, bool [k])."""
         reached = torch.isfinite(patches.norms)
         index = torch.zeros_like(patches.norms)
-        if int(reached.sum()) >= 2:
+        if not too_few(int(reached.sum())):
             norms = patches.norms[reached]
             index[reached] = anomaly(-norms.clamp(min=SMALLEST).log() if self.scale == "log" else -norms)
         return index, index > self.outlier

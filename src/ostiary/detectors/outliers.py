@@ -9,8 +9,10 @@ LEAST = 4  # classes from which a deviation from their median says something
 
 def anomaly(scores: Tensor) -> Tensor:
     """Deviations from the median, in units of the median absolute one made comparable to a standard deviation: float [k]."""
-    away = scores - scores.quantile(0.5)  # median() is the lower of the two in the middle
-    return away / (1.4826 * away.abs().quantile(0.5)).clamp(min=1e-12)
+    middle = scores.quantile(0.5)  # median() is the lower of the two in the middle
+    away = scores - middle
+    least = (1e-3 * middle.abs()).clamp(min=1e-12)  # where most are equal, a difference in the last digits is no outlier
+    return away / (1.4826 * away.abs().quantile(0.5)).maximum(least)
 
 
 def too_few(classes: int) -> str:

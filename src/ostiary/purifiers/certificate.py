@@ -16,7 +16,7 @@ class Certificate:
     """votes: int64 [n, k]. prediction: int64 [n]. margin: int64 [n], what an attacker may use up before a prediction can turn;
     -1 where nothing is certain (abstained). costs: what one change uses up, by its kind: "edges" flipped in an input, "nodes"
     of it overwritten with the edges among them (not those to others), "poisoned" training graphs. alpha: how likely the
-    certificate of an input may be wrong; 0: a proof."""
+    certificate of an input may be wrong, of a vote of random samples that of all of them (Sampled); 0: a proof."""
 
     votes: Tensor
     prediction: Tensor
