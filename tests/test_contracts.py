@@ -35,6 +35,7 @@ def test_every_registered_component_keeps_the_pact(kind: str, name: str) -> None
 def test_every_other_component_is_rebuilt_from_its_spec(kind: str) -> None:
     needed: dict[str, dict[str, Any]] = {
         "npz": {"path": "a.npz"},
+        "file": {"path": "data.py"},
         "image-folder": {"path": "folder"},
         "subgraph": {"size": 3, "edges": [[0, 1], [1, 2]]},
         "generated-subgraph": {"size": 3, "width": 4},

@@ -11,6 +11,7 @@ from torch import nn
 from torch_geometric.nn import GraphConv, global_add_pool
 
 import ostiary
+from ostiary import console
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
@@ -79,8 +80,11 @@ def test_outputs_without_a_clean_sample_are_scanned_and_not_unlearned() -> None:
     build("purifier", {"name": "fine-tune", "epochs": 1}).purify(Evidence(less, clean=some), toys.context("image"))
 
 
-def test_a_model_that_knows_nothing_of_the_clean_samples_is_doubted(caplog: pytest.LogCaptureFixture) -> None:
-    """As one that normalises outside of the module, where its inputs come without."""
+def test_a_model_that_knows_nothing_of_the_clean_samples_is_doubted(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that normalises outside of the module, where its inputs come without; said once by a process."""
+    monkeypatch.setattr(console, "_said", set())
     clean, victim = toys.splits("image").clean, toys.victim("image")
     turned = Victim(victim.module, "image", forward=lambda m, b: m(b).roll(1, 1))
     evidence = Evidence(victim=turned, clean=clean)
@@ -102,7 +106,11 @@ def test_labels_that_begin_at_one_are_told_apart_from_too_many_classes() -> None
         build("purifier", "fine-tune").purify(Evidence(victim=wider, clean=late), toys.context("image"))
 
 
-def test_kinds_that_an_embedding_looks_up_are_told_how_to_pass_gradients(caplog: pytest.LogCaptureFixture) -> None:
+def test_kinds_that_an_embedding_looks_up_are_told_how_to_pass_gradients(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_said", set())
+
     class Kinds(nn.Module):
         def __init__(self) -> None:
             super().__init__()

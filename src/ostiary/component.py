@@ -104,17 +104,9 @@ class Component(ABC):
         """
         own = {f: getattr(self, f) for f in hints(type(self))}
         return {
-            "name": self.called(),
+            "name": self.name,
             **{f: plain(v) for f, v in own.items() if f not in self.added or v != getattr(type(self), f)},
         }
-
-    @classmethod
-    def called(cls) -> str:
-        """Its name, for plans and records. Raises BadSpec where it has none."""
-        if not cls.name:
-            made = cls.__name__
-            raise BadSpec(f"the {cls.kind} {made} has no name for plans and records; write class {made}(..., name='...')")
-        return cls.name
 
     def revisions(self) -> dict[str, int | str]:
         """The revisions of the component and its parts, by kind and name, bar those that never changed; of a plugin's the mark
@@ -278,6 +270,8 @@ def build(kind: str, what: Any) -> Any:
         what = {"name": what}
     if not isinstance(what, Mapping) or not isinstance(what.get("name"), str):
         raise BadSpec(f"{_a(kind)} is given by its name or a mapping with a 'name'; got {what!r}")
+    if not what["name"]:
+        raise BadSpec(f"{_a(kind)} has no name, by which plans and records know it; write class Mine(..., name='...')")
     cls = lookup(kind, what["name"])
     options = {str(k): v for k, v in what.items() if k not in ("name", "preset")}
     for option in options:

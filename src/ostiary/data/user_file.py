@@ -17,9 +17,10 @@ from ostiary.modality.nodes import Nodes
 
 
 class FromFile(DataSource, name="file"):
-    """What the function `maker` in the user's file `path` returns, called with `options`: `ostiary.graphs(...)`,
-    `ostiary.images(...)` or `ostiary.nodes(...)`, or a pair of it and a bool mask [n] of the test part.
+    """What the function `maker` in the user's file `path` returns, called with `options`.
 
+    That is `ostiary.graphs(...)`, `ostiary.images(...)` or `ostiary.nodes(...)`, or a pair of it and a bool mask [n] of the
+    test part.
     `reads`: the data files that it reads, so that results are not reused after they changed; the file itself and what it
     imports from beside it are known.
     """

@@ -275,7 +275,7 @@ def _named(value: Any) -> Any:
     """Classes of parts, which `build` takes too, as their names."""
     if isinstance(value, list | tuple):
         return [_named(v) for v in value]
-    return value.called() if isinstance(value, type) and issubclass(value, Component) else value
+    return value.name if isinstance(value, type) and issubclass(value, Component) else value
 
 
 def _example(kind: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup, escape
 
 from ostiary.errors import InvalidInput
@@ -64,19 +64,7 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
     moving, left = sweeps(grouped), causes(records)
     with _opened(store) as book:
         found = [_section(i, group, book) for i, group in enumerate(grouped, 1)]
-    here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
-    here.filters |= {
-        "flat": _flat,
-        "interval": _interval,
-        "shown": text,
-        "cell": cell,
-        "seeds": seeds,
-        "spread": spread,
-        "took": _took,
-    }
-    here.filters["breakable"] = lambda label: Markup(re.sub(r"([(,])", r"\1<wbr>", str(escape(label))))
-    here.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
-    page = here.get_template("page.html").render(
+    page = _template().render(
         title=next((r.title for r in records if r.title), "Backdoor report"),
         sections=found,
         sweeps=moving,
@@ -95,6 +83,15 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         bundle=bundle() if moving or left or any(s["figures"] for s in found) else "",
     )
     return save(page, Path(path))
+
+
+def _template() -> Template:
+    here = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+    here.filters |= {"flat": _flat, "interval": _interval, "shown": text, "spread": spread, "took": _took}
+    here.filters |= {"cell": cell, "seeds": seeds}
+    here.filters["breakable"] = lambda label: Markup(re.sub(r"([(,])", r"\1<wbr>", str(escape(label))))
+    here.filters["date"] = lambda seconds: time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
+    return here.get_template("page.html")
 
 
 def save_figures(records: Sequence[Record], store: str | Path | Store, folder: str | Path) -> list[Path]:
