@@ -11,7 +11,7 @@ from toy_runs import LINUX, toy
 from ostiary import cli
 from ostiary.errors import StoreError
 from ostiary.experiment.runner import run
-from ostiary.experiment.writing import whole
+from ostiary.writing import whole
 
 
 def test_a_file_appears_whole_or_stays_as_it_was(tmp_path: Path) -> None:

@@ -222,8 +222,8 @@ def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE,
         store: Folder that keeps stages and records.
     """
     from ostiary.experiment.store import Store
-    from ostiary.experiment.writing import whole
     from ostiary.models.weights import named_safetensors
+    from ostiary.writing import whole
 
     file = named_safetensors(file)
     record = one(key, store)
@@ -250,7 +250,7 @@ def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Com
         store: Folder that keeps stages and records.
     """
     from ostiary.experiment.store import Store
-    from ostiary.experiment.writing import whole
+    from ostiary.writing import whole
 
     record = one(key, store)
     judged = [name for name, metrics in record.metrics["detectors"].items() if metrics["about"] != "model"]

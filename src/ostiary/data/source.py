@@ -16,6 +16,7 @@ from ostiary.component import Component, Rate, who
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.errors import BrokenContract, InvalidInput
 from ostiary.seeds import generator
+from ostiary.writing import whole
 
 
 class DataSource(Component):
@@ -168,10 +169,8 @@ def cache_folder() -> Path:
 
 
 def save_cached(home: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors into the cache; the file appears whole or not at all."""
+    """Write tensors into the cache. Raises StoreError where it cannot be written."""
     from safetensors.torch import save_file
 
-    home.parent.mkdir(parents=True, exist_ok=True)
-    part = home.with_suffix(f".{os.getpid()}.part")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, part)
-    part.replace(home)
+    with whole(home) as part:
+        save_file({k: v.contiguous() for k, v in tensors.items()}, part)

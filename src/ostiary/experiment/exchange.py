@@ -15,7 +15,7 @@ from ostiary.errors import StoreError
 from ostiary.experiment.origin import UNLIKE
 from ostiary.experiment.record import GROUPS, LEFT_OUT, Record, StageRow, decode_record, encode, fuller
 from ostiary.experiment.store import Damaged, Store
-from ostiary.experiment.writing import whole
+from ostiary.writing import whole
 
 LONGEST = 2**27  # bytes of one record: a file of a stranger's must not fill the memory
 UNNAMED = {"": ""}  # what was made of a stage of which a bare record names nothing: no store has it

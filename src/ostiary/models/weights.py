@@ -15,16 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ostiary.errors import InvalidInput, UnsafeFile
+from ostiary.writing import whole
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:
-    """All parameters and buffers as safetensors. Raises InvalidInput for another ending or where the file cannot be written."""
-    place = named_safetensors(path)
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}, place)
-    except (OSError, SafetensorError) as error:
-        raise InvalidInput(f"{place} cannot be written ({error}); choose another place") from error
+    """All parameters and buffers as safetensors; the file appears whole or not at all. Raises InvalidInput for another ending,
+    StoreError where it cannot be written."""
+    with whole(named_safetensors(path)) as part:
+        try:
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}, part)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
 
 
 def named_safetensors(path: str | Path) -> Path:

@@ -19,7 +19,6 @@ from ostiary.errors import InvalidInput
 from ostiary.experiment.origin import differences
 from ostiary.experiment.record import LEFT_OUT, Record, seeds_unlike
 from ostiary.experiment.store import Store
-from ostiary.experiment.writing import whole
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
 from ostiary.report.published import beside, unplaced
@@ -43,6 +42,7 @@ from ostiary.report.tables import (
     text,
 )
 from ostiary.thresholds import EXACT, WORKS
+from ostiary.writing import whole
 
 DRAWN = 8  # groups of a page that get figures; more would make it too heavy to open
 TOLD = 6  # defences told in words; of more the best, the table has all

@@ -1,4 +1,4 @@
-"""Files that are written for the user."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
