@@ -51,7 +51,7 @@ def test_a_figure_of_fewer_seeds_says_so(records: list[Record], tmp_path: Path) 
     lines = {ln["defence"]: ln for ln in read(tmp_path / "defences.csv")}
     assert lines["none"]["seeds"] == "3" and lines["subsampling"]["seeds"] == "2"
     latex = (tmp_path / "defences.tex").read_text(encoding="utf-8").splitlines()
-    assert [ln.rpartition("& ")[2] for ln in latex if ln.startswith(("none", "subsampling"))] == ["3 \\\\", "2 \\\\"]
+    assert [ln.rpartition("& ")[2] for ln in latex if ln.startswith(("none &", "subsampling &"))] == ["3 \\\\", "2 \\\\"]
     ranked = {ln["defence"]: ln for ln in read(tmp_path / "ranking.csv")}
     assert (ranked["subsampling"]["runs"], ranked["subsampling"]["failed"]) == ("2", "1")
 
