@@ -19,9 +19,8 @@ from make_grid_page import newest, scanned, table
 
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
-from ostiary.metrics.intervals import Estimate
 from ostiary.report.ranking import attacked, ranking
-from ostiary.report.tables import DETECTION, Group, detector_rows, ends, groups, rows, text
+from ostiary.report.tables import DETECTION, Group, detector_rows, groups, rows, text
 
 PAGE = Path(__file__).parent.parent / "docs" / "image-defences.md"
 JUDGED = {"asr": "ASR %", "acc": "ACC %", "ra": "RA %", "der": "DER"}
@@ -102,7 +101,7 @@ def purified(found: Sequence[Group]) -> list[str]:
     for measure, title in JUDGED.items():
         lines += ["", f"| {title} | {' | '.join(map(short_name, found))} |", f"|---|{'---:|' * len(found)}"]
         for label in dict.fromkeys(label for rs in held for label in rs):
-            shown = [interval(rs[label].figures.get(measure) if label in rs else None, measure) for rs in held]
+            shown = [text(measure, rs[label].figures.get(measure) if label in rs else None, interval=True) for rs in held]
             lines += [f"| {label} | {' | '.join(shown)} |"] if any(s != "-" for s in shown) else []
     return lines[1:]
 
@@ -111,13 +110,6 @@ def defended(group: Group) -> Group:
     """The runs in which defences were judged, so that the victims beside them are theirs; all where there are none."""
     having = tuple(r for r in group.records if r.metrics.get("purifiers"))
     return replace(group, records=having) if having else group
-
-
-def interval(figure: Estimate | None, measure: str) -> str:
-    """The mean and its 95 % interval: over seeds, or, of one seed, over its test inputs."""
-    limits = ends(measure, figure) or ()
-    shown = ", ".join(text(measure, {"value": e}) for e in limits)
-    return text(measure, figure) + (f" [{shown}]" if shown else "")
 
 
 def detected(found: Sequence[Group]) -> list[str]:

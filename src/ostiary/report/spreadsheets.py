@@ -25,9 +25,8 @@ from ostiary.report.tables import (
     TITLES,
     Group,
     Row,
-    cell,
     detector_rows,
-    ends,
+    few,
     groups,
     reactivation_rows,
     rows,
@@ -176,13 +175,11 @@ def _latex(said: str, heads: Sequence[str], cells: Sequence[tuple[str, Sequence[
 
 def _figure(name: str, row: Row) -> str:
     """With its interval and, where not all of the row's seeds have it, over how many."""
-    return _interval(name, row.figures.get(name)) + cell(name, row).removeprefix(text(name, row.figures.get(name)))
+    return _interval(name, row.figures.get(name)) + few(name, row)
 
 
 def _interval(name: str, figure: Estimate | None) -> str:
-    limits = ends(name, figure) or ()
-    shown = ", ".join(text(name, {"value": e}) for e in limits)
-    return _math(text(name, figure) + (f" [{shown}]" if shown else ""))
+    return _math(text(name, figure, interval=True))
 
 
 def _math(words: str) -> str:

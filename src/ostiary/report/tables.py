@@ -271,9 +271,14 @@ def seeds(row: Row) -> int:
 
 def cell(name: str, row: Row, *, interval: bool = False) -> str:
     """A figure of a row as people read it; where not all of the row's seeds have it, by how many."""
-    figure = row.figures.get(name)
-    shown, n = text(name, figure, interval=interval), seeds(row)
-    return shown if figure is None or shown == "-" or int(figure["n"]) >= n else f"{shown} ({figure['n']} of {n})"
+    return text(name, row.figures.get(name), interval=interval) + few(name, row)
+
+
+def few(name: str, row: Row) -> str:
+    """By how many of the row's seeds a figure is, where not by all."""
+    figure, n = row.figures.get(name), seeds(row)
+    told = figure is not None and not math.isnan(_number(figure["value"])) and int(figure["n"]) < n
+    return f" ({figure['n']} of {n})" if figure is not None and told else ""
 
 
 def ends(name: str, figure: Estimate | None) -> tuple[float, float] | None:
@@ -288,17 +293,18 @@ def ends(name: str, figure: Estimate | None) -> tuple[float, float] | None:
 
 
 def text(name: str, figure: Estimate | None, *, interval: bool = False) -> str:
-    """A figure as people read it: percents (or points) with one decimal, seconds as they are."""
+    """A figure as people read it: percents (or points) with one decimal, seconds as they are. interval: with its ends."""
     if figure is None or math.isnan(_number(figure["value"])):
         return "-"
-    value = float(figure["value"])
-    if name == "seconds":
+    shown, limits = _shown(name, float(figure["value"])), ends(name, figure) if interval else None
+    return shown if limits is None else f"{shown} [{', '.join(_shown(name, end) for end in limits)}]"
+
+
+def _shown(name: str, value: float) -> str:
+    if name in ("seconds", "psnr"):
         return f"{value:.1f}"
     if name in ("backdoored", "clean"):
         return f"{value:.0f}"
-    if name == "psnr":
-        return f"{value:.1f}"
     if name in ("der", "auroc", "auprc", "f1", "score") or (name in STEALTH and name != "cross"):
         return f"{value:.3f}"
-    shown, limits = f"{100 * value:z.1f}", ends(name, figure) if interval else None
-    return shown if limits is None else f"{shown} [{', '.join(f'{100 * e:z.1f}' for e in limits)}]"
+    return f"{100 * value:z.1f}"
