@@ -34,7 +34,8 @@ class Net(torch.nn.Module):
         h = atoms
         for layer in self.layers:
             h = layer(h, bonds).relu()
-        return self.out(global_add_pool(h, molecule) / 10)
+        logits: torch.Tensor = self.out(global_add_pool(h, molecule) / 10)
+        return logits
 
 
 def wrap(splits: Splits) -> ostiary.Victim:

@@ -37,7 +37,8 @@ class Net(torch.nn.Module):
         return nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.BatchNorm2d(b), nn.ReLU(inplace=True), nn.MaxPool2d(2))
 
     def forward(self, picture: torch.Tensor) -> torch.Tensor:
-        return self.out(self.blocks(picture - 0.5).amax((2, 3)))
+        logits: torch.Tensor = self.out(self.blocks(picture - 0.5).amax((2, 3)))
+        return logits
 
 
 def write_images(place: Path) -> None:

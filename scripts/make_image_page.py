@@ -60,7 +60,7 @@ def kept(page: str) -> dict[str, str]:
 
 
 def unpoisoned(record: Record) -> bool:
-    return record.metrics.get("attack", {}).get("poisoned") == 0
+    return bool(record.metrics.get("attack", {}).get("poisoned") == 0)
 
 
 def recipe(record: Record) -> list[Any]:
@@ -92,7 +92,7 @@ def victims(found: Sequence[Group]) -> list[str]:
 def short_name(group: Group) -> str:
     data, attack = group.plan["dataset"], group.plan["attack"]
     where = f"{data.get('set') or data['name']} to {attack.get('target')}, " if data.get("modality") != "image" else ""
-    return (where if data["name"] in ("tu", "solubility") else "") + attack["name"]
+    return f"{where if data['name'] in ('tu', 'solubility') else ''}{attack['name']}"
 
 
 def purified(found: Sequence[Group]) -> list[str]:

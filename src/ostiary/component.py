@@ -20,13 +20,21 @@ from abc import ABC
 from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, dataclass_transform
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, dataclass_transform, overload
 
 import msgspec
 
 from ostiary import declared, sources
 from ostiary.console import log
 from ostiary.errors import BadSpec, OstiaryError, UnknownName
+
+if TYPE_CHECKING:
+    from ostiary.attacks.base import Attack
+    from ostiary.data.source import DataSource
+    from ostiary.detectors.base import Detector
+    from ostiary.models.base import Architecture
+    from ostiary.purifiers.base import Purifier
+    from ostiary.training.trainer import Trainer
 
 Json = Any
 Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -253,6 +261,20 @@ def decode(hint: Any, value: Any, *, where: str) -> Any:
         raise BadSpec(f"{where}: {text[0].lower()}{text[1:]}; got {value!r}") from None
 
 
+@overload
+def build(kind: Literal["attack"], what: Any) -> Attack: ...
+@overload
+def build(kind: Literal["dataset"], what: Any) -> DataSource: ...
+@overload
+def build(kind: Literal["detector"], what: Any) -> Detector: ...
+@overload
+def build(kind: Literal["purifier"], what: Any) -> Purifier: ...
+@overload
+def build(kind: Literal["victim"], what: Any) -> Architecture: ...
+@overload
+def build(kind: Literal["trainer"], what: Any) -> Trainer: ...
+@overload
+def build(kind: str, what: Any) -> Any: ...
 def build(kind: str, what: Any) -> Any:
     """A component from a name, a mapping with a `name`, a class or an instance.
 
