@@ -40,7 +40,7 @@ class Net(torch.nn.Module):
 
 def wrap(splits: Splits) -> ostiary.Victim:
     data = splits.train.describe()
-    net = Net(int(data["width"]), int(data["classes"]))  # type: ignore[call-overload]
+    net = Net(int(data["width"]), int(data["classes"]))
     return ostiary.Victim(net, "graph", forward=lambda m, b: m(atoms=b.x, bonds=b.edge_index, molecule=b.batch))
 
 

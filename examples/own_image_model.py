@@ -50,7 +50,7 @@ def write_images(place: Path) -> None:
 
 def wrap(splits: Splits) -> ostiary.Victim:
     data = splits.train.describe()
-    return ostiary.Victim(Net(int(data["channels"]), int(data["classes"])), "image")  # type: ignore[call-overload]
+    return ostiary.Victim(Net(int(data["channels"]), int(data["classes"])), "image")
 
 
 def defend(victim: ostiary.Victim, splits: Splits) -> dict[str, ostiary.Victim]:

@@ -215,6 +215,7 @@ def test_learnt_state_is_no_option() -> None:
 @pytest.fixture
 def registry(monkeypatch: pytest.MonkeyPatch) -> dict[Any, Any]:
     """A copy, so that names given here do not outlive the test."""
+    lookup("victim", "preact-resnet")  # what a test imports first would be registered in the copy alone
     own = dict(component._registry)
     monkeypatch.setattr(component, "_registry", own)
     return own

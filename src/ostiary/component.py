@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from ostiary.attacks.base import Attack
     from ostiary.data.source import DataSource
     from ostiary.detectors.base import Detector
+    from ostiary.explainers.base import Explainer
     from ostiary.models.base import Architecture
     from ostiary.purifiers.base import Purifier
     from ostiary.training.trainer import Trainer
+    from ostiary.triggers.base import Trigger
 
 Json = Any
 Rate = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
@@ -271,6 +273,10 @@ def build(kind: Literal["detector"], what: Any) -> Detector: ...
 def build(kind: Literal["purifier"], what: Any) -> Purifier: ...
 @overload
 def build(kind: Literal["victim"], what: Any) -> Architecture: ...
+@overload
+def build(kind: Literal["explainer"], what: Any) -> Explainer: ...
+@overload
+def build(kind: Literal["trigger"], what: Any) -> Trigger: ...
 @overload
 def build(kind: Literal["trainer"], what: Any) -> Trainer: ...
 @overload

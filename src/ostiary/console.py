@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,7 +15,13 @@ Report = Callable[[str, float], None]  # (what, share done in [0, 1])
 _listener: ContextVar[Report | None] = ContextVar("ostiary-progress", default=None)
 
 
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _said: set[str] = set()
+
+
+def harmless(text: str) -> str:
+    """With control characters written out (but line ends and tabs), so that no text steers the terminal that shows it."""
+    return _STEERING.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def warn_once(sentence: str) -> None:

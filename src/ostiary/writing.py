@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ def whole(path: Path) -> Iterator[Path]:
     A device or pipe is written as it is, a link is followed. Raises StoreError where it cannot be written.
     """
     place = Path(os.path.realpath(path))
-    part = place.with_name(f".part-{os.getpid()}-{place.name}")
+    part = place.with_name(f".part-{secrets.token_hex(8)}-{place.name}")  # a name that nobody can have put a link at
     try:
         if path.exists() and not path.is_file():  # to rename onto /dev/stdout would put a file in its place
             yield path

@@ -404,7 +404,7 @@ def test_what_is_no_plan_is_refused(source: Any, kind: type[OstiaryError], parts
         (b"dataset: a\n---\ndataset: b\n", ["cannot be read as YAML"]),
         (b"attack: a\nattack: b\n", ["'attack' is given twice"]),
         (b"attack: !!python/object/apply:os.system [date]\n", ["cannot be read as YAML"]),
-        (b"attack: &a [*a]\n", ["cannot be read", "nested"]),
+        (b"attack: &a [*a]\n", ["cannot be read", "contains itself"]),
         (b"? [1, 2]\n: 3\n", ["cannot be read as YAML"]),
     ],
 )

@@ -39,7 +39,8 @@ def row(key: str = KEY, **changes: Any) -> StageRow:
 
 def record(key: str = KEY, **changes: Any) -> Record:
     figures = {"acc": {"value": 0.5, "low": 0.4, "high": 0.6, "n": 20}}
-    return Record(key, {"seed": 0}, {"victim": figures}, {"data": 0.5}, [], "done", **changes)
+    plan = {"dataset": {"name": "digits"}, "victim": {"name": "toy"}, "seed": 0}
+    return Record(key, plan, {"victim": figures}, {"data": 0.5}, [], "done", **changes)
 
 
 def refused(error: pytest.ExceptionInfo[StoreError], *parts: str) -> None:

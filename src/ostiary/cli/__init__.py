@@ -24,6 +24,8 @@ __all__ = ["app", "main"]
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command given by `tokens` (or the program's arguments) and return its exit code."""
     words = list(sys.argv[1:] if tokens is None else tokens)
+    if sys.stdout is None:  # closed by whoever started us
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     warnings = Warnings(logging.WARNING)
     log.addHandler(warnings)
     try:

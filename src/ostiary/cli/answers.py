@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 from cyclopts import CycloptsError, Parameter, UnusedCliTokensError
 
+from ostiary.console import harmless
+
 Flag = Annotated[bool, Parameter(show_default=False)]
 
 
@@ -46,7 +48,7 @@ def refuse(words: list[str], sentence: str, code: int = 2) -> int:
     """The sentence on stderr, and as the JSON document where one was asked for."""
     if "--debug" in words:
         sys.stderr.write(traceback.format_exc())
-    sys.stderr.write(f"ostiary: {sentence}\n")
+    sys.stderr.write(f"ostiary: {harmless(sentence)}\n")
     if "--json" in words:
         print_json({"error": sentence})
     return code
@@ -91,4 +93,4 @@ class Warnings(logging.Handler):
     """What the library remarks, a line each on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        sys.stderr.write(f"ostiary: {record.getMessage()}\n")
+        sys.stderr.write(f"ostiary: {harmless(record.getMessage())}\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,6 +12,8 @@ from torch import Tensor
 from ostiary.component import build
 from ostiary.errors import InvalidInput
 from ostiary.modality.base import Inputs, Modality
+
+MOST = 1_000_000  # classes without names: a hash or an identifier taken for a label must not fill the memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,7 @@ class Dataset:
         if y.is_floating_point() or y.dtype == torch.bool:
             raise InvalidInput(f"labels must be integers 0, 1, ...; got {y.dtype}")
         y = y.long()
-        n_classes = len(classes) if classes else int(y.max()) + 1
+        n_classes = len(classes) if classes else min(int(y.max()) + 1, MOST)
         if int(y.min()) < 0 or int(y.max()) >= n_classes:
             raise InvalidInput(f"labels run from {int(y.min())} to {int(y.max())}, expected 0 to {n_classes - 1}")
         if len(y.unique()) < 2:
@@ -79,7 +82,7 @@ class Dataset:
     def move(self, where: torch.device) -> Dataset:
         return replace(self, inputs=self.modality.move(self.inputs, where), y=self.y.to(where), ids=self.ids.to(where))
 
-    def describe(self) -> dict[str, object]:
+    def describe(self) -> dict[str, Any]:
         """What an architecture must know of its data."""
         return {"classes": self.n_classes, **self.modality.describe(self.inputs)}
 

@@ -17,6 +17,7 @@ from ostiary.data.images import first_of_each, image_data
 from ostiary.data.source import DataSource, file_mark, find_file
 from ostiary.errors import InvalidInput, MissingPackage
 
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # Pillow goes by content, and would have Ghostscript run an EPS
 KINDS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"})
 TESTS = ("test", "val", "valid", "validation")  # names of the folder that is the judge's
 LARGEST = 2**26  # bytes of one image in an archive
@@ -95,7 +96,7 @@ class _Reader:
     """Opens images of a folder or an archive at one size."""
 
     def __init__(self, pillow: Any, root: Path, size: int) -> None:
-        self.pillow, self.size = pillow, size
+        self.pillow, self.size, self.unknown = pillow, size, pillow.UnidentifiedImageError
         self.archive = None if root.is_dir() else zipfile.ZipFile(root)
 
     def __enter__(self) -> _Reader:
@@ -108,15 +109,12 @@ class _Reader:
     def pixels(self, place: str) -> Tensor:
         """float [3, size, size] in [0, 1]."""
         try:
-            with self.pillow.open(self._opened(place)) as picture:
+            with self.pillow.open(self._opened(place), formats=FORMATS) as picture:
                 shape = (self.size, self.size)
                 rows = np.asarray(picture.convert("RGB").resize(shape, self.pillow.Resampling.BILINEAR))
-        except (
-            OSError,
-            zipfile.BadZipFile,
-            self.pillow.DecompressionBombError,
-        ) as error:  # OSError: also what Pillow cannot read
-            raise InvalidInput(f"{place} cannot be read as an image ({error}); remove or replace it") from error
+        except Exception as error:  # a damaged or encrypted file can end zipfile and Pillow in any way
+            reason = "none of " + ", ".join(FORMATS) if isinstance(error, self.unknown) else error
+            raise InvalidInput(f"{place} cannot be read as an image ({reason}); remove or replace it") from error
         return torch.from_numpy(rows.copy()).permute(2, 0, 1).float() / 255
 
     def _opened(self, place: str) -> str | BytesIO:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,8 @@ from ostiary.data.source import DataSource, cache_folder, data_folder, save_cach
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import DEGREES, Graphs, degree_features
 from ostiary.modality.sparse import pointer
+
+LARGEST = 2**34  # bytes; the largest set of the collection has 3 GB
 
 
 class TU(DataSource, name="tu"):
@@ -79,18 +82,15 @@ def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
     from torch_geometric.datasets import TUDataset
 
     root, offline = cache_folder() / "pyg", data_folder()
-    url = TUDataset.url
     try:
         if offline and (offline / "tu" / name / "raw").is_dir():
             shutil.copytree(offline / "tu" / name / "raw", root / name / "raw", dirs_exist_ok=True)
         elif offline and (offline / "tu" / f"{name}.zip").exists():
-            TUDataset.url = str((offline / "tu").resolve())
+            _unpack(offline / "tu" / f"{name}.zip", root / name / "raw", name)
         data: Any = TUDataset(str(root), name, use_node_attr=attributes, force_reload=True)
     except Exception as error:
         where = f"{offline / 'tu'}" if offline else "OSTIARY_DATA (not set)"
         raise InvalidInput(f"the TU set '{name}' is neither in {where} nor could it be fetched: {error}") from error
-    finally:
-        TUDataset.url = url
     store, slices = data._data, data.slices
     sizes = slices["x"].diff() if store.x is not None else _sizes(Path(data.raw_dir), name, len(data))
     edges = slices["edge_index"].diff()
@@ -103,6 +103,18 @@ def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
     if store.edge_attr is not None:
         found["edge_attr"] = store.edge_attr.float()
     return found
+
+
+def _unpack(archive: Path, folder: Path, name: str) -> None:
+    """The tables of the set, by their own names alone: what else an archive holds, or where it says to put it, is left."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(archive) as held:
+        tables = [info for info in held.infolist() if re.fullmatch(rf"{name}_\w+\.txt", Path(info.filename).name)]
+        if sum(info.file_size for info in tables) > LARGEST:
+            raise ValueError(f"{archive} unpacks to more than {LARGEST >> 30} GiB")
+        for info in tables:
+            with held.open(info) as source, (folder / Path(info.filename).name).open("wb") as table:
+                shutil.copyfileobj(source, table)
 
 
 def _sizes(folder: Path, name: str, n: int) -> Tensor:

@@ -17,7 +17,7 @@ from ostiary.experiment.record import GROUPS, LEFT_OUT, Record, StageRow, decode
 from ostiary.experiment.store import Damaged, Store
 from ostiary.writing import whole
 
-LONGEST = 2**27  # bytes of one record: a file of a stranger's must not fill the memory
+LONGEST = 2**24  # bytes of one record: a file of a stranger's must not fill the memory
 UNNAMED = {"": ""}  # what was made of a stage of which a bare record names nothing: no store has it
 
 

@@ -18,6 +18,7 @@ PUBLISHED = (  # metrics that a report sets beside a paper's
     *("acc", "asr", "natural", "asr_lift", "ra", "drop", "der", "seconds", "cad"),
     *("asr_strict", "asr_candidates", "asr_strict_candidates", "natural_candidates"),
 )
+MOST = 100_000  # values of a plan
 # YAML 1.1 takes 1e-3 for text, 010 for eight and 1:30 for ninety
 _WHOLE = re.compile(r"[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)$")
 _BROKEN = re.compile(
@@ -86,6 +87,17 @@ def check_published(given: Mapping[str, Any]) -> None:
             raise UnknownName(f"published: '{name}' is no metric, and a remark would be text{suggest(str(name), PUBLISHED)}")
 
 
+def _count(found: Any) -> None:
+    """Raises ValueError for more values than a plan has: a few lines of aliases can stand for billions."""
+    waiting, n = [found], 0
+    while waiting:
+        n += 1
+        if n > MOST:
+            raise ValueError(f"it holds more than {MOST} values, or contains itself")
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
 def _yaml(text: str) -> Any:
     """Raises ValueError with a short reason."""
     try:
@@ -94,6 +106,7 @@ def _yaml(text: str) -> Any:
             found = loader.get_single_data()
         finally:
             loader.dispose()
+        _count(found)
         encode(found)  # a plan becomes JSON; here it is known where a value that cannot came from
         return found
     except yaml.MarkedYAMLError as error:

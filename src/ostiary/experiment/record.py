@@ -12,6 +12,7 @@ from ostiary.errors import StoreError
 from ostiary.experiment.origin import UNTOLD, Apart, Origin, joined, unlike
 
 SCHEMA = 1
+LATEST = 253402300800.0  # seconds since 1970 at which years have five digits: no date
 SKIPPED = "not tried because "  # how the reason of a stage begins that waited for a failed one
 LEFT_OUT = "detectors and purifiers were left out: the attack's ASR lift is below "  # how a doubt about a record may begin
 GROUPS = {  # where a record's metrics hold what a stage found, by its kind; in plural ones by its part's label
@@ -98,10 +99,13 @@ def decode_record(data: bytes | str, where: str) -> Record:
     """Raises StoreError for a corrupt, truncated or foreign record."""
     try:
         found = msgspec.json.decode(data, type=Record)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise StoreError(f"the record {where} is corrupt or from another version ({error}); run its plan again") from error
     if found.schema != SCHEMA:
         raise StoreError(f"the record {where} is of version {found.schema}, this program reads {SCHEMA}; run its plan again")
+    named = all(isinstance(found.plan.get(k), dict) and "name" in found.plan[k] for k in ("dataset", "victim"))
+    if not named or not all(isinstance(m, dict) for m in found.metrics.values()) or not 0 <= found.made < LATEST:
+        raise StoreError(f"the record {where} is none of a run: its plan, metrics or date are not; take it out")
     return found
 
 

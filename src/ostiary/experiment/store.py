@@ -56,12 +56,20 @@ class Store:
         with _clear(self.folder):
             if not create and not self.database.exists():
                 raise StoreError(f"there is no store in {self.folder}; run a plan first or give --store")
-            self._db = self._read_only() if not create and not os.access(self.folder, os.W_OK) else self._open()
+            self._refuse_links()
+            self._db = self._read_only() if not create and not os.access(self.folder, os.W_OK) else self._open(sweep=create)
 
-    def _open(self) -> sqlite3.Connection:
+    def _refuse_links(self) -> None:
+        """A stranger's store must not lead to the user's own files, which would be taken for its parts and removed."""
+        for part in (DATABASE, "claims", "objects", "objects/parts"):
+            if (self.folder / part).is_symlink():
+                raise StoreError(f"{self.folder / part} is a link, which a store must not hold; move or copy the whole store")
+
+    def _open(self, *, sweep: bool) -> sqlite3.Connection:
         for part in ("claims", "objects/parts"):
             (self.folder / part).mkdir(parents=True, exist_ok=True)
-        _sweep(self.folder / "objects" / "parts")
+        if sweep:
+            _sweep(self.folder / "objects" / "parts")
         db = sqlite3.connect(self.database, timeout=60, isolation_level=None, check_same_thread=False)
         try:
             with self.claim("database"):  # two processes cannot switch a new file to WAL at once
@@ -267,7 +275,7 @@ def _lock(place: Path) -> int:
     byte-range lock would go as soon as the process closes any handle of that file).
     """
     while True:
-        handle = os.open(place, os.O_RDWR | os.O_CREAT, 0o666)
+        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -287,7 +295,7 @@ def _sweep(parts: Path) -> None:
     """Remove what killed processes left half written."""
     for part in parts.iterdir():
         with contextlib.suppress(FileNotFoundError):
-            if now() - part.stat().st_mtime > STALE:
+            if now() - part.lstat().st_mtime > STALE:
                 part.unlink()
 
 

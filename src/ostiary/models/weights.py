@@ -47,10 +47,28 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
     if place.stat().st_size == 0:
         raise InvalidInput(f"{place} is no readable weights file: it is empty; save or copy it again")
     found = _state(_loaded(place), place)
-    broken = next((k for k, v in found.items() if v.is_floating_point() and not v.double().isfinite().all()), None)
+    hollow = next((k for k, v in found.items() if not _stored(v)), None)
+    if hollow is not None:
+        raise InvalidInput(
+            f"{place} does not hold all numbers of '{hollow}' as a plain tensor; save a state_dict() of a dense model"
+        )
+    broken = next((k for k, v in found.items() if not _finite(v)), None)
     if broken is not None:
         raise InvalidInput(f"{place} holds NaN or infinite values in '{broken}'; give the weights of a model that works")
     return found
+
+
+def _stored(value: Tensor) -> bool:
+    """Whether a file holds every number of the tensor; a shape of its own choice would fill the memory."""
+    if value.is_meta or value.is_quantized or value.layout is not torch.strided:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
+
+
+def _finite(value: Tensor) -> bool:
+    if value.is_complex():
+        return bool(value.isfinite().all())
+    return not value.is_floating_point() or bool(value.double().isfinite().all())
 
 
 def _loaded(place: Path) -> Any:
@@ -80,7 +98,7 @@ def _state(found: Any, place: Path) -> dict[str, Tensor]:
     """The state dict that was read, or the one in a checkpoint; where it holds several, that called `state_dict`."""
     if _is_state(found):
         return dict(found)
-    held = {str(k): v for k, v in found.items() if v and _is_state(v)} if isinstance(found, dict) else {}
+    held = {str(k): v for k, v in found.items() if _is_state(v) and v} if isinstance(found, dict) else {}
     if len(held) == 1 or "state_dict" in held:
         return dict(held.get("state_dict") or next(iter(held.values())))
     if held:
@@ -91,7 +109,7 @@ def _state(found: Any, place: Path) -> dict[str, Tensor]:
 
 
 def _is_state(found: Any) -> bool:
-    return isinstance(found, dict) and all(isinstance(v, Tensor) for v in found.values())
+    return isinstance(found, dict) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items())
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -99,7 +117,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     try:
         module.load_state_dict(_unwrapped(read_weights(path), module.state_dict()))
     except RuntimeError as error:
-        first = [line.strip() for line in str(error).splitlines()][1:2]
+        lines = [line.strip() for line in str(error).splitlines()]
+        first = lines[1:2] or lines
         raise InvalidInput(f"the weights in {path} do not fit the module: {' '.join(first)}") from error
 
 

@@ -147,17 +147,22 @@ def _csv(lines: Sequence[Line]) -> str:
     out = io.StringIO()
     writer = csv.DictWriter(out, list(dict.fromkeys(k for line in lines for k in line)), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(
-        {k: "" if v is None or (isinstance(v, float) and math.isnan(v)) else v for k, v in ln.items()} for ln in lines
-    )
+    writer.writerows({k: _cell(v) for k, v in ln.items()} for ln in lines)
     return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """What is not known is empty; text that a spreadsheet would take for a formula is marked as text."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"'{value}" if isinstance(value, str) and value[:1] in tuple("=+-@\t\r") else value
 
 
 def _latex(said: str, heads: Sequence[str], cells: Sequence[tuple[str, Sequence[str]]]) -> str:
     """cells: (cell of the sweep, one line of the table as LaTeX); cells of a sweep stand apart."""
     several = len({group for group, _ in cells}) > 1
     lines = [
-        f"% {said}",
+        f"% {_plain(said)}",
         f"\\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}",
         "\\toprule",
         f"{' & '.join(map(_plain, heads))} \\\\",
@@ -191,4 +196,6 @@ def _math(words: str) -> str:
 
 def _plain(words: str) -> str:
     """As LaTeX prints it."""
-    return re.sub(r"([#$%&_{}])", r"\\\1", words.replace("\\", "/")).replace("^", r"\^{}").replace("~", r"\~{}")
+    return (
+        re.sub(r"([#$%&_{}])", r"\\\1", " ".join(words.split()).replace("\\", "/")).replace("^", r"\^{}").replace("~", r"\~{}")
+    )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from rich.console import Console
+from rich.segment import Segment
 from rich.text import Text
+
+from ostiary.console import harmless
 
 WIDE = 10_000  # columns of a pipe or a file: nothing is wrapped
 
 
 class _Console(Console):
+    def render(self, *args: Any, **kwargs: Any) -> Iterable[Segment]:
+        """Names and titles come from files of strangers, too: what would steer the terminal is shown instead."""
+        for text, style, control in super().render(*args, **kwargs):
+            yield Segment(text if control else harmless(text), style, control)
+
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
 
