@@ -72,7 +72,7 @@ def test_an_archive_writes_its_own_tables_alone(tmp_path: Path, monkeypatch: pyt
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.suffix != ".zip" and p.read_bytes() == b"bad"]
 
 
-def test_pictures_are_what_their_names_say(tmp_path: Path) -> None:
+def test_no_other_program_reads_pictures(tmp_path: Path) -> None:
     pytest.importorskip("PIL")
     for label in "ab":
         (tmp_path / label).mkdir()
