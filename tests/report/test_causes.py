@@ -47,6 +47,15 @@ def test_one_point_a_run_and_defence_where_the_attack_works() -> None:
     assert "<svg" in figure.svg()
 
 
+def test_names_of_defences_are_told_whole_and_ticks_apart() -> None:
+    many = [run(seed) for seed in range(6)]
+    name = "gcleaner(preset=paper, explainer=integrated-gradients)"
+    for each in many:
+        each.metrics["purifiers"] = {name: each.metrics["purifiers"]["kept"]}
+    drawn = causes(many)[0].svg()  # type: ignore[arg-type]
+    assert "\N{HORIZONTAL ELLIPSIS}" not in drawn and "integrated-gradients)" in drawn and ">80<" not in drawn
+
+
 def test_attacks_on_every_class_at_once_have_no_place_in_it() -> None:
     many = [run(seed) for seed in range(6)]
     for each in many:

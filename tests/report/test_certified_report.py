@@ -10,6 +10,7 @@ import pytest
 import ostiary
 from ostiary.experiment.record import Record
 from ostiary.report.certified import certified, certified_tables, curves
+from ostiary.report.drawing import looks
 from ostiary.report.tables import groups
 
 PLAN = {
@@ -80,6 +81,16 @@ def test_figure_and_tables(made: tuple[Path, list[Record]], tmp_path: Path) -> N
     assert "Certified accuracy over radius" in page
     assert page.count("Certified accuracy, flipped edges of an input") == 1
     assert "group-1-certified" in page
+
+
+def test_no_two_lines_look_alike(made: tuple[Path, list[Record]]) -> None:
+    (group,) = groups(made[1])
+    layers = certified(group)[0].spec["spec"]["layer"]
+    for channel in ("color", "shape", "strokeDash"):
+        scale = next(layer["encoding"][channel]["scale"] for layer in layers if channel in layer["encoding"])
+        assert len(set(map(str, scale["range"]))) == len(scale["domain"]) == 2
+    many = looks([f"defence-{i}" for i in range(54)])
+    assert len(set(map(str, many.values()))) == 54
 
 
 def test_nothing_is_said_where_nothing_is_certified(made: tuple[Path, list[Record]], tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from msgspec import structs
 
 import ostiary
 from ostiary.experiment.record import Record
@@ -75,6 +76,16 @@ def test_a_curve_is_named_by_what_all_its_levels_share() -> None:
     assert (found.name, found.path) == ("d(detector=s, epochs=0)", "detector.eps")
 
 
+def test_levels_of_one_list_are_no_points_of_causes_where_another_is_united_with_it() -> None:
+    both = [(LISTED, LABELS), (({"name": "anp", "p": 2.0},), ("anp(p=2.0)",))]
+    runs = [record("gta", seed, listed, labels) for seed in range(6) for listed, labels in both]
+    runs = [structs.replace(r, key=f"{i}", stages={**r.stages, "judge": f"{i // 2}"}) for i, r in enumerate(runs)]
+    (figure,) = causes(runs)
+    drawn = {p["defence"] for p in figure.spec["data"]["values"]}
+    assert drawn == {"nad", "nad(p=4.0, teacher=x(lr=0.5))", "anp", "anp(p=2.0)"}
+    assert drawn == {rank.defence for rank in ranking(runs)} - {"none"}
+
+
 def test_the_curve_of_each_cell_stands_beside_the_victim_as_it_came() -> None:
     (made,) = sweeps.sweeps(groups([record("gta"), record("sub-ba", asr=0.7)]))
     points = made.spec["data"]["values"]
@@ -88,9 +99,11 @@ def test_the_curve_of_each_cell_stands_beside_the_victim_as_it_came() -> None:
     assert given[("gta", "natural %")] == 5.0
     drawn = list(ElementTree.fromstring(made.svg()).iter())
     dashed = [e for e in drawn if e.get("stroke-dasharray") == "4,4"]
-    dots = [e for e in drawn if e.get("transform", "").startswith("translate") and e.get("d", "").startswith("M3.35")]
+    circles = [e for e in drawn if e.get("transform", "").startswith("translate") and ",0A" in e.get("d", "")]
     assert len(dashed) == 2 * 4
-    assert len(dots) == 2 * 3 * 3
+    assert len(circles) == 2 * 3 * 3 + len(made.spec["spec"]["layer"][-1]["encoding"]["color"]["scale"]["domain"]), (
+        "and the legend"
+    )
 
 
 def test_a_curves_file_keeps_its_name_whatever_else_there_is() -> None:

@@ -24,7 +24,7 @@ import ostiary
 from ostiary.errors import InvalidInput, MissingPackage, StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
-from ostiary.report import drawing, figures, html
+from ostiary.report import drawing, figures, html, tables
 from ostiary.report.published import beside
 from ostiary.report.tables import TITLES, Group, Row, groups, reactivation_rows, rows, text
 
@@ -503,5 +503,50 @@ def test_groups_are_told_apart_by_options_of_their_parts(made: Made) -> None:
 
     rules = ({"name": "all-to-one"}, {"name": "all-to-one", "from_target": True})
     assert [n.partition("labels=")[2] for n in named("attack", *rules)] == ["all-to-one)", "all-to-one(from_target=True))"]
-    lists = ([{"name": "nad", "epochs": 1}], [{"name": "nad", "epochs": 2}])
-    assert named("purifiers", *lists) == ["purifiers nad(epochs=1)", "purifiers nad(epochs=2)"]
+
+
+def listing(record: Record, *labels: str, **plan: Any) -> Record:
+    """A record whose plan lists purifiers of these labels."""
+    parts = [{"name": label.partition("(")[0], "options": label, "more": list(range(99))} for label in labels]
+    stages = {f"purifier {label}": "" for label in labels}
+    return replace(record, plan={**record.plan, "purifiers": parts, **plan}, stages=stages)
+
+
+def test_cells_go_by_the_labels_of_their_rows_that_not_all_have(made: Made) -> None:
+    lists = (("tsbd",), ("tsbd", "nad"), ("nad(epochs=2)", "tsbd", "nad"), ())
+    found = [group.name.rpartition(" / ")[2] for group in groups([listing(made.graphs[0], *labels) for labels in lists])]
+    assert found == ["purifiers tsbd", "purifiers nad, tsbd", "purifiers nad(epochs=2), nad, tsbd", "purifiers none"]
+    found = [group.name.rpartition(" / ")[2] for group in groups([listing(made.graphs[0], *own) for own in lists[:3]])]
+    assert found == ["purifiers none of its own", "purifiers nad", "purifiers nad(epochs=2), nad"]
+
+
+def test_names_of_cells_stay_short_and_apart(made: Made) -> None:
+    many = [[f"gcleaner(preset=paper, nodes={i}, retain={r})" for i in range(20)] for r in (0.0, 0.5)]
+    long = [[f"auxiliary(purifier=gcleaner(preset=paper, {'x' * i}))"] for i in (80, 90)]
+    (one, two), _ = many, long
+    records = [listing(made.graphs[0], *own) for own in (one, two, [*one, *two], [*one, *reversed(two)], *long)]
+    found = [group.name for group in groups(records)]
+    assert len(set(found)) == 6 and max(map(len, found)) < 200
+    assert found[0].endswith("purifiers gcleaner(preset=paper, nodes=0, retain=0.0) and 19 more")
+    assert found[3].endswith("purifiers gcleaner(preset=paper, nodes=0, retain=0.0) and 39 more (no. 2)")
+    assert found[4].endswith("purifiers auxiliary(...) (no. 1)")
+
+
+def test_plans_that_differ_in_the_seed_alone_have_one_name() -> None:
+    plan = {"dataset": {"name": "d"}, "victim": {"name": "v"}, "attack": None}
+    assert tables.names([plan, plan]) == ["d / v", "d / v"]
+
+
+def test_a_name_tells_no_option_that_goes_with_another() -> None:
+    sets = ("AIDS", 0.1, False), ("AIDS", 0.2, False), ("MUTAG", 0.3, True)
+    parts = [{"name": "tu", "clean_rate": c, "set": s, "degrees": d} for s, c, d in sets]
+    found = tables.names([{"dataset": part, "victim": {"name": "v"}, "attack": None} for part in parts])
+    assert found == ["tu(set=AIDS, clean_rate=0.1) / v", "tu(set=AIDS, clean_rate=0.2) / v", "tu(set=MUTAG) / v"]
+
+
+def test_long_names_in_the_scatter_are_told_whole(made: Made) -> None:
+    record = made.graphs[0]
+    (metrics,) = record.metrics["purifiers"].values()
+    names = [f"method-{i}(option=value, another-option=another-value)" for i in range(4)]
+    drawn = figures._scatter(groups([changed(record, purifiers=dict.fromkeys(names, metrics))])[0]).svg()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in drawn and all(name in drawn.replace("</tspan>", "") for name in names)

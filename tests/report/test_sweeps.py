@@ -11,7 +11,7 @@ from msgspec import structs
 
 from ostiary.experiment.record import Record
 from ostiary.report import sweeps as module
-from ostiary.report.drawing import Figure
+from ostiary.report.drawing import Figure, _wrapped
 from ostiary.report.sweeps import sweeps
 from ostiary.report.tables import groups
 
@@ -97,6 +97,31 @@ def test_of_many_defences_no_two_lines_of_a_chart_look_alike(number: int) -> Non
         assert "none" in {p["defence"] for p in points}, "the victim is in every chart"
         told += [p["defence"] for p in points if p["defence"] != "none" and p["at"] == 0.1]
     assert told == names
+
+
+def test_points_that_coincide_show_around_each_other() -> None:
+    (sheet,) = sheets(asr([defended(r, ["a", "b"]) for r in (0.1, 0.2, 0.3)]))
+    sizes = next(scales(sheet, "size"))["range"]
+    assert sizes == sorted(set(sizes), reverse=True), "what is drawn later is smaller"
+
+
+def test_differences_are_in_points_and_every_chart_of_them_has_its_own_scale() -> None:
+    made = sweeps(groups([defended(r, [f"defence-{i}" for i in range(9)]) for r in (0.1, 0.2, 0.3)]))
+    found = {f.name.rpartition("-")[2]: f.spec for f in made}
+    titles = {name: sheets(f)[0]["spec"]["layer"][0]["encoding"]["y"]["title"] for name, f in zip(found, made, strict=True)}
+    assert titles["cad"] == "CAD, points" and titles["asr"] == "ASR %"
+    assert (found["cad"]["resolve"]["scale"]["y"], found["asr"]["resolve"]["scale"]["y"]) == ("independent", "shared")
+
+
+def test_names_of_lines_and_panels_stand_once_in_the_words_of_a_figure() -> None:
+    assert asr([record(r, 0, r) for r in (0.1, 0.2, 0.3)]).alt == "AIDS, gin, sub-ba, 0.1: 10.0 %, 0.2: 20.0 %, 0.3: 30.0 %"
+
+
+def test_titles_break_between_options() -> None:
+    told = _wrapped("gcleaner(preset=paper, heat_by=integrated-gradients, x=1)", 22)
+    assert told == ["gcleaner(preset=paper,", "heat_by=", "integrated-gradients,", "x=1)"]
+    assert _wrapped("a" * 25, 10) == ["a" * 10, "a" * 10, "a" * 5] and _wrapped("", 10) == [""]
+    assert "".join(_wrapped("f(" + "a" * 25 + ", b)", 10)).replace(" ", "") == "f(" + "a" * 25 + ",b)"
 
 
 def test_defences_have_the_same_look_in_the_panels_of_every_attack() -> None:

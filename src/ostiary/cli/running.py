@@ -67,7 +67,11 @@ def preview(plan: str | dict[str, Any], changes: list[str], store: Path, common:
     with stdout_as_stderr():
         found = runner.preview(plan, changes=changes, store=store)
     specs = [cell.spec() for cell, _ in found.cells]
-    named = names([{k: v for k, v in spec.items() if k != "seed"} for spec in specs])
+    labels = [
+        {kind: [part.label() for part in getattr(cell.plan, kind)] for kind in ("detectors", "purifiers")}
+        for cell, _ in found.cells
+    ]
+    named = names([{k: v for k, v in (spec | own).items() if k != "seed"} for spec, own in zip(specs, labels, strict=True)])
     runs = [{"cell": n, "seed": s["seed"], "left": left} for n, s, (_, left) in zip(named, specs, found.cells, strict=True)]
     if common.json:
         print_json({"runs": runs, "stages": found.stages, "left": found.left})

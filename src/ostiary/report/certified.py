@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ostiary.metrics.intervals import Estimate
-from ostiary.report.drawing import MANY, Figure, alt, specification, tips
+from ostiary.report.drawing import Figure, alt, lines, looks, specification, tips
 from ostiary.report.tables import Group, over_seeds, text
 
 KINDS = {
@@ -17,6 +17,9 @@ KINDS = {
     "poisoned": "poisoned training samples",
     "joint": "both together",
 }
+
+
+WIDTH = 290  # of a panel with its axis, in pixels
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,12 @@ def certified(group: Group) -> list[Figure]:
     if not points:
         return []
     labels, panels = (list(dict.fromkeys(p[name] for p in points)) for name in ("defence", "change"))
-    palette = alt.Scale(domain=labels, range=[MANY[i % len(MANY)] for i in range(len(labels))])
-    base = alt.Chart().encode(
-        x=alt.X("radius:O", title="changes", sort=None, axis=alt.Axis(labelAngle=0)),
-        color=alt.Color("defence:N", scale=palette, legend=alt.Legend(columns=2, labelLimit=270)),
-    )
+    base = alt.Chart().encode(x=alt.X("radius:O", title="changes", sort=None, axis=alt.Axis(labelAngle=0)))
     axis = {"title": "certified accuracy %", "scale": alt.Scale(domain=[0, 100])}
     shown = tips("defence", "change", "radius", "%", "low", "high")
-    lines = base.mark_line(point=True, strokeWidth=2).encode(y=alt.Y("%:Q", **axis), tooltip=shown)
-    bars = base.mark_rule(opacity=0.4).encode(y=alt.Y("low:Q", **axis), y2="high:Q")
-    layers = alt.layer(bars, lines).properties(width=250, height=170).resolve_scale(x="shared")
-    whole = layers.facet(facet=alt.Facet("change:N", title=None, sort=panels), columns=2, data=alt.Data(values=points))
+    layers = lines(base, "defence", looks(labels), axis, WIDTH * len(panels[:2]), shown)
+    drawn = alt.layer(*layers).properties(width=250, height=170).resolve_scale(x="shared")
+    whole = drawn.facet(facet=alt.Facet("change:N", title=None, sort=panels), columns=2, data=alt.Data(values=points))
     whole = whole.resolve_scale(x="independent")
     said = (
         "Clean test inputs called rightly whose prediction no change of that size can turn. Training samples: of the set as "

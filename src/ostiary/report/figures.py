@@ -16,7 +16,22 @@ from ostiary.errors import StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
 from ostiary.report.certified import certified
-from ostiary.report.drawing import ATTACK, INK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, chart, specification, stem, tips
+from ostiary.report.drawing import (
+    ATTACK,
+    INK,
+    MANY,
+    PLAIN,
+    TARGET,
+    Figure,
+    Rows,
+    Spec,
+    alt,
+    chart,
+    legend,
+    specification,
+    stem,
+    tips,
+)
 from ostiary.report.levels import curved
 from ostiary.report.tables import COLUMNS, TITLES, Group
 
@@ -66,16 +81,16 @@ def _scatter(group: Group) -> Figure:
     labels = list(dict.fromkeys(r["defence"] for r in rows))
     palette = [PLAIN, *(MANY[i % len(MANY)] for i in range(len(labels) - 1))]
     shapes = ["circle", *(_SHAPES[i // len(MANY) % len(_SHAPES)] for i in range(len(labels) - 1))]  # once colours are used up
-    legend = alt.Legend(columns=2, labelLimit=185) if max(map(len, labels)) > 18 else alt.Legend()
+    below = legend(labels, 580)
     ticks = alt.Axis(values=[0, 20, 40, 60, 80, 100])
     base = chart(rows).encode(
         x=alt.X("ASR %:Q", title="ASR %", axis=ticks, scale=alt.Scale(domain=[-3, 103], nice=False)),
         y=alt.Y("ACC %:Q", title="ACC %", scale=alt.Scale(zero=False, padding=12)),
-        color=alt.Color("defence:N", scale=alt.Scale(domain=labels, range=palette), legend=legend),
+        color=alt.Color("defence:N", scale=alt.Scale(domain=labels, range=palette), legend=below),
     )
     moves = base.mark_rule(opacity=0.45, strokeWidth=1.5).encode(x2="was ASR:Q", y2="was ACC:Q")
     marks = base.mark_point(filled=True, size=110, opacity=0.9).encode(
-        shape=alt.Shape("defence:N", scale=alt.Scale(domain=labels, range=shapes), legend=legend),
+        shape=alt.Shape("defence:N", scale=alt.Scale(domain=labels, range=shapes), legend=below),
         tooltip=tips("defence", "seed", *(TITLES[c] for c in COLUMNS)),
     )
     natural = [r["natural %"] for r in rows if r["when"] == "before" and r["natural %"] is not None]

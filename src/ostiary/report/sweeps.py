@@ -3,17 +3,34 @@ option of a purifier that it lists at several levels."""
 
 from __future__ import annotations
 
-import json
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ostiary.experiment.record import canonical
 from ostiary.metrics.intervals import Estimate
-from ostiary.report.drawing import ATTACK, MANY, PLAIN, TARGET, Figure, Rows, Spec, alt, mark, specification, stem, tips
+from ostiary.report.drawing import (
+    ATTACK,
+    DASHES,
+    MANY,
+    PLAIN,
+    SHAPES,
+    TARGET,
+    Figure,
+    Looks,
+    Rows,
+    Spec,
+    alt,
+    header,
+    lines,
+    looks,
+    mark,
+    specification,
+    stem,
+    tips,
+)
 from ostiary.report.levels import Levels, families, levels, numbers, without
-from ostiary.report.tables import FIGURES, Group, Row, names, rows, short
+from ostiary.report.tables import FIGURES, Group, Row, labelled, names, rows, short
 
 SHOWN = ("asr", "asr_strict", "cad", "drop")  # strict ASR is shown where a paper counts it: over candidates of its own
 PURIFIED = {"acc": TARGET, "asr": ATTACK, "ra": MANY[2]}
@@ -21,10 +38,7 @@ SIGNED = ("cad", "drop")
 PANELS = 12  # most cells of a figure
 LINES = 6  # most lines of a panel
 UNDEFENDED = "no defence"
-WIDTH, LETTER = 290, 7  # of a panel with its axis and of a letter, in pixels
-SHAPES = ("circle", "triangle-up", "square", "diamond", "cross", "triangle-down")
-DASHES = ([1, 0], [6, 3], [2, 2], [8, 3, 2, 3], [4, 6], [10, 2])
-Looks = dict[str, tuple[str, str, list[int]]]  # line -> colour, shape, dashes
+WIDTH = 290  # of a panel with its axis, in pixels
 
 
 def sweeps(found: Sequence[Group]) -> list[Figure]:
@@ -32,9 +46,9 @@ def sweeps(found: Sequence[Group]) -> list[Figure]:
     over seeds, intervals as bars."""
     made = []
     for path in dict.fromkeys(path for group in found for path, _ in numbers(group.plan)):
-        lines = list(_lines(found, path))
+        along = list(_lines(found, path))
         for name in SHOWN:
-            points = [p for p in lines if p["figure"] == name]
+            points = [p for p in along if p["figure"] == name]
             if points and (name != "asr_strict" or any(p["own"] for p in points)):
                 made.append(_drawn(path, name, points))
     curves: dict[tuple[bytes, str], list[tuple[Group, Levels]]] = {}
@@ -49,7 +63,7 @@ def _lines(found: Sequence[Group], path: str) -> Iterator[dict[str, Any]]:
     plans = (({k: v for k, v in group.plan.items() if k != "seed"}, group) for group in found)
     held = list(families(plans, path).values())
     places = [_place(members[0][1].plan) for members in held]
-    whole = _told(names([without(members[0][1].plan, path) for members in held]))
+    whole = _told(names([without(labelled(members[0][1].records[0]), path) for members in held]))
     for members, (what, panel), name in zip(held, places, whole, strict=True):
         alone = places.count((what, panel)) == 1  # else several lines of one attack, which differ in other settings
         told = what if alone else name or what
@@ -103,7 +117,9 @@ def _drawn(path: str, name: str, points: Rows) -> Figure:
         cells = list(dict.fromkeys(p["panel"] for sheet in sheets for p in sheet))
         sheets = [[p for p in sheet if p["panel"] in cells[:PANELS]] for sheet in sheets]
         said += f" Of {len(cells)} cells the first {PANELS}; the tables have all." if len(cells) > PANELS else ""
-    drawn = _grid([(sheet, _looks(sheet)) for sheet in sheets if sheet], path, {"title": FIGURES[name]})
+    told = [(sheet, looks([p["line"] for p in sheet], UNDEFENDED)) for sheet in sheets if sheet]
+    signed = name in SIGNED
+    drawn = _grid(told, path, {"title": f"{FIGURES[name]}, points" if signed else FIGURES[name]}, alike=not signed)
     return Figure("sweeps", f"sweep-{stem(path)}-{name}", title, said, _words(points), drawn)
 
 
@@ -122,27 +138,20 @@ def _sheets(points: Rows) -> list[Rows]:
     return [[p for p in points if p["line"] in own] for own in held]
 
 
-def _looks(points: Rows) -> Looks:
-    """Colour, shape and dashes of every line, all three different: lines that coincide show through each other."""
-    labels = sorted(dict.fromkeys(p["line"] for p in points), key=lambda label: label != UNDEFENDED)
-    colours = (PLAIN, *MANY) if UNDEFENDED in labels else MANY
-    return dict(zip(labels, zip(colours, SHAPES, DASHES, strict=False), strict=False))
-
-
 def _purified(held: Sequence[tuple[Group, Levels]]) -> list[Figure]:
     """ACC, ASR and RA along one option of a purifier, one panel for each cell; none where no level was judged."""
     curve = held[0][1]
     panels = dict(zip(_told([group.name for group, _ in held]), held, strict=True))
-    points = [p for panel, (group, own) in list(panels.items())[:PANELS] for p in _levels(panel, group, own)]
+    points = [p for panel, (group, at) in list(panels.items())[:PANELS] for p in _levels(panel, group, at)]
     if not any("at" in p for p in points):
         return []
-    looks = {FIGURES[name]: (colour, SHAPES[0], DASHES[0]) for name, colour in (*PURIFIED.items(), ("natural", PLAIN))}
+    own = {FIGURES[name]: (colour, SHAPES[0], DASHES[0]) for name, colour in (*PURIFIED.items(), ("natural", PLAIN))}
     axis = {"title": "%", "scale": alt.Scale(domain=[0, 100])}
     said = "Means over seeds; bars: 95 % intervals. Dashed: the victim as it came, and what the trigger does to a clean model."
     if len(panels) > PANELS:
         said += f" Of {len(panels)} cells the first {PANELS}; the table has all."
     title, name = f"{curve.name} along {curve.path}", f"levels-{stem(curve.name)}-{stem(curve.path)}-{mark(curve.key)}"
-    return [Figure("sweeps", name, title, said, _words(points), _grid([(points, looks)], curve.path, axis))]
+    return [Figure("sweeps", name, title, said, _words(points), _grid([(points, own)], curve.path, axis))]
 
 
 def _levels(panel: str, group: Group, curve: Levels) -> Iterator[dict[str, Any]]:
@@ -163,55 +172,37 @@ def _told(names: Sequence[str]) -> list[str]:
     return [" / ".join(p for p in own if p not in same) for own in parts]
 
 
-def _grid(sheets: Sequence[tuple[Rows, Looks]], path: str, y: dict[str, Any]) -> Spec:
-    """One chart for each sheet, each with its legend."""
+def _grid(sheets: Sequence[tuple[Rows, Looks]], path: str, y: dict[str, Any], *, alike: bool = True) -> Spec:
+    """One chart for each sheet, each with its legend. alike: all on one scale; else one wide interval squeezes its own only."""
     panels = max(len({p["panel"] for p in points}) for points, _ in sheets)
-    charts = [_panels(points, path, y, looks) for points, looks in sheets]
+    charts = [_panels(points, path, y, own) for points, own in sheets]
     if len(charts) == 1:
         return specification(charts[0])
     apart = dict.fromkeys(("color", "shape", "strokeDash"), "independent")
-    return specification(alt.concat(*charts, columns=2 if panels == 1 else 1).resolve_scale(y="shared", **apart))
+    return specification(
+        alt.concat(*charts, columns=2 if panels == 1 else 1).resolve_scale(y="shared" if alike else "independent", **apart)
+    )
 
 
-def _panels(points: Rows, path: str, y: dict[str, Any], looks: Looks) -> Any:
+def _panels(points: Rows, path: str, y: dict[str, Any], own: Looks) -> Any:
     """Lines along `at` in panels; dashed where a point has no place along it but a value, `was`."""
     panels = list(dict.fromkeys(p["panel"] for p in points))
-    legend = _legend(list(looks), WIDTH if len(panels) == 1 else 2 * WIDTH)
-    colours, shapes, dashes = (alt.Scale(domain=list(looks), range=list(of)) for of in zip(*looks.values(), strict=True))
-    line = alt.Color("line:N", scale=colours, legend=legend)
-    room = alt.Scale(zero=False, nice=False, padding=len(looks) + 4)  # for the bars of the first and the last value
+    room = alt.Scale(zero=False, nice=False, padding=len(own) + 4)  # for the bars of the first and the last value
     x = alt.X("at:Q", title=path, scale=room, axis=alt.Axis(tickCount=5, labelOverlap=True))
-    base = alt.Chart().encode(x=x, color=line).transform_filter("isValid(datum.at)")
-    shown = tips("line", "panel", "at", "%", "low", "high")
-    middle = base.encode(y=alt.Y("%:Q", **y), tooltip=shown)
-    means = middle.mark_line(strokeWidth=2).encode(strokeDash=alt.StrokeDash("line:N", scale=dashes, legend=None))
-    dots = middle.mark_point(filled=True, size=45, opacity=1).encode(shape=alt.Shape("line:N", scale=shapes, legend=legend))
-    bars = base.encode(y=alt.Y("low:Q", **y), y2="high:Q")
-    beside = {label: 2 * i - len(looks) + 1 for i, label in enumerate(looks)}  # pixels, so that no bar hides another
-    apart = [bars.transform_filter(alt.datum.line == k).mark_rule(opacity=0.4, xOffset=px) for k, px in beside.items()]
-    layers = [*apart, means, dots]
+    base = alt.Chart().encode(x=x).transform_filter("isValid(datum.at)")
+    width = WIDTH if len(panels) == 1 else 2 * WIDTH
+    layers = lines(base, "line", own, y, width, tips("line", "panel", "at", "%", "low", "high"))
     if any("was" in p for p in points):
         given = alt.Chart().transform_filter("isValid(datum.was)").mark_rule(strokeDash=[4, 4], opacity=0.9)
-        layers.insert(0, given.encode(y=alt.Y("was:Q", **y), color=line, tooltip=tips("line", "panel", "was")))
+        layers.insert(0, given.encode(y=alt.Y("was:Q", **y), color="line:N", tooltip=tips("line", "panel", "was")))
     whole = alt.layer(*layers).properties(width=250, height=170)
-    head = alt.Header(labelLimit=0, labelExpr=_broken(panels, WIDTH))
-    facet = alt.Facet("panel:N", title=None, sort=panels, header=head)
+    facet = alt.Facet("panel:N", title=None, sort=panels, header=header(panels, WIDTH))
     return whole.facet(facet=facet, columns=2, data=alt.Data(values=points))
 
 
-def _legend(labels: Sequence[str], width: int) -> Any:
-    """As many columns as the longest label leaves room for."""
-    room = LETTER * max(map(len, labels)) + 50  # of an entry: its words, its symbol and what is between
-    columns = min(4, max(1, width // room))
-    return alt.Legend(columns=columns, labelLimit=0, labelExpr=_broken(labels, width - 22), symbolStrokeWidth=0)
-
-
-def _broken(labels: Sequence[str], width: int) -> str:
-    """An expression for labels, in lines of at most `width` pixels."""
-    lines = {label: textwrap.wrap(label, width // LETTER, break_on_hyphens=False) or [""] for label in labels}
-    return f"({json.dumps(lines)})[datum.label]"
-
-
 def _words(points: Rows) -> str:
-    told = [p for p in points if "at" in p][:12]
-    return "; ".join(f"{p['panel']}, {p['line']}, {p['at']}: {p['%']} %" for p in told)
+    """The first points, those of a line after its name."""
+    told: dict[str, list[str]] = {}
+    for p in [p for p in points if "at" in p][:12]:
+        told.setdefault(f"{p['panel']}, {p['line']}", []).append(f"{p['at']}: {p['%']} %")
+    return "; ".join(f"{line}, {', '.join(found)}" for line, found in told.items())

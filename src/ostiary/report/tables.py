@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import msgspec
@@ -58,6 +60,7 @@ DETECTION = {
     "score": "score",
     "alarm": "alarm %",
 }
+LONGEST = 80  # letters of a name that tell detectors or purifiers
 REACTIVATION = {"asr": "ASR %", "reactivated_5": "after 5 triggered samples", "reactivated_20": "after 20"}
 
 
@@ -84,38 +87,72 @@ def groups(records: Iterable[Record]) -> list[Group]:
     found: dict[bytes, list[Record]] = {}
     for record in records:
         found.setdefault(canonical({k: v for k, v in record.plan.items() if k != "seed"}), []).append(record)
-    called = names([rs[0].plan for rs in found.values()])
+    called = names([labelled(rs[0]) for rs in found.values()])
     return [Group(name, rs[0].plan, tuple(rs)) for name, rs in zip(called, found.values(), strict=True)]
 
 
+def labelled(record: Record) -> dict[str, Any]:
+    """The plan of a record with its detectors and purifiers as the labels that its rows go by."""
+    held = {kind: len(record.plan.get(kind) or ()) for kind in ("detectors", "purifiers")}
+    told = {kind: _labels(record, kind.removesuffix("s"))[:n] for kind, n in held.items()}  # united: its own plan's come first
+    return {**record.plan, **{kind: own for kind, own in told.items() if len(own) == held[kind]}}
+
+
 def names(plans: Sequence[dict[str, Any]]) -> list[str]:
-    """What tells each of some plans from the others, in words."""
-    return [_name(plan, plans) for plan in plans]
+    """What tells each of some plans from the others, in words; plans that differ never have one name.
+
+    Detectors and purifiers of a plan may be listed by their labels."""
+    apart = {canonical(plan): plan for plan in plans}
+    called = {key: _name(plan, list(apart.values())) for key, plan in apart.items()}
+    count, seen = Counter(called.values()), Counter[str]()
+    for key, name in called.items():
+        seen[name] += 1
+        called[key] = name if count[name] == 1 else f"{name} (no. {seen[name]})"
+    return [called[canonical(plan)] for plan in plans]
 
 
 def _name(plan: dict[str, Any], plans: Sequence[dict[str, Any]]) -> str:
     parts = []
     for kind in ("dataset", "victim", "attack"):
-        having = [p for p in plans if p[kind]]  # a plan may name no attack
-        own, defaults = plan[kind], {p[kind]["name"]: p[kind] for p in having}
+        having = [p[kind] for p in plans if p[kind]]  # a plan may name no attack
+        own = plan[kind]
         if not own:
             parts += ["no attack"] if having else []
             continue
-        base = defaults[own["name"]]
-        differs = {k for p in having for k, v in p[kind].items() if p[kind]["name"] == own["name"] and v != base.get(k)}
-        others = [p[kind] for p in having if p[kind]["name"] == own["name"]]
-        shown = [f"{k}={_apart(own[k], [o.get(k) for o in others])}" for k in own if k in differs]
-        if own["name"] == "tu" and "set" not in differs:
+        tu = own["name"] == "tu"  # its set is told first, and always
+        shown = _differing({"set": own["set"], **own} if tu else own, [o for o in having if o["name"] == own["name"]])
+        if tu and shown[:1] != [f"set={own['set']}"]:
             shown.insert(0, own["set"])
         parts.append(own["name"] + (f"({', '.join(shown)})" if shown else ""))
     alike = [p for p in plans if all(p[k] == plan[k] for k in ("dataset", "victim", "attack"))]
     for kind in ("trainer", "detectors", "purifiers"):
         if len({canonical(p.get(kind)) for p in alike}) > 1:
-            listed = [part for p in alike for part in (p.get(kind) or ())] if kind != "trainer" else []
-            own = plan.get(kind) or []
-            told = ", ".join(_apart(part, listed) for part in own) or "none" if listed else short(plan.get(kind))
-            parts.append(f"{kind} {told}")
+            others = [[short(part) for part in p.get(kind) or ()] for p in alike]
+            own = [short(part) for part in plan.get(kind) or ()]
+            parts.append(f"{kind} {short(plan.get(kind)) if kind == 'trainer' else _listed(own, others)}")
+            alike = [p for p in alike if p.get(kind) == plan.get(kind)]
     return " / ".join(parts)
+
+
+def _differing(own: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[str]:
+    """The options that tell a part from others of its name, but those that go with one that is told already."""
+    shown, rest = [], others
+    for key, value in own.items():
+        if any(other.get(key) != value for other in rest):
+            shown.append(f"{key}={_apart(value, [other.get(key) for other in others])}")
+            rest = [other for other in rest if other.get(key) == value]
+    return shown
+
+
+def _listed(own: Sequence[str], others: Sequence[Sequence[str]]) -> str:
+    """Those of some labels that not all other lists have, the rarest first, in at most LONGEST letters."""
+    count = Counter(label for other in others for label in set(other))
+    told = sorted((label for label in own if count[label] < len(others)), key=lambda label: count[label])
+    if not told:
+        return "none of its own" if own else "none"
+    brief = [label if len(label) <= LONGEST else f"{label.partition('(')[0]}(...)" for label in told]
+    fit = max(1, sum(total <= LONGEST for total in accumulate(len(label) + 2 for label in brief)))
+    return ", ".join(brief[:fit]) + (f" and {len(told) - fit} more" if len(told) > fit else "")
 
 
 def _apart(value: Any, others: Sequence[Any]) -> str:
@@ -184,8 +221,12 @@ def _number(value: Any) -> float:
 
 def purifiers(record: Record) -> list[str]:
     """The labels of a record's purifiers in the order of its plan, those that failed among them."""
+    return _labels(record, "purifier")
+
+
+def _labels(record: Record, of: str) -> list[str]:
     kinds = (name.partition(" ") for name in record.stages)
-    return [label for kind, _, label in kinds if kind == "purifier"]
+    return [label for kind, _, label in kinds if kind == of]
 
 
 def united(records: Iterable[Record], of: str = "judge") -> list[Record]:
