@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ostiary.experiment.record import Record
 
 LEGEND = (
-    "[ ]: 95 % interval, over seeds or, for one seed, over test inputs. natural: triggered inputs that a model trained on "
+    "[ ]: 95 % interval, over seeds or, where wider or for one seed, over test inputs. natural: triggered inputs that a model trained on "
     "clean data already sends to the target; lift: ASR - natural. RA: triggered inputs given their true label. DER: 0.5 is "
     "no gain, 1 the best."
 )
