@@ -477,6 +477,40 @@ def test_a_verdict_says_which_seeds_its_mean_hides(made: Made) -> None:
     assert said(seen(0, 0.9, right)) == "still there"
 
 
+def test_a_page_bears_a_title_that_all_records_share(made: Made, tmp_path: Path) -> None:
+    one, other = replace(made.graphs[0], title="Table 3"), replace(made.images[0], title="Table 4")
+    for folder in ("shared", "own"):
+        (tmp_path / folder).mkdir()
+    shared = write([one, replace(other, title="Table 3")], made.store, tmp_path / "shared")
+    assert "<h1>Table 3</h1>" in shared.raw and shared.words.count("Table 3") == 2, "title and heading only"
+    own = write([one, other], made.store, tmp_path / "own")
+    assert "<h1>Backdoor report</h1>" in own.raw
+    sections = [own.raw.index(f'<section id="group-{i}"') for i in (1, 2)]
+    assert sections[0] < own.raw.index("Table 3") < sections[1] < own.raw.index("Table 4")
+
+
+def test_a_page_with_charts_over_cells_and_a_ranking(made: Made, tmp_path: Path) -> None:
+    """Three rates make a sweep; two purifiers a ranking, one of them tried in one run less; of seven the best six are told."""
+    record, (label, metrics) = made.graphs[0], next(iter(made.graphs[0].metrics["purifiers"].items()))
+    victim = {**record.metrics["victim"], "asr": rate(80, 80), "natural": rate(4, 80), "asr_lift": {"value": 0.95, "n": 80}}
+    scan = {"score": 4.0, "alarm": 1.0, "classes": [0], "about": "model", "found_target": 1.0}
+
+    def at(share: float, number: int) -> Record:
+        purifiers = {f"{label} {i}": {**metrics, "asr_lift": {"value": 0.0}} for i in range(number)}
+        own = changed(record, victim=victim, purifiers=purifiers, detectors={"scan": scan})
+        stages = {**{k: v for k, v in record.stages.items() if "purifier" not in k}, "judge": str(share)}
+        plan = {**record.plan, "attack": {**record.plan["attack"], "rate": share}, "purifiers": []}
+        return replace(own, plan=plan, stages={**stages, **{f"purifier {p}": "" for p in purifiers}})
+
+    page = write([at(0.1, 7), at(0.2, 6), at(0.3, 6)], made.store, tmp_path)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert "How the figures move" in page.words and all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    assert "1 more defence did worse" in page.words and "1 more defences" not in page.words
+    assert "tried in 1 to 3 runs, not all in the same" in page.words and "Each over those runs" in page.words
+    assert "ACC drop of clean models" not in page.words, "no clean model was defended"
+    assert "alarm: some class was flagged" in page.words and "AUPRC" not in page.words and "TPR" not in page.words
+
+
 def test_one_model_is_shown_of_the_least_seed_that_was_defended(made: Made) -> None:
     one, other = made.graphs
     spared = changed(one, detectors={}, purifiers={})  # `least_lift`, where the attack fails
