@@ -39,8 +39,8 @@ def main(sources: Sequence[str]) -> None:
         "where it has a lift of 30 points; *solved*: a lift and an accuracy drop of at most 5 points, by a model that still "
         "tells classes apart. Tables by attack and defence, over the runs in which defences were judged: mean and, in "
         "brackets, its 95 % interval (Student's over seeds, or that of the inputs judged where it is wider; of a single seed "
-        "Wilson's over its test inputs). DER: defence effectiveness rating, 1 where the "
-        "backdoor is gone for free, 0.5 where nothing is gained.",
+        "the latter: Wilson's, of DER what follows from those of ACC and ASR as if independent). DER: defence effectiveness "
+        "rating, 1 where the backdoor is gone for free, 0.5 where nothing is gained.",
     ]
     told = kept(PAGE.read_text(encoding="utf-8"))
     records = [record for source in sources for record in newest(read_records(source))]

@@ -472,6 +472,22 @@ def test_no_figure_is_cut_at_any_width(width: int, rates: list[float], capsys: p
     assert "…" not in text
 
 
+@pytest.mark.parametrize("width", [40, 80, 100, 140, terminal.WIDE])
+def test_no_figure_of_a_ranking_is_cut_at_any_width(width: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where it does not fit, defences fold, then standard deviations go; in a very narrow terminal it is told in lines."""
+    names = ("anp(steps=5)", "retrain-without(detector=xgbd(explainer=gnn-explainer))")
+    records = [made(seed, rate, acc=0.9, doubts=[]) for seed, rate in ((0, 0.1), (0, 0.2))]
+    for r, drop in zip(records, (0.1234, 0.3234), strict=True):
+        model = {**r.metrics["victim"], "drop": {"value": drop, "n": 50}, "asr_lift": {"value": drop, "n": 50}}
+        r.metrics["purifiers"] = dict.fromkeys(names, model)
+        r.stages.update({f"purifier {name}": "" for name in names})
+    text = shown(records, width, capsys).partition("Defences, each")[2].partition("solved: ")[0]
+    assert all(len(line) <= width for line in text.splitlines())
+    assert "…" not in text and "".join(text.split()).count("22.3") == 4
+    words, spread = " ".join(text.split()), width not in (80, 100)
+    assert ("22.3 ± 14.1" in words) == ("mean ± standard deviation" in words) == spread
+
+
 def test_seeds_are_averaged_and_doubts_merged(capsys: pytest.CaptureFixture[str]) -> None:
     doubts = [["accuracy 60.1% is low", "anp(steps=5): ASR 3%"], ["accuracy 62% is low"]]
     text = shown([made(s, 0.1, acc=0.5 + s / 10, doubts=doubts[s]) for s in (0, 1)], 140, capsys)

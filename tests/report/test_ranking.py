@@ -8,7 +8,7 @@ import pytest
 from msgspec import structs
 
 from ostiary.experiment.record import Record
-from ostiary.report.ranking import collapsed, ranking, solves, spread
+from ostiary.report.ranking import collapsed, ranking, solves, spread, uneven
 
 
 def figures(asr: float, natural: float = 0.1, drop: float | None = None) -> dict[str, Any]:
@@ -101,6 +101,12 @@ def test_spread_is_that_over_runs() -> None:
     assert spread("solved", found["good"].figures["solved"]) == "50.0"
     assert spread("seconds", found["good"].figures["seconds"]) == "2.5 ± 0.7"
     assert spread("ra", None) == "-"
+
+
+def test_a_warning_where_defences_were_tried_in_unlike_runs() -> None:
+    assert uneven(ranking(RECORDS)) == "", "a run in which a defence refused counts, too"
+    more = [*RECORDS, record(5, 0.9, good=(0.2, 0.0))]
+    assert uneven(ranking(more)).startswith("The defences were tried in 2 to 3 runs, not all in the same")
 
 
 def test_one_run_or_one_defence_is_no_ranking() -> None:

@@ -8,6 +8,7 @@ import copy
 import io
 import itertools
 import json
+import math
 import re
 import subprocess
 import sys
@@ -24,6 +25,7 @@ import ostiary
 from ostiary.errors import InvalidInput, MissingPackage, StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
+from ostiary.metrics.intervals import difference, rate
 from ostiary.report import drawing, figures, html, tables
 from ostiary.report.published import beside
 from ostiary.report.tables import TITLES, Group, Row, groups, reactivation_rows, rows, text
@@ -473,6 +475,74 @@ def test_a_verdict_says_which_seeds_its_mean_hides(made: Made) -> None:
     assert said(seen(0, 0.0, right), seen(1, 0.09, right)).endswith("rate, but the trigger still works with 1 of 2 seeds")
     assert said(seen(0, 0.0, single)).endswith("rate, but the model says one class only")
     assert said(seen(0, 0.9, right)) == "still there"
+
+
+def test_a_page_bears_a_title_that_all_records_share(made: Made, tmp_path: Path) -> None:
+    one, other = replace(made.graphs[0], title="Table 3"), replace(made.images[0], title="Table 4")
+    for folder in ("shared", "own"):
+        (tmp_path / folder).mkdir()
+    shared = write([one, replace(other, title="Table 3")], made.store, tmp_path / "shared")
+    assert "<h1>Table 3</h1>" in shared.raw and shared.words.count("Table 3") == 2, "title and heading only"
+    own = write([one, other], made.store, tmp_path / "own")
+    assert "<h1>Backdoor report</h1>" in own.raw
+    sections = [own.raw.index(f'<section id="group-{i}"') for i in (1, 2)]
+    assert sections[0] < own.raw.index("Table 3") < sections[1] < own.raw.index("Table 4")
+
+
+def test_a_page_with_charts_over_cells_and_a_ranking(made: Made, tmp_path: Path) -> None:
+    """Three rates make a sweep; two purifiers a ranking, one of them tried in one run less; of seven the best six are told."""
+    record, (label, metrics) = made.graphs[0], next(iter(made.graphs[0].metrics["purifiers"].items()))
+    victim = {**record.metrics["victim"], "asr": rate(80, 80), "natural": rate(4, 80), "asr_lift": {"value": 0.95, "n": 80}}
+    scan = {"score": 4.0, "alarm": 1.0, "classes": [0], "about": "model", "found_target": 1.0}
+
+    def at(share: float, number: int) -> Record:
+        purifiers = {f"{label} {i}": {**metrics, "asr_lift": {"value": 0.0}} for i in range(number)}
+        own = changed(record, victim=victim, purifiers=purifiers, detectors={"scan": scan})
+        stages = {**{k: v for k, v in record.stages.items() if "purifier" not in k}, "judge": str(share)}
+        plan = {**record.plan, "attack": {**record.plan["attack"], "rate": share}, "purifiers": []}
+        return replace(own, plan=plan, stages={**stages, **{f"purifier {p}": "" for p in purifiers}})
+
+    page = write([at(0.1, 7), at(0.2, 6), at(0.3, 6)], made.store, tmp_path)
+    levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
+    assert "How the figures move" in page.words and all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    assert "1 more defence did worse" in page.words and "1 more defences" not in page.words
+    assert "tried in 1 to 3 runs, not all in the same" in page.words and "Each over those runs" in page.words
+    assert "ACC drop of clean models" not in page.words, "no clean model was defended"
+    assert "alarm: some class was flagged" in page.words and "AUPRC" not in page.words and "TPR" not in page.words
+
+
+def test_one_model_is_shown_of_the_least_seed_that_was_defended(made: Made) -> None:
+    one, other = made.graphs
+    spared = changed(one, detectors={}, purifiers={})  # `least_lift`, where the attack fails
+    shown = figures.first(groups([spared, other])[0])
+    assert shown is other
+    assert figures.first(groups([other, one])[0]) is one
+    assert figures.first(groups([spared, changed(other, detectors={}, purifiers={})])[0]) is spared
+
+
+def test_differences_of_rates_have_ends_whatever_a_record_kept() -> None:
+    def record(seed: int) -> Record:
+        before = {"acc": rate(90, 100), "asr": rate(80, 80), "natural": rate(4, 80), "control_acc": rate(92, 100)}
+        after = {"acc": rate(88, 100), "asr": rate(8, 80), "natural": rate(4, 80), "control_acc": rate(92, 100)}
+        bare = {"asr_lift": 0.05, "drop": 0.02, "cad": 0.04, "der": 0.94}
+        before["asr_lift"] = {"value": 0.95, "n": 80}
+        after |= {k: {"value": v, "n": 100} for k, v in bare.items()}
+        better = {**after, "acc": rate(95, 100), "drop": {"value": -0.05, "low": -0.1, "high": 0.0, "n": 100}}
+        parts = {kind: {"name": kind} for kind in ("dataset", "victim", "attack")}
+        metrics = {"victim": before, "purifiers": {"nad": after, "anp": better}}
+        return Record(str(seed), {**parts, "seed": seed}, metrics, {}, [], "done")
+
+    none, nad, anp = rows(groups([record(0)])[0])
+    lift = difference(rate(80, 80), rate(4, 80))
+    assert [none.figures["asr_lift"][k] for k in ("value", "low", "high")] == [0.95, lift["low"], lift["high"]]
+    drop, fell = difference(rate(90, 100), rate(88, 100)), difference(rate(80, 80), rate(8, 80))
+    assert (nad.figures["drop"]["low"], nad.figures["drop"]["high"]) == (drop["low"], drop["high"])
+    below = math.hypot(fell["value"] - fell["low"], drop["high"] - drop["value"]) / 2
+    above = math.hypot(fell["high"] - fell["value"], drop["value"]) / 2  # accuracy gained counts for nothing
+    assert (nad.figures["der"]["low"], nad.figures["der"]["high"]) == pytest.approx((0.94 - below, 0.94 + above))
+    assert anp.figures["drop"] == {"value": -0.05, "low": -0.1, "high": 0.0, "n": 1}, "pairs that were counted stay"
+    for row in rows(groups([record(0), record(1)])[0]):
+        assert all(f["high"] - f["low"] > 0.01 for f in row.figures.values() if not math.isnan(f["value"]))
 
 
 def test_of_more_defences_than_colours_none_look_alike(made: Made) -> None:

@@ -11,6 +11,7 @@ from msgspec import structs
 
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
+from ostiary.metrics.intervals import rate
 from ostiary.report.ranking import ranking
 from ostiary.report.spreadsheets import save_tables
 from ostiary.report.tables import groups, rows
@@ -54,6 +55,29 @@ def test_a_figure_of_fewer_seeds_says_so(records: list[Record], tmp_path: Path) 
     assert [ln.rpartition("& ")[2] for ln in latex if ln.startswith(("none &", "subsampling &"))] == ["3 \\\\", "2 \\\\"]
     ranked = {ln["defence"]: ln for ln in read(tmp_path / "ranking.csv")}
     assert (ranked["subsampling"]["runs"], ranked["subsampling"]["failed"]) == ("2", "1")
+
+
+def test_published_figures_are_numbers_like_all_others(records: list[Record], tmp_path: Path) -> None:
+    """In shares of 1, with the ends, spread and number of ours; the paper's 95.8 is in percent."""
+    save_tables(records, tmp_path)
+    (line,) = read(tmp_path / "published.csv")
+    (defended, *_) = read(tmp_path / "defences.csv")
+    assert (line["defence"], line["figure"], float(line["published"])) == ("none", "asr", 0.958)
+    ours = {f"ours{end}": defended[f"asr{end}"] for end in ("", "_low", "_high", "_sd", "_n")}
+    assert {k: v for k, v in line.items() if k.startswith("ours")} == ours
+
+
+def test_ends_in_files_are_those_of_the_page(records: list[Record], tmp_path: Path) -> None:
+    """Student's interval of two seeds may leave what a share can be."""
+    low, high = ({**r.metrics["victim"], "asr": rate(hits, 10)} for r, hits in zip(records, (4, 10), strict=False))
+    two = [structs.replace(r, metrics={**r.metrics, "victim": v}) for r, v in zip(records, (low, high), strict=False)]
+    save_tables(two, tmp_path)
+    assert rows(groups(two)[0])[0].figures["asr"]["high"] > 1
+    heads = {"acc": 0, "asr": 0, "ra": 0, "der": 0, "asr_lift": -1, "drop": -1}
+    for line in read(tmp_path / "defences.csv"):
+        limits = [(least, line[f"{n}_low"], line[f"{n}_high"]) for n, least in heads.items() if line[f"{n}_low"]]
+        assert limits and all(least <= float(low) <= float(high) <= 1 for least, low, high in limits)
+        assert not {"seconds_low", "seconds_high"} & set(line), "the page gives seconds no interval"
 
 
 def test_latex_has_the_figures_of_the_page(records: list[Record], tmp_path: Path) -> None:

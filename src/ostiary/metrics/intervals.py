@@ -42,6 +42,15 @@ def averaged(estimates: Sequence[Mapping[str, float | int]]) -> Estimate:
     return {"value": m, "low": m - below, "high": m + above, "n": sum(int(e["n"]) for e in estimates)}
 
 
+def difference(one: Mapping[str, float | int], other: Mapping[str, float | int]) -> Estimate:
+    """One estimate less an independent one (each with value, low, high, n) with the interval that follows from theirs (MOVER,
+    as `averaged`), and the lesser n. Of answers to the same inputs, which mostly agree, it is wider than that of `lost`."""
+    below = math.hypot(one["value"] - one["low"], other["high"] - other["value"])
+    above = math.hypot(one["high"] - one["value"], other["value"] - other["low"])
+    v = one["value"] - other["value"]
+    return {"value": v, "low": v - below, "high": v + above, "n": min(int(one["n"]), int(other["n"]))}
+
+
 def mean(values: Sequence[float], level: float = 0.95) -> Estimate:
     """Mean over seeds with Student's t interval, spread (sd, n - 1) and n. One value has no interval (NaN)."""
     found = [v for v in values if not math.isnan(v)]

@@ -48,8 +48,7 @@ _LIGHT = ("#eedd88", "#dddddd", "#44bb99", "#99ddff", "#bbcc33", "#aaaa00", "#77
 def figures(group: Group, store: Store) -> tuple[list[Figure], list[str]]:
     """Those of one group, and one sentence for each kind whose data the store no longer has.
 
-    What belongs to one model (scores, recovered triggers, confusion, features, samples) is drawn for the least seed that
-    has it.
+    What belongs to one model (scores, recovered triggers, confusion, features, samples) is drawn for the seed of `first`.
     """
     made, missing = [], []
     record = first(group)
@@ -71,9 +70,14 @@ def _told(record: Record, store: Store) -> bool:
 
 
 def first(group: Group) -> Record | None:
-    """The record that stands for its group where one model is shown: of the least seed, in whatever order they ran."""
+    """The record that stands for its group where one model is shown, in whatever order they ran: of the least seed for which
+    detectors and purifiers have figures, as far as any has: a plan may leave them out where the attack fails."""
     having = (r for r in group.records if "acc" in r.metrics.get("victim", {}))
-    return min(having, key=lambda record: record.plan.get("seed") or 0, default=None)
+    return min(having, key=lambda r: (_bare(r), r.plan.get("seed") or 0), default=None)
+
+
+def _bare(record: Record) -> int:
+    return sum(not record.metrics.get(kind) for kind in ("detectors", "purifiers"))
 
 
 def _scatter(group: Group) -> Figure:

@@ -22,7 +22,7 @@ from ostiary.experiment.store import Store
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.levels import curved
 from ostiary.report.published import beside, unplaced
-from ostiary.report.ranking import COUNTS, RANKING, collapsed, ranking, spread
+from ostiary.report.ranking import COUNTS, RANKING, collapsed, ranking, spread, uneven
 from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.report.tables import (
     DETECTION,
@@ -61,11 +61,13 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
     from ostiary.report.sweeps import sweeps
 
     grouped = groups(records)
-    moving, left = sweeps(grouped), causes(records)
+    moving, left, ranks = sweeps(grouped), causes(records), ranking(records)
+    titles = {r.title for r in records}
     with _opened(store) as book:
         found = [_section(i, group, book) for i, group in enumerate(grouped, 1)]
     page = _template().render(
-        title=next((r.title for r in records if r.title), "Backdoor report"),
+        title=next(iter(titles)) if len(titles) == 1 and "" not in titles else "Backdoor report",
+        titled=len(titles) > 1,
         sections=found,
         sweeps=moving,
         causes=left,
@@ -75,8 +77,9 @@ def write_report(records: Sequence[Record], store: str | Path | Store, path: str
         scan_titles=SCANS,
         stealth={n: head for n, head in STEALTH.items() if any(n in r.figures for s in found for r in s["stealth"])},
         reactivation=REACTIVATION,
-        ranks=ranking(records),
-        ranking=RANKING,
+        ranks=ranks,
+        ranking={n: head for n, head in RANKING.items() if any(n in rank.figures for rank in ranks)},
+        uneven=uneven(ranks),
         unplaced=unplaced(records),
         drawn=DRAWN,
         now=time.time(),
@@ -133,6 +136,7 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
     return {
         "id": f"group-{number}",
         "name": group.name,
+        "titles": list(dict.fromkeys(r.title for r in records if r.title)),
         "records": records,
         "first": first(group) or records[0],
         "headline": _headline(group, [line for line in lines if line.defence not in apart]),

@@ -11,6 +11,15 @@ from ostiary.metrics.intervals import Estimate
 from ostiary.report.tables import FIGURES, Row, purifiers, short, text
 
 
+class Paired(NamedTuple):
+    """One figure of a paper in the units of a record, and ours, if there is one."""
+
+    defence: str
+    name: str
+    theirs: float
+    ours: Estimate | None
+
+
 class Beside(NamedTuple):
     """One figure in words: of what, the paper's, ours, ours less theirs; a remark has the first two only."""
 
@@ -21,26 +30,44 @@ class Beside(NamedTuple):
 
 
 def beside(record: Record, lines: Sequence[Row], seeds: int = 1) -> list[Beside]:
-    """seeds: how many runs the group has; a mean over fewer, of those that gave a figure, says so.
+    """Remarks, then the figures of `paired` in words. seeds: how many runs the group has; a mean over fewer, of those that gave
+    a figure, says so."""
+    found = [
+        Beside(k, v if isinstance(v, str) else json.dumps(v)) for label, k, v in _given(record, lines) if not _is_figure(k, v)
+    ]
+    for label, name, theirs, mine in paired(record, lines):
+        few = f" ({mine['n']} of {seeds} seeds)" if mine and mine.get("n", seeds) < seeds else ""
+        shown = text(name, {"value": theirs}), text(name, mine, interval=True) + few, _less(name, mine, theirs)
+        found.append(Beside(f"{label}: {FIGURES[name]}", *shown))
+    return found
+
+
+def paired(record: Record, lines: Sequence[Row]) -> list[Paired]:
+    """What the record's plan says that a paper prints of its cell, each figure with ours of `lines`.
 
     Of `{metric: value}` and `{purifier: {metric: value}}`, both also under names of the cell's parts (an attack's name,
     `set=AIDS`, `surrogate=gin`, nested in any order). All in percent as soon as one rate of the plan is above 1. Anything
     else stands as it is."""
-    ours = {line.defence.partition("(")[0]: line.figures for line in reversed(lines)}
-    ours |= {line.defence: line.figures for line in lines}  # a paper's name stands for the method with any options
-    given = _of_cell(record.published, _names(record.plan), {"none", *ours})
+    ours, unit = _ours(lines), 100 if any(abs(v) > 1 for v in _rates(record.published)) else 1
+    rates = {(label, k): v for label, k, v in _given(record, lines) if _is_figure(k, v)}
+    scaled = {(label, k): v if k in ("der", "seconds") else v / unit for (label, k), v in rates.items()}
+    return [Paired(label, k, v, ours.get(label, {}).get(k)) for (label, k), v in scaled.items()]
+
+
+def _ours(lines: Sequence[Row]) -> dict[str, dict[str, Estimate]]:
+    found = {line.defence.partition("(")[0]: line.figures for line in reversed(lines)}
+    return found | {line.defence: line.figures for line in lines}  # a paper's name stands for the method with any options
+
+
+def _given(record: Record, lines: Sequence[Row]) -> list[tuple[str, str, Any]]:
+    """(defence, key, value) of all that is published of the record's cell."""
+    given = _of_cell(record.published, _names(record.plan), {"none", *_ours(lines)})
     parts = [(k, v) if isinstance(v, dict) else ("none", {k: v}) for k, v in given.items()]
-    own = [(label, k, v) for label, held in parts for k, v in held.items() if not isinstance(v, dict)]
-    rates = {(label, k): v for label, k, v in own if k in FIGURES and isinstance(v, int | float)}
-    unit = 100 if any(abs(v) > 1 for v in _rates(record.published)) else 1
-    found = [Beside(k, v if isinstance(v, str) else json.dumps(v)) for label, k, v in own if (label, k) not in rates]
-    for (label, name), value in rates.items():
-        scaled = value if name in ("der", "seconds") else value / unit
-        mine = ours.get(label, {}).get(name)
-        few = f" ({mine['n']} of {seeds} seeds)" if mine and mine.get("n", seeds) < seeds else ""
-        shown = text(name, {"value": scaled}), text(name, mine, interval=True) + few, _less(name, mine, scaled)
-        found.append(Beside(f"{label}: {FIGURES[name]}", *shown))
-    return found
+    return [(label, k, v) for label, held in parts for k, v in held.items() if not isinstance(v, dict)]
+
+
+def _is_figure(name: str, value: Any) -> bool:
+    return name in FIGURES and isinstance(value, int | float)
 
 
 def unplaced(records: Sequence[Record]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Defences ranked over all cells in which the attack works. Reads records only."""
+"""Defences ranked, each over those runs in which it was tried and the attack works. Reads records only."""
 
 from __future__ import annotations
 
@@ -51,6 +51,15 @@ def ranking(records: Iterable[Record]) -> list[Rank]:
     found = [_rank("none", taken, [], [r.metrics["victim"] for r in taken])]
     found += [_of(label, taken, clean) for label in labels]
     return sorted((f for f in found if f.cells or f.failed), key=_order)
+
+
+def uneven(ranks: Iterable[Rank]) -> str:
+    """A warning where defences were tried in unlike numbers of runs; else nothing."""
+    tried = [rank.cells + rank.failed for rank in ranks if rank.defence != "none"]
+    if len(set(tried)) < 2:
+        return ""
+    told = f"{min(tried)} to {max(tried)} runs, not all in the same"
+    return f"The defences were tried in {told}: a better place may be due to easier runs."
 
 
 def attacked(records: Iterable[Record]) -> list[Record]:

@@ -14,7 +14,7 @@ from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate
 from ostiary.report.certified import certified_tables, curves
 from ostiary.report.html import save
-from ostiary.report.published import beside
+from ostiary.report.published import beside, paired
 from ostiary.report.ranking import RANKING, Rank, ranking, spread
 from ostiary.report.scans import SCANS, scan_rows
 from ostiary.report.tables import (
@@ -26,6 +26,7 @@ from ostiary.report.tables import (
     Group,
     Row,
     detector_rows,
+    ends,
     few,
     groups,
     reactivation_rows,
@@ -40,8 +41,8 @@ Line = dict[str, Any]
 
 def save_tables(records: Sequence[Record], folder: str | Path) -> list[Path]:
     """Write the tables of the page into `folder`: runs.csv (a line per run and defence; rates as shares of 1), and as .csv
-    (shares of 1, ends of the 95 % interval, how many seeds or runs) and as .tex (percent or points; needs the package
-    booktabs) defences, ranking, reactivation, stealth, detectors, scans, certified and published.
+    (shares of 1, ends of the 95 % interval but of seconds, how many seeds or runs) and as .tex (percent or points; needs the
+    package booktabs) defences, ranking, reactivation, stealth, detectors, scans, certified and published.
 
     Tables without a line are left out, and their files from before removed. Raises StoreError where nothing can be written.
     """
@@ -98,7 +99,11 @@ def _ranked(found: Sequence[Rank]) -> tuple[list[Line], str]:
         ("", [*(_plain(str(v)) for v in line.values()), *(_math(spread(n, rank.figures.get(n))) for n in heads)])
         for line, rank in zip(own, found, strict=True)
     ]
-    return lines, _latex("mean and standard deviation over runs", ["defence", "runs", "failed", *heads.values()], cells)
+    return lines, _latex(
+        "mean and standard deviation, each over those runs in which it was tried",
+        ["defence", "runs", "failed", *heads.values()],
+        cells,
+    )
 
 
 def _scanned(found: Sequence[Row]) -> tuple[list[Line], str]:
@@ -128,7 +133,11 @@ def _certified(found: Sequence[Group]) -> tuple[list[Line], str]:
 def _published(found: Sequence[Group]) -> tuple[list[Line], str]:
     told = [(g, b) for g in found for b in beside(g.records[0], rows(g), len(g.records)) if b.ours]
     heads = ["figure", "published", "ours", "ours less published"]
-    lines = [{"cell": g.name, **dict(zip(heads, b, strict=True))} for g, b in told]
+    lines = [
+        {"cell": g.name, "defence": p.defence, "figure": p.name, "published": p.theirs, **_number("ours", p.name, p.ours or {})}
+        for g in found
+        for p in paired(g.records[0], rows(g))
+    ]
     cells = [(g.name, [_plain(b.what), *map(_math, b[1:])]) for g, b in told]
     return lines, _latex("ours: mean over seeds [95 % interval]", heads, cells)
 
@@ -136,10 +145,17 @@ def _published(found: Sequence[Group]) -> tuple[list[Line], str]:
 def _numbers(figures: Mapping[str, Estimate], names: Iterable[str]) -> Line:
     line: Line = {}
     for name in names:
-        figure = figures.get(name, {})
-        limits = {f"{name}_{end}": figure[end] for end in ("low", "high", "sd") if end in figure}
-        line |= {name: figure.get("value"), **limits, f"{name}_n": figure.get("n")} if figure else {}
+        line |= _number(name, name, figures.get(name, {}))
     return line
+
+
+def _number(head: str, name: str, figure: Estimate) -> Line:
+    """The columns of one figure: its value, ends as the page prints them, spread and number."""
+    limits = ends(name, figure) or (None, None)
+    given = ("low", "high") if "low" in figure and name != "seconds" else ()
+    held = {f"{head}_{end}": limit for end, limit in zip(given, limits, strict=False)}
+    held |= {f"{head}_sd": figure["sd"]} if "sd" in figure else {}
+    return {head: figure.get("value"), **held, f"{head}_n": figure.get("n")} if figure else {}
 
 
 def _csv(lines: Sequence[Line]) -> str:

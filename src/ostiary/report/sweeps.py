@@ -109,7 +109,7 @@ def _box(attack: dict[str, Any]) -> str:
 
 def _drawn(path: str, name: str, points: Rows) -> Figure:
     title = f"{FIGURES[name].removesuffix(' %')} along {path}"
-    said = "Means over seeds; bars: 95 % intervals, over seeds or, of a single one, over its test inputs."
+    said = "Means over seeds; bars: 95 % intervals, over seeds or, where it is wider or for one seed, over test inputs."
     if any(p["own"] for p in points):
         said += " Over the paper's own candidates where an attack names some, else over all test sources."
     sheets = _sheets(points)

@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 
 from ostiary.experiment.record import Record, canonical
-from ostiary.metrics.intervals import Estimate, averaged, mean, rate
+from ostiary.metrics.intervals import Estimate, averaged, difference, mean, rate
+from ostiary.thresholds import EXACT
 
 COLUMNS = ("acc", "asr", "natural", "asr_lift", "ra", "drop", "der")
 TITLES = {
@@ -177,17 +178,39 @@ def short(value: Any) -> str:
 def rows(group: Group) -> list[Row]:
     """The victim as it came, then every purifier, also one that failed in all seeds; a figure that none has is left out."""
     done = [r for r in group.records if "acc" in r.metrics.get("victim", {})]
-    found = [Row(group.name, "none", _figures([r.metrics["victim"] for r in done], _victim_seconds(done)))]
+    found = [Row(group.name, "none", _figures([_bounded(r.metrics["victim"]) for r in done], _victim_seconds(done)))]
     labels = dict.fromkeys(label for r in group.records for label in judged(r))
     for label in labels:
         having = [r for r in done if "acc" in r.metrics["purifiers"].get(label, {})]
         seconds = [r.seconds.get(f"purifier {label}", math.nan) for r in having]
-        found.append(Row(group.name, label, _figures([r.metrics["purifiers"][label] for r in having], seconds)))
+        models = [_bounded(r.metrics["purifiers"][label], r.metrics["victim"]) for r in having]
+        found.append(Row(group.name, label, _figures(models, seconds)))
     return found
 
 
 def _victim_seconds(records: Sequence[Record]) -> list[float]:
     return [r.seconds.get("victim", math.nan) for r in records]
+
+
+def _bounded(metrics: dict[str, Any], before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A model's metrics with ends for differences of rates that were recorded without: those of the rates, as if independent.
+
+    before: of the victim that a purifier was given. A DER takes its ends from what ASR and accuracy fell by."""
+    was = before or {}
+    less = {"asr_lift": (metrics, "asr", metrics, "natural"), "cad": (metrics, "control_acc", metrics, "acc")}
+    less |= {"drop": (was, "acc", metrics, "acc"), "fell": (was, "asr", metrics, "asr")}
+    parts = {name: (one.get(k, {}), other.get(j, {})) for name, (one, k, other, j) in less.items()}
+    found = {name: difference(*pair) for name, pair in parts.items() if all(map(_closed, pair))}
+    found |= {name: metrics[name] for name in less if _closed(metrics.get(name, {}))}
+    if "fell" in found and "drop" in found:
+        fell, drop = ({k: max(0, v) for k, v in found[name].items()} for name in ("fell", "drop"))  # DER forgives gains
+        found["der"] = {k: v if k == "n" else (1 + v) / 2 for k, v in difference(fell, drop).items()}
+    open_ = [k for k in found if k in metrics and not _closed(metrics[k])]
+    return {**metrics, **{k: {**metrics[k], "low": found[k]["low"], "high": found[k]["high"]} for k in open_}}
+
+
+def _closed(figure: dict[str, Any]) -> bool:
+    return not any(math.isnan(_number(figure.get(end))) for end in ("value", "low", "high"))
 
 
 def _figures(metrics: Sequence[dict[str, Any]], seconds: Sequence[float]) -> dict[str, Estimate]:
@@ -204,7 +227,8 @@ def _figures(metrics: Sequence[dict[str, Any]], seconds: Sequence[float]) -> dic
 
 def over_seeds(held: Sequence[dict[str, Any]]) -> Estimate:
     """Mean over seeds with its t interval, or that of the counts of each seed where it is wider: seeds that agree by chance,
-    as at 0 and 100 %, prove no more than their inputs do. For one seed the interval of its own counts."""
+    as at 0 and 100 %, prove no more than their inputs do, and without counts nothing: NaN. For one seed the interval of its
+    own counts."""
     told = [{"value": _number(h["value"]), "low": _number(h.get("low")), "high": _number(h.get("high")), "n": 1} for h in held]
     if len(told) == 1:
         return told[0]
@@ -212,6 +236,8 @@ def over_seeds(held: Sequence[dict[str, Any]]) -> Estimate:
     counted = averaged([h for h in told if not math.isnan(h["value"])]) if found["n"] else found
     if found["n"] > 1 and not math.isnan(counted["low"]):
         found |= {"low": min(found["low"], counted["low"]), "high": max(found["high"], counted["high"])}
+    elif found["sd"] <= EXACT:
+        found |= {"low": math.nan, "high": math.nan}
     return found
 
 

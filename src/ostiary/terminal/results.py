@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from rich.text import Text
 from ostiary.experiment.record import seeds_unlike
 from ostiary.report import tables
 from ostiary.report.published import beside, unplaced
-from ostiary.report.ranking import RANKING, ranking, spread
+from ostiary.report.ranking import RANKING, ranking, spread, uneven
 from ostiary.report.scans import SCANS, accused, scan_rows
 from ostiary.terminal.screen import WIDE, say
 
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from ostiary.experiment.record import Record
 
 LEGEND = (
-    "[ ]: 95 % interval, over seeds or, for one seed, over test inputs. natural: triggered inputs that a model trained on "
-    "clean data already sends to the target; lift: ASR - natural. RA: triggered inputs given their true label. DER: 0.5 is "
-    "no gain, 1 the best."
+    "[ ]: 95 % interval, over seeds or, where it is wider or for one seed, over test inputs. natural: triggered inputs that a "
+    "model trained on clean data already sends to the target; lift: ASR - natural. RA: triggered inputs given their true "
+    "label. DER: 0.5 is no gain, 1 the best."
 )
 UNKNOWN = "No attack is named, so there is no rate of success: whether the model has a backdoor is for detectors to say."
 Rows = Callable[[tables.Group], list[tables.Row]]
 Found = Sequence[tuple[tables.Group, list[tables.Row]]]
+FOLDED = 26  # most columns of a defence in a ranking that is short of room
 _NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 
 
@@ -88,22 +90,34 @@ def preview(out: Console, runs: Sequence[dict[str, Any]], stages: int, left: int
 
 
 def _ranking(out: Console, records: Sequence[Record]) -> None:
-    """The defences of a sweep over all runs in which the attack works."""
+    """The defences of a sweep in their order; without standard deviations where these do not fit."""
     found = ranking(records)
     if not found:
         return
     columns = {c: t for c, t in RANKING.items() if any(c in rank.figures for rank in found)}
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in ("defence", "runs", "failed", *columns.values()):
-        table.add_column(title, no_wrap=True, justify="left" if title == "defence" else "right")
-    for rank in found:
-        figures = (spread(c, rank.figures.get(c)) for c in columns)
-        table.add_row(rank.defence, str(rank.cells), str(rank.failed), *figures)
+    heads = ["runs", "failed", *columns.values()]
+    lines = [(r.defence, [str(r.cells), str(r.failed), *(spread(c, r.figures.get(c)) for c in columns)]) for r in found]
+    means = [(defence, [figure.partition(" ±")[0] for figure in own]) for defence, own in lines]
     out.line()
-    say(out, "Defences over all runs in which the attack works (lift of 30 points and more)", "bold")
-    out.print(table)
+    say(out, "Defences, each over those runs in which it was tried and the attack works (lift of 30 points and more)", "bold")
+    if uneven(found):
+        say(out, uneven(found), "yellow")
+    forms = [(lines, False), (lines, True), (means, True)]
+    shown = [_ranked(heads, held, tight=tight) for held, tight in forms]
+    printed = _first_that_fits(out, shown)
+    if printed is None:
+        for defence, own in lines:
+            say(out, f"{defence}: {', '.join(f'{head} {figure}' for head, figure in zip(heads, own, strict=True))}")
     solved = "of all runs, failed ones too: lift and accuracy drop of at most 5 points, by more than saying one class"
-    say(out, f"mean ± standard deviation over runs. solved: {solved}.", "dim")
+    say(out, f"mean{'' if printed is shown[-1] else ' ± standard deviation'} over runs. solved: {solved}.", "dim")
+
+
+def _ranked(heads: Sequence[str], lines: Sequence[tuple[str, list[str]]], *, tight: bool) -> Table:
+    table = _headed("defence", heads, [cells for _, cells in lines], tight=tight)
+    for defence, cells in lines:
+        folded = textwrap.wrap(defence, FOLDED, break_on_hyphens=False) if tight else [defence]
+        table.add_row("\n".join(folded), *cells)
+    return table
 
 
 def _beside(out: Console, groups: Sequence[tables.Group]) -> None:
@@ -137,23 +151,35 @@ def _figures(out: Console, groups: Sequence[tables.Group], rows: Rows, what: str
     """One table for all groups; lines of text where the terminal is too narrow for it."""
     found = [(group, rows(group)) for group in groups]
     columns = {c: t for c, t in titles.items() if any(c in row.figures for _, lines in found for row in lines)}
-    loose, tight = (_table(found, what, columns, tight=t) for t in (False, True))
-    free = out.options.update(max_width=WIDE)
-    if Measurement.get(out, free, loose).maximum <= out.width:
-        out.print(loose)
-    elif Measurement.get(out, free, tight).minimum <= out.width:
-        out.print(tight)
-    else:
+    if _first_that_fits(out, [_grouped(found, what, columns, tight=tight) for tight in (False, True)]) is None:
         _as_lines(out, found, columns)
 
 
-def _table(found: Found, what: str, columns: dict[str, str], *, tight: bool) -> Table:
+def _first_that_fits(out: Console, forms: Sequence[Table]) -> Table | None:
+    """Print the first of these that is narrow enough and return it. Names of lines fold in all but the first form."""
+    free = out.options.update(max_width=WIDE)
+    for i, table in enumerate(forms):
+        needed = Measurement.get(out, free, table)
+        if (needed.minimum if i else needed.maximum) <= out.width:
+            out.print(table)
+            return table
+    return None
+
+
+def _headed(what: str, heads: Iterable[str], lines: Sequence[Sequence[str]], *, tight: bool) -> Table:
+    """A table without rows whose columns hold the cells of these lines whole; only the first column, `what`, folds."""
     table = Table(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 0 if tight else 1, 0, 0), pad_edge=False)
     table.add_column("\n" * tight + what, overflow="fold", min_width=12)
-    for name, title in columns.items():
+    for i, title in enumerate(heads):
         header = _two_lines(title) if tight else title
-        shown = [*header.split("\n"), *(_cell(row, name) for _, lines in found for row in lines)]
+        shown = [*header.split("\n"), *(cells[i] for cells in lines)]
         table.add_column(header, justify="right", no_wrap=True, min_width=max(map(len, shown)))
+    return table
+
+
+def _grouped(found: Found, what: str, columns: dict[str, str], *, tight: bool) -> Table:
+    cells = [[_cell(row, name) for name in columns] for _, lines in found for row in lines]
+    table = _headed(what, columns.values(), cells, tight=tight)
     for group, lines in found:
         alone = len(found) > 1 and len(lines) == 1 and lines[0].defence in ("none", "trigger")
         if len(found) > 1 and not alone:
@@ -172,8 +198,11 @@ def _cell(row: tables.Row, column: str) -> str:
 
 
 def _two_lines(title: str) -> str:
-    first, _, second = title.rpartition(" ") if len(title) < 12 else title.partition(" % ")
-    return f"{first}\n{second}"
+    if len(title) < 12 or " % " in title:
+        first, _, second = title.rpartition(" ") if len(title) < 12 else title.partition(" % ")
+        return f"{first}\n{second}"
+    middle = min((i for i, c in enumerate(title) if c == " "), key=lambda i: abs(2 * i - len(title)), default=len(title))
+    return f"{title[:middle]}\n{title[middle + 1 :]}"
 
 
 def _as_lines(out: Console, found: Found, titles: dict[str, str]) -> None:
