@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -243,6 +244,13 @@ def test_a_second_derivative_goes_through_attention() -> None:
 def test_a_seed_is_a_whole_number(seed: Any) -> None:
     with pytest.raises(InvalidInput, match="expected a whole number"):
         Context(seed=seed)
+
+
+@pytest.mark.parametrize("given", [{"architecture": "gin"}, {"trainer": {"epochs": 3}}, {"device": "cpu"}])
+def test_parts_of_a_context_are_made_by_their_makers(given: dict[str, Any]) -> None:
+    name, held = next(iter(given.items()))
+    with pytest.raises(InvalidInput, match=rf"a context's {name} is {re.escape(repr(held))}, expected what"):
+        Context(**given)
 
 
 class InPlace(nn.Module):

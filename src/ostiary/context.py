@@ -46,6 +46,14 @@ class Context:
     def __post_init__(self) -> None:
         if type(self.seed) is not int:
             raise InvalidInput(f"a context's seed is {self.seed!r}, expected a whole number")
+        kinds: dict[str, tuple[Any, str]] = {
+            "device": (torch.device, "torch.device(name)"),
+            "architecture": (Architecture | None, "ostiary.build('victim', name)"),
+            "trainer": (Trainer, "ostiary.Trainer(epochs=...)"),
+        }
+        for name, (kind, how) in kinds.items():
+            if not isinstance(getattr(self, name), kind):
+                raise InvalidInput(f"a context's {name} is {getattr(self, name)!r}, expected what {how} makes")
 
     def rng(self, name: str) -> torch.Generator:
         """The stream called `name`; the same each time it is asked for."""

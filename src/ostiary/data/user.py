@@ -20,6 +20,7 @@ from ostiary.modality.graphs import DEGREES, Graphs
 from ostiary.modality.nodes import Nodes
 
 if TYPE_CHECKING:
+    from torch.utils.data import Dataset as TorchDataset
     from torch_geometric.data import Data
 
 
@@ -61,7 +62,9 @@ def nodes(
 
 
 def images(
-    pixels: Tensor | Iterable[tuple[Any, int]], y: Sequence[int] | Tensor | None = None, classes: tuple[str, ...] = ()
+    pixels: Tensor | Iterable[tuple[Any, int | Tensor]] | TorchDataset[Any],
+    y: Sequence[int] | Tensor | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Dataset:
     """Images [n, c, h, w] in [0, 1] with their labels as a Dataset; or, without `y`, pairs of an image (a tensor [c, h, w] in
     [0, 1] or a Pillow image) and its label, such as a torch Dataset holds, or batches of them, as a DataLoader gives.
