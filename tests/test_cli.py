@@ -549,6 +549,19 @@ def test_a_dry_run_computes_and_writes_nothing(call: Call, tmp_path: Path, store
     refused(call("run", "--set", *TOY, "attack.rat=1", "--dry-run"), "did you mean 'rate'")
 
 
+def test_a_dry_run_tells_whose_code_a_run_would_execute(call: Call, tmp_path: Path, store: Path, toy: list[object]) -> None:
+    assert call(*toy, "--dry-run", "--json").document["trusted"] == []
+    code = tmp_path / "mine.py"
+    code.write_text("raise SystemExit('executed')\n")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        f"dataset: {{name: planetoid, unpickle: true}}\nvictim: gcn\nvary: {{victim: [gcn, {{name: file, path: {code}}}]}}\n"
+    )
+    said = call("run", plan, "--dry-run", "--store", tmp_path / "none", "--json")
+    assert said.document["trusted"] == [f"Python of {code}", "pickles of planetoid"]
+    assert "read them first if they are not yours" in call("run", plan, "--dry-run", "--store", tmp_path / "none").out
+
+
 def test_tables_are_saved_to_calculate_with_and_for_a_paper(call: Call, store: Path, tmp_path: Path) -> None:
     folder = tmp_path / "tables"
     said = call("report", "--store", store, "--output", tmp_path / "r.html", "--tables", folder, "--json").document

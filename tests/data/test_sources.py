@@ -357,6 +357,22 @@ def test_sets_without_features_get_degrees(needs_data: Path) -> None:
     assert torch.equal(g.x.argmax(1), g.in_degree.clamp(max=19))
 
 
+def test_what_is_damaged_in_the_cache_is_made_anew(needs_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    source, cached = build("dataset", {"name": "tu", "set": "MUTAG"}), tmp_path / "ostiary" / "tu" / "MUTAG.safetensors"
+    whole = source.read()[0].fingerprint()
+    raw = tmp_path / "ostiary" / "pyg" / "MUTAG" / "raw" / "MUTAG_A.txt"
+    cached.write_bytes(cached.read_bytes()[:1000])
+    raw.write_text("0, 1\n")
+    assert source.read()[0].fingerprint() == whole
+    cached.unlink()
+    raw.unlink()
+    monkeypatch.setenv("OSTIARY_DATA", str(tmp_path))
+    with pytest.raises(InvalidInput, match="nor could it be fetched"):
+        source.read()
+    assert not raw.parent.exists(), "half a download would fail for ever"
+
+
 def test_names_of_sets_are_no_paths() -> None:
     with pytest.raises(InvalidInput, match="is no name of a TU data set"):
         load("tu", set="../../etc")

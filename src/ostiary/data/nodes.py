@@ -7,12 +7,11 @@ import shutil
 from dataclasses import replace
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate, build
 from ostiary.data.dataset import Dataset, Splits
-from ostiary.data.source import DataSource, cache_folder, data_folder, save_cached
+from ostiary.data.source import DataSource, cache_folder, cached, data_folder
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.nodes import Nodes, firsts, induced
@@ -87,16 +86,17 @@ class Planetoid(NodeSource, name="planetoid"):
         if not re.fullmatch(r"[A-Za-z]+", self.set):
             raise InvalidInput(f"'{self.set}' is no name of a Planetoid data set; they are Cora, CiteSeer and PubMed")
         home = cache_folder() / "planetoid" / f"{self.set.lower()}.safetensors"
-        if not home.exists():
-            if not self.unpickle:
-                raise InvalidInput(
-                    f"the raw files of Planetoid's {self.set} are pickles, which can run code when they are read; set "
-                    "unpickle: true if you trust where they come from (needed once)"
-                )
-            save_cached(home, _from_pyg(self.set))
-        held = load_file(home)
+        held = cached(home, self._raw)
         graph = Graphs.build(held["x"], held["edge_index"], torch.tensor([len(held["x"])]))
         return Dataset.of(Nodes.of(graph), held["y"], build("modality", "node")), None
+
+    def _raw(self) -> dict[str, Tensor]:
+        if not self.unpickle:
+            raise InvalidInput(
+                f"the raw files of Planetoid's {self.set} are pickles, which can run code when they are read; set "
+                "unpickle: true if you trust where they come from (needed once)"
+            )
+        return _from_pyg(self.set)
 
 
 def _pairs(y: Tensor, n: int, homophily: float, rng: torch.Generator) -> Tensor:
@@ -146,6 +146,7 @@ def _from_pyg(name: str) -> dict[str, Tensor]:
             shutil.copytree(offline / "planetoid" / name / "raw", root / name / "raw", dirs_exist_ok=True)
         data = Reader(str(root), name, force_reload=True)[0]
     except Exception as error:
+        shutil.rmtree(root / name, ignore_errors=True)  # half a download would fail for ever
         where = f"{offline / 'planetoid'}" if offline else "OSTIARY_DATA (not set)"
         raise InvalidInput(f"the Planetoid set '{name}' is neither in {where} nor could it be fetched: {error}") from error
     edges = data.edge_index[:, data.edge_index[0] != data.edge_index[1]]  # layers add self-loops where they want them

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
+from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar, Literal, final
@@ -168,9 +170,16 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ostiary"
 
 
-def save_cached(home: Path, tensors: dict[str, Tensor]) -> None:
-    """Write tensors into the cache. Raises StoreError where it cannot be written."""
-    from safetensors.torch import save_file
+def cached(home: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors of a file in the cache; `make` gives them where it is not there or damaged. Raises StoreError where it
+    cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file, save_file
 
+    if home.exists():
+        with suppress(SafetensorError):
+            return load_file(home)
+    found = make()
     with whole(home) as part:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, part)
+        save_file({k: v.contiguous() for k, v in found.items()}, part)
+    return load_file(home)

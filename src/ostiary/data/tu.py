@@ -10,12 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from ostiary.component import Positive, build
 from ostiary.data.dataset import Dataset
-from ostiary.data.source import DataSource, cache_folder, data_folder, save_cached
+from ostiary.data.source import DataSource, cache_folder, cached, data_folder
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import DEGREES, Graphs, degree_features
 from ostiary.modality.sparse import pointer
@@ -46,9 +45,7 @@ class TU(DataSource, name="tu"):
         if not re.fullmatch(r"[A-Za-z0-9_\-]+", self.set):
             raise InvalidInput(f"'{self.set}' is no name of a TU data set; names are like AIDS or PROTEINS_full")
         home = cache_folder() / "tu" / f"{self.set}{'-attributes-first' if self.attributes else ''}.safetensors"
-        if not home.exists():
-            save_cached(home, _from_pyg(self.set, bool(self.attributes)))
-        tensors = load_file(home)
+        tensors = cached(home, lambda: _from_pyg(self.set, bool(self.attributes)))
         width = int(tensors.pop("attributes", torch.tensor(0)))
         if self.attributes and not width:
             raise InvalidInput(f"{self.set} has no node attributes; leave attributes out")
@@ -89,6 +86,7 @@ def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
             _unpack(offline / "tu" / f"{name}.zip", root / name / "raw", name)
         data: Any = TUDataset(str(root), name, use_node_attr=attributes, force_reload=True)
     except Exception as error:
+        shutil.rmtree(root / name, ignore_errors=True)  # half a download would fail for ever
         where = f"{offline / 'tu'}" if offline else "OSTIARY_DATA (not set)"
         raise InvalidInput(f"the TU set '{name}' is neither in {where} nor could it be fetched: {error}") from error
     store, slices = data._data, data.slices

@@ -76,8 +76,9 @@ def results(out: Console, records: Sequence[Record]) -> None:
             say(out, f"- {line}", style)
 
 
-def preview(out: Console, runs: Sequence[dict[str, Any]], stages: int, left: int) -> None:
-    """What a run would do: every cell with its seeds, and how many of its stages are still to compute."""
+def preview(out: Console, runs: Sequence[dict[str, Any]], stages: int, left: int, trusted: Sequence[str]) -> None:
+    """What a run would do: every cell with its seeds, and how many of its stages are still to compute. trusted: whose code
+    it would execute besides ours."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         cells.setdefault(run["cell"], []).append(run)
@@ -87,6 +88,8 @@ def preview(out: Console, runs: Sequence[dict[str, Any]], stages: int, left: int
     plural = "s" * (len(runs) > 1), "s" * (len(cells) > 1)
     said = f"{len(runs)} run{plural[0]} of {len(cells)} cell{plural[1]}, {stages} stages, {stages - left} of them done"
     say(out, f"{said}; shared stages count once", "bold")
+    if trusted:
+        say(out, f"a run executes {', '.join(trusted)}: read them first if they are not yours", "yellow")
 
 
 def _ranking(out: Console, records: Sequence[Record]) -> None:
