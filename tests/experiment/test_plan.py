@@ -133,6 +133,14 @@ def test_vary_is_a_cross_product_and_every_combination_has_a_seed_before_the_nex
         assert "seeds" not in cell.spec()
 
 
+def test_data_and_victim_that_vary_need_not_be_named_once_more() -> None:
+    pairs = [["solubility", {"name": "gin", "layers": 2}], ["toy-graphs", "gcn"]]
+    plan, passed = read_plan({"vary": {"dataset + victim": pairs, "victim.hidden": [8, 16]}})
+    assert set(passed) == {"vary"}
+    found = [(c.plan.dataset.name, c.plan.victim.name, c.plan.victim.hidden) for c in plan.cells()]
+    assert found == [("solubility", "gin", 8), ("solubility", "gin", 16), ("toy-graphs", "gcn", 8), ("toy-graphs", "gcn", 16)]
+
+
 def test_vary_takes_whole_parts_and_lists_of_parts() -> None:
     vary = {"attack": ["sub-ba", {"name": "gta", "rate": 0.2}], "purifiers": ["fine-tune", ["nad", "fine-tune"]]}
     plan = read_plan(toy(vary=vary))[0]

@@ -236,16 +236,24 @@ def read_plan(source: str | Path | Mapping[str, Any] | Plan, changes: Iterable[s
     for name in passed:
         if name not in known:
             raise UnknownName(f"a plan has no option '{name}'{suggest(name, known)}")
+    given = _first_varied(passed.get("vary")) | passed
     for name in ("dataset", "victim"):
-        if name not in passed:
+        if name not in given:
             raise BadSpec(f"the plan names no {name}; add {name}=..., for instance {name}={_example(name)}")
-    plan = Plan(**passed)
+    plan = Plan(**given)
     _check_lists(plan)
     try:
         canonical([passed, plan.spec()])
     except (TypeError, ValueError, OverflowError) as error:
         raise BadSpec(f"the plan holds a value that is no JSON ({error}); give plain numbers and text") from error
     return plan, passed
+
+
+def _first_varied(vary: Any) -> dict[str, Any]:
+    """Data and victim of the first cell where `vary` lists them: such a plan need not name one more."""
+    axes = vary.items() if isinstance(vary, Mapping) else ()
+    first = {path: value for entry, values in axes for path, value in _axis(str(entry), values)[0].items()}
+    return {name: first[name] for name in ("dataset", "victim") if name in first}
 
 
 def _check_changed(changed: Iterable[str], vary: Any) -> None:
