@@ -1,4 +1,4 @@
-"""What the benchmarks share: data with a fallback, CPU time of interleaved repeats, and the last line."""
+"""What the benchmarks share: data with a fallback, a victim's own network, CPU time of interleaved repeats, the last line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.errors import InvalidInput
 from ostiary.models.victim import Victim
+
+Net = TypeVar("Net", bound=nn.Module)
 
 
 def one_thread() -> None:
@@ -40,14 +44,22 @@ def clique_victim() -> tuple[Victim, Dataset, Context, str]:
     return ctx.fit(poisoned.splits.train), splits.clean, ctx, name
 
 
-def cpu_seconds(*functions: Callable[[], object], repeats: int = 3) -> list[float]:
-    """Median CPU seconds of each function; the repeats alternate, so that a busy machine slows all of them alike."""
+def inside(victim: Victim, kind: type[Net]) -> Net:
+    """The network that `victim` wraps, one of the library's own, by the class that it is of."""
+    assert isinstance(victim.module, kind)
+    return victim.module
+
+
+def cpu_seconds(*functions: Callable[[], object], repeats: int = 3, warm: int = 0) -> list[float]:
+    """Median CPU seconds of each function, after `warm` rounds that do not count; the repeats alternate, so that a busy
+    machine slows all of them alike."""
     times: list[list[float]] = [[] for _ in functions]
-    for _ in range(repeats):
+    for i in range(-warm, repeats):
         for function, found in zip(functions, times, strict=True):
             start = time.process_time()
             function()
-            found.append(time.process_time() - start)
+            if i >= 0:
+                found.append(time.process_time() - start)
     return [statistics.median(found) for found in times]
 
 

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import torch
+from torch import Tensor
 
 from common import cpu_seconds, one_thread, report, tu
 from ostiary.component import build
 from ostiary.context import Context
+from ostiary.data.dataset import Dataset
 from ostiary.detectors.ed import ED
+from ostiary.models.victim import Victim
 
 MANY, FEW = 400, 10  # graphs scored at once and one by one, which is too slow for all of them
+
+
+def score(method: ED, victim: Victim, graphs: Dataset, rows: Tensor) -> None:
+    method.scored(victim, graphs.inputs.take(rows), graphs.ids[rows], Context())
+
+
+def one_by_one(do: Callable[[Tensor], None]) -> None:
+    for i in range(0, MANY, MANY // FEW):
+        do(torch.tensor([i]))
 
 
 def main() -> None:
@@ -26,15 +40,9 @@ def main() -> None:
     print(f"{name}: {MANY} graphs, {len(graphs.inputs.x) / MANY:.1f} nodes each; CPU seconds on one thread per {MANY} graphs\n")
     print(f"{'detector':40} {'one by one':>10} {'at once':>8} {'ratio':>8}")
     for method in (ED(), ED.preset("paper")):
-
-        def score(rows: torch.Tensor, method: ED = method) -> None:
-            method.scored(victim, graphs.inputs.take(rows), graphs.ids[rows], Context())
-
-        score(torch.arange(1))  # first calls load kernels
-        loop, batched = cpu_seconds(
-            lambda score=score: [score(torch.tensor([i])) for i in range(0, MANY, MANY // FEW)],
-            lambda score=score: score(torch.arange(MANY)),
-        )
+        do = partial(score, method, victim, graphs)
+        do(torch.arange(1))  # first calls load kernels
+        loop, batched = cpu_seconds(partial(one_by_one, do), partial(do, torch.arange(MANY)))
         ratio = loop * MANY / FEW / batched
         print(f"{method.label():40} {loop * MANY / FEW:10.1f} {batched:8.2f} {ratio:8.1f}")
     report("ed", ratio, 10)

@@ -6,15 +6,16 @@ import resource
 import subprocess
 import sys
 import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import cpu_seconds, one_thread, report
+from common import cpu_seconds, inside, one_thread, report
 from ostiary.modality.graphs import Graphs
 from ostiary.models.edge_gradient import top_flips
-from ostiary.models.graph_layers import GCNConv
+from ostiary.models.graph_layers import Conv, GCNConv
 from ostiary.models.graph_nets import GraphNet
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.seeds import generator
@@ -26,7 +27,7 @@ FEATURES, WIDTHS, DEGREE, FLIPS = 16, (16, 8), 4, 10
 
 def network() -> Victim:
     torch.manual_seed(0)
-    convs = [GCNConv(a, b) for a, b in zip((FEATURES, *WIDTHS), WIDTHS, strict=False)]
+    convs: list[Conv] = [GCNConv(a, b) for a, b in zip((FEATURES, *WIDTHS), WIDTHS, strict=False)]
     return Victim(GraphNet(convs, WIDTHS[-1], 2, "max", 0.0, False), "graph").eval()
 
 
@@ -50,12 +51,12 @@ def ours(victim: Victim, graphs: Graphs) -> Tensor:
 
 def dense(victim: Victim, graphs: Graphs) -> Tensor:
     """One graph after the other, each with an N x N matrix that autograd differentiates by."""
-    found = []
+    found, net = [], inside(victim, GraphNet)
     with evaluating(victim), without_gradients(victim):
         for i in range(len(graphs)):
             start, end = graphs.node_ptr[i : i + 2].tolist()
             edges = graphs.edge_index[:, graphs.edge_ptr[i] : graphs.edge_ptr[i + 1]] - start
-            found.append(dense_scores(victim.module, graphs.x[start:end], edges))
+            found.append(dense_scores(net, graphs.x[start:end], edges))
     return torch.stack(found)
 
 
@@ -63,6 +64,7 @@ def dense_scores(net: GraphNet, x: Tensor, edges: Tensor) -> Tensor:
     a = x.new_zeros(len(x), len(x)).index_put_((edges[1], edges[0]), x.new_ones(())).requires_grad_()
     scale = (a.sum(1) + 1).rsqrt()[:, None]
     for conv in net.convs:
+        assert isinstance(conv, GCNConv)
         h = scale * (x @ conv.lin.weight.T)
         x = (scale * (a @ h + h) + conv.bias).relu()
     g = x.amax(0)[None]
@@ -110,7 +112,7 @@ def large(victim: Victim) -> tuple[float, float]:
         graphs = random_graphs(1, n)
         there, here = dense(victim, graphs), ours(victim, graphs)
         error = float((there - here).abs().max() / there.abs().max())
-        theirs, own = cpu_seconds(lambda g=graphs: dense(victim, g), lambda g=graphs: ours(victim, g), repeats=5)
+        theirs, own = cpu_seconds(partial(dense, victim, graphs), partial(ours, victim, graphs), repeats=5)
         ratio, memory = theirs / own, children["dense", n][1]
         print(f"{n:7} {theirs:9.4f} {memory:7.0f} {own:9.4f} {extra:7.0f} {whole:7.0f} {ratio:11.1f} {error:10.1e}", flush=True)
     return ratio, max(c[2] for (side, _), c in children.items() if side == "ours")
@@ -120,7 +122,7 @@ def small(victim: Victim) -> float:
     graphs = random_graphs(MANY, SMALL)
     some = graphs.take(torch.arange(SOME))
     error = float((dense(victim, some) - ours(victim, graphs)[:SOME]).abs().max())
-    loop, batch = cpu_seconds(lambda: dense(victim, some), lambda: ours(victim, graphs), repeats=5)
+    loop, batch = cpu_seconds(partial(dense, victim, some), partial(ours, victim, graphs), repeats=5)
     loop, batch = loop / SOME * 1e3, batch / MANY * 1e3
     print(f"\n{MANY} graphs of {SMALL} nodes, CPU milliseconds per graph: dense {loop:.3f} (from {SOME}), ours {batch:.4f},")
     print(f"{loop / batch:.1f} times; scores differ by {error:.1e}\n")

@@ -12,10 +12,11 @@ from torch.utils.data import Sampler
 from torch_geometric.data import Data, InMemoryDataset
 from torch_geometric.loader import DataLoader
 
-from common import cpu_seconds, one_thread, report, tu
+from common import cpu_seconds, inside, one_thread, report, tu
 from explainer import LAYERS, WIDTH, PyGNet, twin
 from ostiary.component import build
 from ostiary.data.dataset import Dataset
+from ostiary.models.graph_nets import GraphNet
 from ostiary.models.victim import Victim
 from ostiary.seeds import generator
 from ostiary.training.trainer import Trainer, TrainState
@@ -24,12 +25,11 @@ BATCH, RATE, SEED = 64, 0.005, 0
 EPOCHS, EXACT = 20, 5  # epochs measured; epochs compared in float64
 
 
-class Stored(InMemoryDataset):
-    """What TUDataset is: one collated store that hands out one graph after the other."""
-
-    def __init__(self, graphs: list[Data]) -> None:
-        super().__init__()
-        self.data, self.slices = self.collate(graphs)
+def collated(graphs: list[Data]) -> InMemoryDataset:
+    """What TUDataset is: one store that hands out one graph after the other."""
+    found = InMemoryDataset()
+    found.data, found.slices = found.collate(graphs)
+    return found
 
 
 class OurOrder(Sampler[int]):
@@ -49,7 +49,7 @@ class PyGTraining:
     """The usual loop."""
 
     def __init__(self, victim: Victim, graphs: list[Data] | InMemoryDataset) -> None:
-        net = PyGNet("GIN", graphs[0].x.shape[1], victim.module.head.out_features)
+        net = PyGNet("GIN", graphs[0].x.shape[1], inside(victim, GraphNet).head.out_features)
         self.module: nn.Module = twin(victim, net.to(graphs[0].x.dtype))
         self.loader = DataLoader(graphs, BATCH, sampler=OurOrder(len(graphs)))
         self.optimizer = torch.optim.Adam(self.module.parameters(), lr=RATE)
@@ -91,7 +91,7 @@ class OurTraining:
 
 
 def with_labels(data: Dataset) -> list[Data]:
-    graphs = data.inputs.to_pyg()
+    graphs: list[Data] = data.inputs.to_pyg()
     for graph, y in zip(graphs, data.y, strict=True):
         graph.y = y[None]
     return graphs
@@ -119,7 +119,7 @@ def main() -> None:
     victim = build("victim", {"name": "gin", "layers": LAYERS, "hidden": WIDTH}).make(data, SEED)
     difference = exact(victim, data)
     graphs = with_labels(data)
-    stored, listed, ours = PyGTraining(victim, Stored(graphs)), PyGTraining(victim, graphs), OurTraining(victim, data)
+    stored, listed, ours = PyGTraining(victim, collated(graphs)), PyGTraining(victim, graphs), OurTraining(victim, data)
     sides = stored, listed, ours
     epoch = cpu_seconds(*(side.epoch for side in sides), repeats=EPOCHS)
     fetch = cpu_seconds(*(side.fetch for side in sides), repeats=EPOCHS)

@@ -10,6 +10,7 @@ import copy
 import importlib.util
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,9 +20,10 @@ from torch_geometric.explain import CaptumExplainer, Explainer, ExplainerAlgorit
 from torch_geometric.explain.algorithm import GNNExplainer as PyGGNNExplainer
 from torch_geometric.explain.algorithm import PGExplainer as PyGPGExplainer
 
-from common import cpu_seconds, one_thread, report, tu
+from common import cpu_seconds, inside, one_thread, report, tu
 from ostiary.component import build
 from ostiary.context import Context
+from ostiary.explainers.base import Explainer as OurExplainer
 from ostiary.explainers.gnn_explainer import GNNExplainer
 from ostiary.explainers.grad_cam import GradCAM
 from ostiary.explainers.guided_backprop import GuidedBackprop
@@ -29,6 +31,8 @@ from ostiary.explainers.integrated_gradients import IntegratedGradients
 from ostiary.explainers.pg_explainer import PGExplainer
 from ostiary.explainers.subgraphx import SubgraphX
 from ostiary.modality.graphs import Graphs
+from ostiary.models.graph_layers import GINConv
+from ostiary.models.graph_nets import GraphNet
 from ostiary.models.victim import Victim
 
 MANY, FEW = 200, 20  # graphs explained by us and by PyG, which is too slow for all of them
@@ -49,18 +53,24 @@ class PyGNet(nn.Module):
     def forward(self, x: Tensor, edge_index: Tensor, batch: Tensor) -> Tensor:
         for conv in self.convs:
             x = conv(x, edge_index).relu()
-        return self.head(self.lin(pyg.global_add_pool(x, batch)).relu())
+        logits: Tensor = self.head(self.lin(pyg.global_add_pool(x, batch)).relu())
+        return logits
 
 
 def gin(d_in: int, d_out: int) -> nn.Module:
-    return pyg.GINConv(nn.Sequential(nn.Linear(d_in, d_out), nn.BatchNorm1d(d_out), nn.ReLU(), nn.Linear(d_out, d_out)))
+    mlp = nn.Sequential(nn.Linear(d_in, d_out), nn.BatchNorm1d(d_out), nn.ReLU(), nn.Linear(d_out, d_out))
+    layer: nn.Module = pyg.GINConv(mlp)
+    return layer
 
 
 def twin(victim: Victim, net: PyGNet) -> PyGNet:
     """`net` with the weights of our GIN."""
-    for mine, theirs in zip(victim.module.convs, net.convs, strict=True):
+    ours = inside(victim, GraphNet)
+    for mine, theirs in zip(ours.convs, net.convs, strict=True):
+        assert isinstance(mine, GINConv) and isinstance(theirs, pyg.GINConv)
         theirs.nn.load_state_dict(mine.mlp.state_dict())
-    net.lin, net.head = copy.deepcopy(victim.module.lin), copy.deepcopy(victim.module.head)
+    assert ours.lin is not None
+    net.lin, net.head = copy.deepcopy(ours.lin), copy.deepcopy(ours.head)
     return net
 
 
@@ -101,19 +111,24 @@ def by_captum(method: str) -> Callable[[nn.Module, Graphs], None]:
     return run
 
 
-def one_by_one(explainer: Any) -> Callable[[nn.Module, Graphs], None]:
+def explained(explainer: OurExplainer, model: nn.Module, graphs: Graphs) -> None:
+    """`model`: a victim, or a module, which each call wraps anew."""
+    explainer.explain(model if isinstance(model, Victim) else Victim(model, "graph"), graphs, Context())
+
+
+def one_by_one(explainer: OurExplainer) -> Callable[[nn.Module, Graphs], None]:
     """Our own code, a graph a call, where no other package explains such modules."""
 
     def run(module: nn.Module, graphs: Graphs) -> None:
         for i in range(len(graphs)):
-            explainer.explain(Victim(module, "graph"), graphs.take(torch.tensor([i])), Context())
+            explained(explainer, module, graphs.take(torch.tensor([i])))
 
     return run
 
 
 def others(net: PyGNet, graphs: Graphs) -> dict[str, float]:
     """Ratios of the other explainers on PyG's GIN."""
-    cases: list[tuple[Any, str, Callable[[nn.Module, Graphs], None]]] = [
+    cases: list[tuple[OurExplainer, str, Callable[[nn.Module, Graphs], None]]] = [
         (PGExplainer(epochs=EPOCHS), "PyG", trained_by_pyg),
         (PGExplainer(epochs=EPOCHS, batch_size=1), "PyG", trained_by_pyg),
         (SubgraphX(rollouts=4), "one by one", one_by_one(SubgraphX(rollouts=4))),
@@ -124,15 +139,13 @@ def others(net: PyGNet, graphs: Graphs) -> dict[str, float]:
         cases.append((GuidedBackprop(), "captum", by_captum("GuidedBackprop")))
     else:
         print("captum is not installed: no integrated-gradients, no guided-backprop\n")
-    found, some = {}, graphs.take(torch.arange(0, MANY, MANY // FEW))
+    found: dict[str, float] = {}
+    some = graphs.take(torch.arange(0, MANY, MANY // FEW))
     print(f"{'explainer':38} {'against':>10} {'loop':>8} {'Ostiary':>8} {'ratio':>8}")
     for explainer, against, loop in cases:
         used, part = (some, some.take(torch.arange(0, FEW, 4))) if explainer.name == "subgraphx" else (graphs, some)
-        explainer.explain(Victim(net, "graph"), part, Context())
-        slow, fast = cpu_seconds(
-            lambda loop=loop, part=part: loop(net, part),
-            lambda explainer=explainer, used=used: explainer.explain(Victim(net, "graph"), used, Context()),
-        )
+        explained(explainer, net, part)
+        slow, fast = cpu_seconds(partial(loop, net, part), partial(explained, explainer, net, used))
         rates = len(part) / slow, len(used) / fast
         found.setdefault(explainer.name, rates[1] / rates[0])
         print(f"{explainer.label():38} {against:>10} {rates[0]:8.1f} {rates[1]:8.1f} {rates[1] / rates[0]:8.1f}")
@@ -155,10 +168,8 @@ def main() -> None:
     print(f"{'model':10} {'PyG':>8} {'Ostiary':>8} {'ratio':>8}")
     ratios = {}
     for label, ours, theirs in cases:
-        GNNExplainer(epochs=2).explain(ours, graphs, Context())  # first calls load kernels
-        loop, batched = cpu_seconds(
-            lambda net=theirs: by_pyg(net, some), lambda victim=ours: GNNExplainer().explain(victim, graphs, Context())
-        )
+        explained(GNNExplainer(epochs=2), ours, graphs)  # first calls load kernels
+        loop, batched = cpu_seconds(partial(by_pyg, theirs, some), partial(explained, GNNExplainer(), ours, graphs))
         ratios[label] = (MANY / batched) / (FEW / loop)
         print(f"{label:10} {FEW / loop:8.1f} {MANY / batched:8.1f} {ratios[label]:8.1f}")
     print()

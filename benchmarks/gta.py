@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -68,9 +69,7 @@ def compare(splits: Splits, victim: Victim, ctx: Context) -> float:
         difference = gradient_difference(attack, splits, victim, ctx)
         hooks = [bilevel(attack, splits, ctx) for _ in range(2)]
         singles = one_each(hooks[0].rows)
-        loop, batch = cpu_seconds(
-            lambda h=hooks[0], s=singles: one_by_one(h, s, victim), lambda h=hooks[1]: h.update(victim, ROUND), repeats=3
-        )
+        loop, batch = cpu_seconds(partial(one_by_one, hooks[0], singles, victim), partial(hooks[1].update, victim, ROUND))
         batch /= STEPS
         ratios.append(loop / batch)
         print(f"{len(singles):15} {loop * 1e3:11.1f} {batch * 1e3:10.2f} {loop / batch:6.1f} {difference:20.1e}")

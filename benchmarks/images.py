@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -15,21 +13,25 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from common import one_thread, report
+from common import cpu_seconds, inside, one_thread, report
 from ostiary.component import build
 from ostiary.data.dataset import Dataset
 from ostiary.data.user import images
+from ostiary.models.residual_nets import PreActNet
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.seeds import generator, scoped
 from ostiary.training.augment import augment
 from ostiary.training.trainer import Trainer, has_bf16
+from ostiary.triggers.base import Trigger
 
 N, SIZE, BATCH, RATE, SEED, PAD = 2000, 32, 128, 0.05, 0, 4
 NET = {"name": "preact-resnet", "width": 16}
 REPEATS, ATTACKED, STEPS = 5, 100, 10
 
+warm_seconds = partial(cpu_seconds, repeats=REPEATS, warm=1)
 
-class Listed(TorchDataset):
+
+class Listed(TorchDataset[tuple[Tensor, int]]):
     """CIFAR-10 as torchvision's class holds it: uint8 [h, w, c], a Pillow image and its transforms for each item."""
 
     def __init__(self, pixels: np.ndarray, y: list[int], mean: Tensor, std: Tensor) -> None:
@@ -52,22 +54,24 @@ class Listed(TorchDataset):
 class NCHW(nn.Module):
     """The same network in the memory layout that PyTorch starts with; `normalise`: as its own first layer."""
 
-    def __init__(self, inner: nn.Module, normalise: bool) -> None:
+    def __init__(self, inner: PreActNet, normalise: bool) -> None:
         super().__init__()
-        self.inner, self.normalise = inner.to(memory_format=torch.contiguous_format), normalise
+        self.inner = nn.utils.convert_conv2d_weight_memory_format(inner, torch.contiguous_format)
+        self.normalise = normalise
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.inner.stem(self.inner.normalise(images) if self.normalise else images)
         for layer in self.inner.layers:
             x = layer(x)
-        return self.inner.classifier(self.inner.tail(x).mean((2, 3)))
+        logits: Tensor = self.inner.classifier(self.inner.tail(x).mean((2, 3)))
+        return logits
 
 
 class UsualTraining:
     """The usual loop: DataLoader with transforms per image, NCHW, zero_grad, loss.item() at every step."""
 
     def __init__(self, victim: Victim, data: Dataset) -> None:
-        net = victim.clone().module
+        net = inside(victim.clone(), PreActNet)
         self.module = NCHW(net, normalise=False)
         pixels = (data.inputs * 255).round().byte().permute(0, 2, 3, 1).contiguous().numpy()
         listed = Listed(pixels, data.y.tolist(), net.normalise.mean, net.normalise.std)
@@ -93,8 +97,8 @@ class UsualTraining:
 class OurTraining:
     """The same through the trainer."""
 
-    def __init__(self, victim: Victim, data: Dataset, **options: object) -> None:
-        self.trainer = Trainer(optimizer="sgd", lr=RATE, batch_size=BATCH, augment="crop-flip", weight_decay=5e-4, **options)
+    def __init__(self, victim: Victim, data: Dataset, bf16: bool = False) -> None:
+        self.trainer = Trainer(optimizer="sgd", lr=RATE, batch_size=BATCH, augment="crop-flip", weight_decay=5e-4, bf16=bf16)
         self.state = self.trainer.start(victim, data, SEED)
 
     def epoch(self) -> None:
@@ -117,36 +121,43 @@ def pgd(victim: Victim, x: Tensor, target: Tensor, eps: float = 8 / 255) -> Tens
     return x.detach()
 
 
-def stamps(data: Dataset) -> Iterator[tuple[str, Callable[[], object], Callable[[], object]]]:
+def one_by_one(victim: Victim, x: Tensor, target: Tensor) -> Tensor:
+    return torch.cat([pgd(victim, a, t) for a, t in zip(x.split(1), target.split(1), strict=True)])
+
+
+def pgd_ratio(victim: Victim, data: Dataset) -> float:
+    """How many times as long PGD takes on one image after the other."""
+    some = data.take(torch.arange(ATTACKED))
+    goal = (some.y + 1) % 10
+    given = victim, some.inputs, goal
+    loop, batch = warm_seconds(partial(one_by_one, *given), partial(pgd, *given), repeats=3)
+    print(f"\nPGD, {STEPS} steps on {ATTACKED} pictures: one by one {loop * 1e3:.0f}, in one go {batch * 1e3:.0f} milliseconds")
+    return loop / batch
+
+
+def stamp(trigger: Trigger, data: Dataset, target: Tensor, rows: Tensor) -> Tensor:
+    stamped: Tensor = trigger.apply(data.inputs[rows], data.ids[rows], seed=SEED, target=target[rows])
+    return stamped
+
+
+def each(do: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    return torch.cat([do(row) for row in rows.split(1)])
+
+
+def stamps(data: Dataset) -> Iterator[tuple[str, Callable[[], Tensor], Callable[[], Tensor]]]:
     """(trigger, image by image, in one go)."""
-    for name, options in (("patch", {"name": "patch"}), ("blend", {"name": "blend"})):
-        trigger, target = build("trigger", options), torch.zeros(len(data), dtype=torch.int64)
-
-        def stamp(rows: Tensor, trigger: object = trigger, target: Tensor = target) -> Tensor:
-            return trigger.apply(data.inputs[rows], data.ids[rows], seed=SEED, target=target[rows])
-
-        every = torch.arange(len(data))
-        one_by_one = partial(lambda do, rows: torch.cat([do(r) for r in rows.split(1)]), stamp, every)
-        assert torch.equal(one_by_one(), stamp(every))
-        yield name, one_by_one, partial(stamp, every)
+    every, target = torch.arange(len(data)), torch.zeros(len(data), dtype=torch.int64)
+    for name in ("patch", "blend"):
+        do = partial(stamp, build("trigger", name), data, target)
+        single, whole = partial(each, do, every), partial(do, every)
+        assert torch.equal(single(), whole())
+        yield name, single, whole
 
 
-def shares(*functions: Callable[[], object], repeats: int = REPEATS) -> list[float]:
-    """Median CPU seconds of each, in turn, after one unmeasured round."""
-    times: list[list[float]] = [[] for _ in functions]
-    for i in range(repeats + 1):
-        for function, found in zip(functions, times, strict=True):
-            start = time.process_time()
-            function()
-            if i:
-                found.append(time.process_time() - start)
-    return [statistics.median(found) for found in times]
-
-
-def learnt(**options: object) -> float:
+def learnt(bf16: bool = False) -> float:
     """Test accuracy on the digits after the recipe's training."""
     splits, arch = build("dataset", "digits").load(10), build("victim", NET)
-    trainer = build("trainer", {**arch.recipe, "name": "trainer", "epochs": 6, **options})
+    trainer = build("trainer", {**arch.recipe, "name": "trainer", "epochs": 6, "bf16": bf16})
     victim = trainer.fit(arch.make(splits.train, SEED), splits.train, SEED)
     return float((victim.predict(splits.test.inputs).argmax(1) == splits.test.y).double().mean())
 
@@ -164,17 +175,14 @@ def main() -> None:
     data = synthetic()
     victim = build("victim", NET).make(data, SEED)
     plain = victim.clone()
-    plain.module = NCHW(plain.module, normalise=True)
-    sides = {
-        "usual loop": UsualTraining(victim, data),
-        "Ostiary, NCHW": OurTraining(plain, data),
-        "Ostiary": OurTraining(victim.clone(), data),
-    }
+    plain.module = NCHW(inside(plain, PreActNet), normalise=True)
+    usual, nchw, ours = UsualTraining(victim, data), OurTraining(plain, data), OurTraining(victim.clone(), data)
+    sides: dict[str, UsualTraining | OurTraining] = {"usual loop": usual, "Ostiary, NCHW": nchw, "Ostiary": ours}
     bf16 = has_bf16(torch.device("cpu"))
     if bf16:
         sides["Ostiary, bf16"] = OurTraining(victim.clone(), data, bf16=True)
-    epochs = dict(zip(sides, shares(*(s.epoch for s in sides.values())), strict=True))
-    fetches = shares(sides["usual loop"].fetch, sides["Ostiary"].fetch)
+    epochs = dict(zip(sides, warm_seconds(*(s.epoch for s in sides.values())), strict=True))
+    fetches = warm_seconds(usual.fetch, ours.fetch)
     print(f"{N} pictures {SIZE} x {SIZE} x 3, {NET}, batches of {BATCH}, crop and flip")
     print(f"CPU milliseconds per epoch on one thread, median of {REPEATS}, and how many times Ostiary's\n")
     for name, seconds in epochs.items():
@@ -189,17 +197,12 @@ def main() -> None:
         print(f"bf16 {100 * learnt(bf16=True):.1f}")
     else:
         print("this CPU has no bf16 instructions: `bf16` is left out by the trainer, and not measured")
-
-    some = data.take(torch.arange(ATTACKED))
-    goal = (some.y + 1) % 10
-    single = lambda: torch.cat([pgd(victim, x, t) for x, t in zip(some.inputs.split(1), goal.split(1), strict=True)])  # noqa: E731
-    loop, batch = shares(single, partial(pgd, victim, some.inputs, goal), repeats=3)
-    print(f"\nPGD, {STEPS} steps on {ATTACKED} pictures: one by one {loop * 1e3:.0f}, in one go {batch * 1e3:.0f} milliseconds")
-    for name, one_by_one, at_once in stamps(data):
-        slow, fast = shares(one_by_one, at_once)
+    slower = pgd_ratio(victim, data)
+    for name, single, whole in stamps(data):
+        slow, fast = warm_seconds(single, whole)
         print(f"{name} on {N} pictures: one by one {slow * 1e3:.0f}, in one go {fast * 1e3:.1f} milliseconds")
         report(name, slow / fast, 3)
-    report("pgd", loop / batch, 1.5)
+    report("pgd", slower, 1.5)
     report("batches", fetches[0] / fetches[1], 5)
     report("epoch", epochs["usual loop"] / epochs["Ostiary"], 2)
     if bf16:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 
 from common import clique_victim, cpu_seconds, one_thread, report
@@ -35,8 +37,8 @@ def main() -> None:
     methods = [{"name": "gcleaner", "preset": "paper"}, "gcleaner", "graphnad", "fine-tune", "nad", "fine-pruning", "anp"]
     print(f"{name}: one victim, {len(clean)} clean graphs, CPU seconds on one thread")
     for spec in methods:
-        purifier: Purifier = build("purifier", spec)
-        (seconds,) = cpu_seconds(lambda purifier=purifier: purify(purifier, clean), repeats=1)
+        purifier = build("purifier", spec)
+        (seconds,) = cpu_seconds(partial(purify, purifier, clean), repeats=1)
         limit = LIMITS.get(purifier.name)
         print(f"{purifier.label():28} {seconds:6.1f}" + (f"  (aim {limit:g})" if limit else ""))
     print()

@@ -27,7 +27,7 @@ def one_by_one(victim: Victim, clean: Dataset, start: Recovered, places: torch.T
         logits, embedding = (torch.cat(part) for part in zip(*found, strict=True))
         loss = hinge(embedding, 0.95) - margin(logits, start.goal).mean()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch_geometric.data import Data
 
 from common import cpu_seconds, one_thread, report, tu
+from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.sub_ba import SubBA
 from ostiary.component import build
 from ostiary.context import Context
@@ -53,6 +54,7 @@ def main() -> None:
     stamped = trigger.apply(graphs, ids, seed=SEED, target=target)
     reference = Graphs.from_pyg(by_hand(listed, places, edges))
     assert torch.equal(stamped.edge_index, reference.edge_index)
+    assert stamped.edge_attr is not None and reference.edge_attr is not None
     assert torch.equal(stamped.edge_attr, reference.edge_attr)
 
     loop, batch = cpu_seconds(
@@ -79,16 +81,20 @@ def static_triggers(splits: Splits, graphs: Graphs, ids: Tensor) -> Iterator[tup
         {"name": "sub-ba", "model": "ba", "position": "dense"},
         {"name": "multi-target"},
     ):
-        trigger = build("attack", options).make_trigger(splits.train, Context(SEED))
-        yield "-".join(options.values()), *cpu_seconds(partial(trigger.apply, graphs, ids, seed=SEED, target=target))
+        attack = build("attack", options)
+        assert isinstance(attack, PoisoningAttack)
+        trigger = attack.make_trigger(splits.train, Context(SEED))
+        (seconds,) = cpu_seconds(partial(trigger.apply, graphs, ids, seed=SEED, target=target))
+        yield "-".join(options.values()), seconds
 
 
 def searched_positions(splits: Splits) -> Iterator[tuple[str, float]]:
     """CPU seconds to find the nodes to mount on in the whole training set, the attacker's model given."""
     own = Context(SEED, architecture=build("victim", "gin"), trainer=Trainer(epochs=5))
     model, graphs = own.surrogate(splits.train), splits.train.inputs
-    for name, attack in (("exp-ba", Explained()), ("motif-ba", Impact())):
-        yield name, *cpu_seconds(partial(attack.choose, graphs, 4, splits.train.ids, SEED, model), repeats=1)
+    for name, position in (("exp-ba", Explained()), ("motif-ba", Impact())):
+        (seconds,) = cpu_seconds(partial(position.choose, graphs, 4, splits.train.ids, SEED, model), repeats=1)
+        yield name, seconds
     print(f"(over {len(graphs)} training graphs)")
 
 
