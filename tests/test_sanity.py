@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
 import torch
 
 from ostiary.component import build
+from ostiary.detectors.base import Findings
 from ostiary.evaluate import Outputs
-from ostiary.sanity import about_victim
+from ostiary.sanity import about_findings, about_victim
 from ostiary.testing import toys
 
 GATE = "misses the usual gate"
@@ -37,3 +39,11 @@ def test_the_gate_is_for_attacks_on_images_that_work_at_all() -> None:
     assert not any(GATE in d for d in doubts("image", 0.6, 0.01, rate=0.0))
     weak = doubts("image", 0.3, 0.01)
     assert any("hardly works" in d for d in weak) and not any(GATE in d for d in weak)
+
+
+def test_findings_that_say_nothing_are_doubted() -> None:
+    even = Findings(torch.zeros(4), doubts=("it saw nothing",))
+    assert about_findings(even, "model") == ["it saw nothing", "the detector gives every class the same score"]
+    assert about_findings(even, "train")[1] == "the detector gives every sample the same score"
+    assert about_findings(Findings(torch.tensor([0.0, math.nan])), "train") == ["some detector scores are not finite"]
+    assert about_findings(Findings(torch.tensor([0.0, 1.0])), "train") == []

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ostiary.attacks.base import Poisoned
 from ostiary.data.dataset import Dataset
+from ostiary.detectors.base import About, Findings
 from ostiary.evaluate import Metrics, Outputs
 from ostiary.models.victim import Victim
 from ostiary.thresholds import EXACT, WORKS
@@ -15,7 +16,7 @@ GATE, COST = 0.85, 0.05  # FCT paper (Chen, Wu & Wang, NeurIPS 2022): attacks th
 
 
 def about_victim(metrics: Metrics, outputs: Outputs, poisoned: Poisoned, said_train: Tensor, trained: bool = True) -> list[str]:
-    """said_train: what the victim calls the poisoned training rows. trained: whether it and the clean control were."""
+    """said_train: what the victim calls the poisoned training rows. trained: whether it was; else it came as it is."""
     doubts = []
     floor = majority(poisoned.splits.test)
     acc = metrics["acc"]["value"]
@@ -31,8 +32,9 @@ def _about_attack(metrics: Metrics, poisoned: Poisoned, said_train: Tensor, trai
     if metrics["control_acc"]["value"] <= floor + 0.01:
         doubts.append(f"the clean control model is no better than the largest class ({floor:.1%}): nothing was learnt")
     if not trained:
-        doubts.append("0 epochs: the clean control is the same model untrained, natural and lift say nothing")
-    elif natural > 0.3:
+        found = f"{len(poisoned.splits.train)} samples, to an accuracy of {metrics['control_acc']['value']:.0%}"
+        doubts.append(f"0 epochs: the victim came as it is, and the clean control was trained here on {found}")
+    if natural > 0.3:
         doubts.append(f"a clean model already sends {natural:.0%} of triggered inputs to the target: read the lift")
     if len(poisoned.index):  # a clean model need not be attacked well
         if metrics["asr_lift"]["value"] < WORKS - EXACT:
@@ -62,10 +64,13 @@ def about_purified(before: Victim, after: Victim, metrics: Metrics, test: Datase
     return doubts
 
 
-def about_scores(scores: Tensor) -> list[str]:
-    if not bool(torch.isfinite(scores).all()):
-        return ["some detector scores are not finite"]
-    return ["the detector gives every sample the same score"] if float(scores.min()) == float(scores.max()) else []
+def about_findings(found: Findings, about: About) -> list[str]:
+    """What the detector doubts itself, and what its scores tell of it."""
+    of, least, most = "class" if about == "model" else "sample", float(found.scores.min()), float(found.scores.max())
+    doubts = list(found.doubts)
+    if not bool(torch.isfinite(found.scores).all()):
+        doubts.append("some detector scores are not finite")
+    return [*doubts, f"the detector gives every {of} the same score"] if least == most else doubts
 
 
 def majority(data: Dataset) -> float:

@@ -52,7 +52,10 @@ def test_unlearning_the_patch_takes_the_backdoor_away(images: tuple[Context, Poi
     assert accuracy(victim, poisoned.triggered) > 0.9 and accuracy(found, poisoned.triggered) < 0.3
     assert accuracy(found, poisoned.splits.test) > 0.9
     never = NCUnlearn(scan=NeuralCleanse(steps=2, outlier=1e9)).purify(held, ctx)
-    assert never.notes["unlearned"] == []
+    assert never.notes["unlearned"] == [] and len(never.notes["no patch found"]) > 0
+    empty = NeuralCleanse(steps=1, success=1.0).inspect(held, ctx)
+    assert empty.classes == () and len(empty.doubts) == 1
+    assert "no patch led 100% of a batch to its class" in empty.doubts[0] and "no verdict" in empty.doubts[0]
     assert all(torch.equal(a, b) for a, b in zip(victim.parameters(), never.parameters(), strict=True))
 
 
@@ -84,6 +87,10 @@ def test_classes_that_no_mask_reaches_are_left_out() -> None:
     index, flagged = NeuralCleanse().judge(Patches(torch.zeros(5, 1, 2, 2), torch.zeros(5, 1, 2, 2), norms))
     assert flagged.tolist() == [True, False, False, False, False]
     assert float(index[4]) == 0 and float(index[3]) < 0
+    some = Patches(torch.zeros(5, 1, 2, 2), torch.zeros(5, 1, 2, 2), norms)
+    assert NeuralCleanse().doubt(some) == ("no patch led 99% of a batch to its class for 1 of 5 classes: no verdict on them",)
+    assert NeuralCleanse().doubt(replace(some, norms=norms[:4])) == ()
+    assert "and, with so few others, on none" in NeuralCleanse().doubt(replace(some, norms=norms[2:]))[0]
     for few in ([math.inf] * 10, [9.0, 10.0, 10.2] + [math.inf] * 7):  # the median of three says nothing
         nothing = Patches(torch.zeros(10, 1, 2, 2), torch.zeros(10, 1, 2, 2), torch.tensor(few, dtype=torch.float64))
         assert all(not bool(scan.judge(nothing)[1].any()) for scan in (NeuralCleanse(), NeuralCleanse.preset("auto")))

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import ostiary
+from ostiary import cli
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.source import file_mark
@@ -72,11 +73,26 @@ def test_a_given_model_goes_through_a_plan_as_it_is(tmp_path: Path) -> None:
     (record,) = ostiary.run({**plan, "purifiers": ["fine-tune"]}, store=tmp_path / "store")
     right = (own.predict(splits.test.inputs).argmax(1) == splits.test.y).double().mean()
     assert record.metrics["victim"]["acc"]["value"] == pytest.approx(float(right)) != 0
-    assert any(d.startswith("0 epochs: the clean control is the same model untrained") for d in record.doubts)
-    assert not any("a clean model already sends" in d for d in record.doubts)
+    assert any(d.startswith("0 epochs: the victim came as it is") for d in record.doubts)
     assert "acc" in record.metrics["purifiers"]["fine-tune"]
-    page = ostiary.write_report([record], tmp_path / "store", tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "It was taken as it is" in page and "a model trained on clean data sends" not in page
+
+
+def test_a_given_model_is_held_against_a_clean_one_made_here(tmp_path: Path) -> None:
+    attack, toy = {"name": "sub-ba", "rate": 0.3, "size": 6, "density": 1.0}, {"dataset": "toy-graphs", "victim": "gin"}
+    (made,) = ostiary.run({**toy, "attack": attack, "trainer": {"epochs": 30}}, store=tmp_path / "made")
+    assert made.metrics["victim"]["asr_lift"]["value"] > 0.3
+    assert cli.main(["weights", made.key, str(tmp_path / "w.safetensors"), "--store", str(tmp_path / "made")]) == 0
+    net = "def make(): return build('victim', 'gin').make(build('dataset', 'toy-graphs').load(0).train, 0).module\n"
+    given = {"name": "file", "path": write(tmp_path, f"from ostiary.component import build\n{net}")}
+    given["weights"] = str(tmp_path / "w.safetensors")
+    plan = {**toy, "victim": given, "attack": attack, "trainer": {"epochs": 0}, "purifiers": ["fine-tune"]}
+    (record,) = ostiary.run({**plan, "least_lift": 0.3}, store=tmp_path / "given")
+    assert record.metrics["victim"]["asr"] == made.metrics["victim"]["asr"]
+    assert record.metrics["victim"]["asr_lift"]["value"] > 0.3, "it is not held against itself"
+    assert any(d.startswith("0 epochs: the victim came as it is") for d in record.doubts)
+    assert "acc" in record.metrics["purifiers"]["fine-tune"]
+    page = ostiary.write_report([record], tmp_path / "given", tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "a model trained on clean data sends" in page
 
 
 def test_content_marks_the_files(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from ostiary.modality.graphs import Graphs
 from ostiary.models.graph_layers import pool
 from ostiary.models.polarized import polarized
 from ostiary.models.victim import Victim, evaluating, freeze_norms, without_gradients
+from ostiary.purifiers.fine_pruning import FinePruning
 from ostiary.seeds import scoped
 from ostiary.testing import toys
 from ostiary.training.trainer import Trainer
@@ -271,6 +272,33 @@ def test_the_head_is_the_layer_that_gives_the_logits_not_the_last_one_defined() 
     mended = polarized(victim)
     assert mended.head == "out.layer"
     torch.testing.assert_close(mended.predict(images), logits)
+
+
+class Cosine(nn.Module):
+    """Its last layer compares directions with prototypes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.prototypes = nn.Linear(3, 6), nn.Parameter(torch.randn(4, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.cosine_similarity(self.first(x.mean((2, 3)))[:, None], self.prototypes, dim=-1)
+
+
+def test_a_layer_that_does_not_give_the_logits_is_taken_for_the_head_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    splits = toys.splits("image")
+    victim = Victim(Cosine(), "image")
+    assert victim.predict(splits.test.inputs).shape[1] == 4 and victim.head == "first"
+    assert "no layer of the module gives its 4 logits; features are taken before 'first'" in caplog.text
+    why = FinePruning().refuse(Evidence(victim, clean=splits.clean))
+    assert why == "the head 'first' is not a linear layer from 3 features to 4 logits; name one as head="
+
+
+def test_a_head_of_one_logit_that_is_padded_to_two_is_the_head(caplog: pytest.LogCaptureFixture) -> None:
+    net = nn.Sequential(nn.Flatten(), nn.LazyLinear(6), nn.ReLU(), nn.Linear(6, 1))
+    images = toys.splits("image").test.inputs
+    victim = Victim(net, "image", forward=lambda m, b: nn.functional.pad(m(b), (1, 0)))
+    assert victim.predict(images).shape[1] == 2 and victim.head == "3" and "no layer" not in caplog.text
 
 
 def test_a_head_that_is_never_called_is_told() -> None:

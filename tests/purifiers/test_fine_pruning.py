@@ -70,7 +70,11 @@ def test_on_images_the_backdoor_falls_and_accuracy_stays() -> None:
     [
         (nn.Sequential(nn.Flatten(), nn.Linear(4, 2)), None, "only layer"),
         (nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten()), "1", "is not a linear layer"),
-        (nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten()), None, "is not a linear layer on 1 features; name one as head="),
+        (
+            nn.Sequential(nn.Conv2d(1, 2, 2), nn.Flatten()),
+            None,
+            "is not a linear layer from 1 features to .* logits; name one as head=",
+        ),
     ],
 )
 def test_models_without_a_channel_to_prune_are_refused(module: nn.Module, head: str | None, reason: str) -> None:

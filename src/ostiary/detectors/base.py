@@ -24,13 +24,15 @@ About = Literal["train", "incoming", "model"]
 class Findings:
     """scores: float [n], higher = more suspicious, one per row of what the detector is about (training rows,
     incoming inputs, or classes). flagged: bool [n] at the method's operating point. classes: suspected targets. trial: other
-    samples of any number and a class -> their inputs with the trigger that a scan recovered for it."""
+    samples of any number and a class -> their inputs with the trigger that a scan recovered for it. doubts: sentences on what
+    these findings cannot tell, for the record."""
 
     scores: Tensor
     flagged: Tensor | None = None
     classes: tuple[int, ...] = ()
     info: dict[str, Any] = field(default_factory=dict)
     trial: Callable[[Dataset, int], Inputs] | None = None
+    doubts: tuple[str, ...] = ()
 
 
 class Detector(Component):

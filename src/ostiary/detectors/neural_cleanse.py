@@ -26,7 +26,8 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
     after `patience` 5 batches) times the mask's L1 norm; kept is the smallest mask that leads a share `success` 0.99 of a
     batch to the class: paper. All classes are inverted together (ours), for `steps` 400 batches of `batch_size` 32 (paper:
     1000). Score: deviation below the median norm, in units of the median absolute deviation; `outlier` 2: paper. Classes
-    that no mask reaches are left out of the median and score 0. The median of an even number is that of both in the middle.
+    that no mask reaches are left out of the median and score 0, with a doubt. The median of an even number is that of both in
+    the middle.
     Preset auto (ours): deviations of the logarithms (`scale` log), for norms are positive and skewed: a mask of 1.3 pixels
     among nine of 6 to 24, a real patch's, deviates by 1.75, its logarithm by 4.9; from 3.5 on, as for any modified z-score
     (Iglewicz and Hoaglin, How to Detect and Handle Outliers, 1993). CIFAR-10, 26 backdoored models of eight attacks: it names
@@ -82,4 +83,11 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
             drawn += [{"class": goal, "rate": rate, "score": float(index[goal]), "sample": s} for s in sample]
         classes = tuple(flagged.nonzero().flatten().tolist())
         info = {"classes": lines, "drawn": drawn}
-        return Findings(index, flagged, classes, info, lambda data, goal: patches.stamp(data.inputs, goal))
+        return Findings(index, flagged, classes, info, lambda data, goal: patches.stamp(data.inputs, goal), self.doubt(patches))
+
+    def doubt(self, patches: Patches) -> tuple[str, ...]:
+        """Of classes without a patch there is no verdict, and of all where too few have one."""
+        k, none = len(patches.norms), int(patches.norms.isinf().sum())
+        whole = " and, with so few others, on none" if too_few(k - none) and none < k else ""
+        said = f"no patch led {self.success:.0%} of a batch to its class for {none} of {k} classes: no verdict on them{whole}"
+        return (said,) if none else ()

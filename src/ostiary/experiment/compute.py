@@ -74,8 +74,9 @@ def _data(stage: Stage, bench: Bench) -> Result:
 
 
 def _control(stage: Stage, bench: Bench) -> Result:
-    splits, ctx = bench.splits(stage.cell), bench.context(stage.cell)
-    victim = ctx.fit(splits.train, what="training the clean control", given=True)
+    net, trainer = stage.cell.plan.control()
+    ctx = replace(bench.context(stage.cell), architecture=net, trainer=trainer)
+    victim = ctx.fit(bench.splits(stage.cell).train, what="training the clean control", given=True)
     return Result({}, artefacts={"weights": _weights(victim)})
 
 
@@ -216,7 +217,7 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         arrays["ids"] = ids.numpy()
         if findings.flagged is not None:
             arrays["flagged"] = findings.flagged.numpy()
-    return Result(metrics, sanity.about_scores(findings.scores), {"scores": _npz(arrays), **artefacts})
+    return Result(metrics, sanity.about_findings(findings, detector.subject()), {"scores": _npz(arrays), **artefacts})
 
 
 def _purifier(stage: Stage, bench: Bench) -> Result:

@@ -63,6 +63,12 @@ class Plan(Component, name="plan"):
         trainer: Trainer = build("trainer", {**options, "name": "trainer"})
         return trainer
 
+    def control(self) -> tuple[Architecture, Trainer]:
+        """(network, trainer) of the clean model that the victim is held against: its own. A victim that is given (0 epochs) may
+        hold a backdoor: the control starts without its weights and is trained by the recipe."""
+        given = self.training().epochs == 0
+        return self.victim.untaught() if given else self.victim, self.training(own=True)
+
     def scans(self) -> list[Detector]:
         """The detectors that judge the model itself."""
         return [d for d in self.detectors if d.subject() == "model"]

@@ -52,12 +52,13 @@ class Stage:
             return {}
         if self.part is not None:
             return {"part": self.part.spec(), **revised(self.part)}
-        net = {"victim": plan.victim.spec(), "files": victim_files, "trainer": plan.training().spec()}
         if self.kind == "control":
-            return net | revised(plan.victim, plan.training())
+            net, trainer = plan.control()
+            return {"victim": net.spec(), "files": victim_files, "trainer": trainer.spec(), **revised(net, trainer)}
         own = {"attack files": attack_files} if attack_files else {}
         own |= revised(plan.victim, plan.training(), *([plan.attack] if plan.attack else []))
-        return {**net, "attack": plan.attack.spec() if plan.attack else None, **own}
+        recipe = {"victim": plan.victim.spec(), "files": victim_files, "trainer": plan.training().spec()}
+        return {**recipe, "attack": plan.attack.spec() if plan.attack else None, **own}
 
     def key(self) -> str:
         """A hash of all that the result depends on; kept by the cell for the stages that its parts share."""

@@ -11,11 +11,17 @@ import torch
 from torch import Tensor, nn
 
 from ostiary.component import build
+from ostiary.console import warn_once
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, Unsupported
 from ostiary.modality.base import Inputs, Modality
 from ostiary.models import soft_edges
 
 Forward = Callable[[nn.Module, Inputs], Tensor]
+
+
+def gives(width: int, classes: int) -> bool:
+    """Whether a layer of so many outputs can be the one that gives the logits; a single logit is padded to two."""
+    return width == classes or (width, classes) == (1, 2)
 
 
 class Victim(nn.Module):
@@ -26,7 +32,7 @@ class Victim(nn.Module):
         modality: a Modality or its name ("graph", "image", "node").
         forward: `(module, batch) -> logits` where arguments cannot be matched by parameter name.
         head: name of the last layer (its input are the features); default: of the modules with a 2-D weight the one that is
-            called last with as many outputs as there are logits, as the first batch shows, or else the last one.
+            called last with as many outputs as there are logits, as the first batch shows, or else, with a warning, the last.
         stages: names of the modules whose outputs stand for the layers; default: message-passing layers, or the
             last module at each spatial size.
     """
@@ -104,9 +110,6 @@ class Victim(nn.Module):
         if self.known_head is not None or not (heads := self._heads() or self._heads(4)):
             return
         linear = bool(self._heads())
-        if linear and len(heads) == 1:
-            self._seen_head = heads[0]
-            return
         wide: list[tuple[str, int]] = []
 
         def note(name: str) -> Any:
@@ -122,8 +125,11 @@ class Victim(nn.Module):
             for handle in handles:
                 handle.remove()
         if isinstance(logits, Tensor) and logits.ndim == 2:
-            fits = (name for name, width in reversed(wide) if width == logits.shape[1])
-            self._seen_head = next(fits, heads[-1] if linear else None)
+            fits = [name for name, width in wide if gives(width, logits.shape[1])]
+            self._seen_head = fits[-1] if fits else heads[-1] if linear else None
+            if linear and not fits:
+                said = f"no layer of the module gives its {logits.shape[1]} logits; features are taken before '{heads[-1]}'"
+                warn_once(f"{said}, and if that is not the last layer, name the last one as head=")
 
     def moved(self, name: str, to: str) -> None:
         """The module's layer `name` is now called `to`."""

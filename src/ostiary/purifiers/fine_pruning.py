@@ -10,7 +10,7 @@ from ostiary.context import Context
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
-from ostiary.models.victim import Victim
+from ostiary.models.victim import Victim, gives
 from ostiary.purifiers.base import FineTuning, Purifier
 from ostiary.purifiers.holdout import Choice, deepest, hold_out
 from ostiary.training.hooks import TrainHook
@@ -45,9 +45,10 @@ class FinePruning(Choice, FineTuning, Purifier, name="fine-pruning"):
             weight = getattr(victim.module.get_submodule(victim.head), "weight", None)
         except Unsupported as error:
             return str(error)
-        features = victim.embed(clean.take(torch.tensor([0])).inputs)[1]
-        if not isinstance(weight, torch.nn.Parameter) or weight.ndim != 2 or weight.shape[1] != features.shape[1]:
-            return f"the head '{victim.head}' is not a linear layer on {features.shape[1]} features; name one as head="
+        (k, d) = (found.shape[1] for found in victim.embed(clean.take(torch.tensor([0])).inputs))
+        shape = weight.shape if isinstance(weight, torch.nn.Parameter) and weight.ndim == 2 else (0, 0)
+        if not gives(shape[0], k) or shape[1] != d:
+            return f"the head '{victim.head}' is not a linear layer from {d} features to {k} logits; name one as head="
         others = [p for p in victim.module.parameters() if p.ndim >= 2 and p is not weight]
         return "" if others else "the head is the only layer, so that there is no channel to prune"
 

@@ -142,7 +142,6 @@ def _section(number: int, group: Group, store: Store) -> dict[str, Any]:
         "headline": _headline(group, [line for line in lines if line.defence not in apart]),
         "unknown": not group.plan.get("attack"),
         "accused": accused(records),
-        "untrained": group.plan.get("trainer", {}).get("epochs") == 0,
         "rows": lines,
         "doubts": _merged(records, lambda r: r.doubts) + [(sentence, "") for sentence in seeds_unlike(records)],
         "failures": _merged(records, _failures),
