@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
@@ -19,7 +21,7 @@ from ostiary.attacks.labels import AllToAll, AllToOne, LabelRule
 from ostiary.component import Component, build, catalogue, hints, lookup, plain
 from ostiary.detectors.base import Detector
 from ostiary.detectors.spectral import Spectral
-from ostiary.errors import BadSpec, OstiaryError, UnknownName
+from ostiary.errors import BadSpec, InvalidInput, OstiaryError, UnknownName
 from ostiary.experiment.plan import read_plan
 from ostiary.triggers.subgraph import Subgraph
 
@@ -285,6 +287,40 @@ def test_a_plugin_that_cannot_be_imported_is_named_once_and_the_others_work(
     assert len(said) == 1 and said[0].startswith(
         "the plugin 'mine' (no_such_package.methods) cannot be used: ModuleNotFoundError"
     )
+
+
+METHOD = """
+from ostiary.detectors.base import Detector
+
+class OfAFile(Detector, name="of-a-file"):
+    modalities, needs, about = frozenset({"graph"}), frozenset({"train"}), "train"
+
+    def examine(self, evidence, ctx):
+        raise NotImplementedError
+"""
+
+
+def test_files_of_methods_are_named_by_the_environment(
+    registry: dict[Any, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("method_of_a_file", "random", "method_that_fails"):
+        (tmp_path / f"{name}.py").write_text(METHOD if name == "method_of_a_file" else "1 / 0\n", encoding="utf-8")
+    with pytest.raises(UnknownName, match="of-a-file"):
+        build("detector", "of-a-file")
+    monkeypatch.setenv("OSTIARY_PLUGINS", f"{tmp_path / 'method_of_a_file.py'}{os.pathsep}")
+    found = build("detector", "of-a-file")
+    assert type(found).__module__ == "method_of_a_file" and found.revisions() == {"code of detector of-a-file": found.source}
+    assert "of-a-file" in [e.name for e in component.listed(["detector"])]
+    for name, why in (
+        ("random", "another module is called 'random'"),
+        ("method_that_fails", "cannot be imported: ZeroDivisionError: division by zero"),
+        ("none", "is no Python file"),
+    ):
+        monkeypatch.setenv("OSTIARY_PLUGINS", str(tmp_path / f"{name}.py"))
+        with pytest.raises(InvalidInput, match=why):
+            component.listed(["detector"])
+    sys.modules.pop("method_of_a_file")
 
 
 def made(**body: Any) -> Any:

@@ -3,7 +3,7 @@
 A subclass with `name="..."` in its class line is frozen as a keyword-only dataclass and registered in
 its room. Rooms are looked up by reading class lines (no import), so a new file needs no list edited,
 `ostiary list` does not import torch, and a name imports only the file that defines it.
-Third parties register through the entry-point group `ostiary.plugins`.
+Third parties register through the entry-point group `ostiary.plugins`, files through the environment variable OSTIARY_PLUGINS.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import difflib
 import functools
 import importlib
 import inspect
+import os
+import sys
 import types
 import typing
 from abc import ABC
@@ -26,7 +28,7 @@ import msgspec
 
 from ostiary import declared, sources
 from ostiary.console import log
-from ostiary.errors import BadSpec, OstiaryError, UnknownName
+from ostiary.errors import BadSpec, InvalidInput, OstiaryError, UnknownName
 
 if TYPE_CHECKING:
     from ostiary.attacks.base import Attack
@@ -335,7 +337,10 @@ def lookup(kind: str, name: str) -> type[Component]:
 
 
 def load_plugins() -> None:
-    """Import what is registered. A plugin that cannot be imported is named, once, and the others go on without it."""
+    """Import what is registered, and the files that OSTIARY_PLUGINS names (a list like PATH). A plugin that cannot be imported
+    is named, once, and the others go on without it; of a file that was asked for, InvalidInput is raised."""
+    for file in filter(None, os.environ.get("OSTIARY_PLUGINS", "").split(os.pathsep)):
+        _load_file(Path(file).expanduser())
     for entry in metadata.entry_points(group="ostiary.plugins"):
         if (entry.name, entry.value) in _broken:
             continue
@@ -345,6 +350,23 @@ def load_plugins() -> None:
             _broken.add((entry.name, entry.value))
             why = str(error) if isinstance(error, OstiaryError) else f"{type(error).__name__}: {error}"
             log.warning(f"the plugin '{entry.name}' ({entry.value}) cannot be used: {why}; mend it or uninstall it")
+
+
+def _load_file(file: Path) -> None:
+    """Import a Python file by its name, from its own folder: so worker processes find it, too."""
+    if file.suffix != ".py" or not file.is_file():
+        raise InvalidInput(f"OSTIARY_PLUGINS names {file}, which is no Python file; correct it")
+    folder = str(file.resolve().parent)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        held = importlib.import_module(file.stem)
+    except OstiaryError:
+        raise
+    except Exception as error:
+        raise InvalidInput(f"{file} cannot be imported: {type(error).__name__}: {error}") from error
+    if not getattr(held, "__file__", None) or Path(str(held.__file__)).resolve() != file.resolve():
+        raise InvalidInput(f"another module is called '{file.stem}', so that {file} cannot be imported; rename the file")
 
 
 def listed(kinds: Iterable[str]) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import random
@@ -251,6 +252,28 @@ def test_a_kill_at_a_random_moment_loses_no_finished_stage(
         assert kept(before, rows(store))
     assert facts(run(SWEEP, store=store, workers=workers)) == undisturbed
     assert set(saved(store).values()) == {1}
+
+
+OWN = """
+import torch
+from ostiary.detectors.base import Detector, Findings
+
+class Sizes(Detector, name="sizes"):
+    modalities, needs, about = frozenset({"graph"}), frozenset({"train"}), "train"
+
+    def examine(self, evidence, ctx):
+        return Findings(evidence.train.inputs.n_nodes.float())
+"""
+
+
+@pytest.mark.slow
+def test_a_file_of_methods_reaches_worker_processes(tmp_path: Path) -> None:
+    (tmp_path / "sizes_of_mine.py").write_text(OWN, encoding="utf-8")
+    options = ["dataset=toy-graphs", "victim=gin", "attack=sub-ba", "detectors=sizes", "trainer.epochs=1", "seeds=[0,1]"]
+    command = [sys.executable, "-m", "ostiary", "run", "--set", *options, "--workers", "2", "--store", "store", "--json"]
+    own = {**os.environ, "OSTIARY_PLUGINS": "sizes_of_mine.py"}
+    done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True, check=True)
+    assert ["auroc" in r["metrics"]["detectors"]["sizes"] for r in json.loads(done.stdout)] == [True, True]
 
 
 @pytest.mark.slow
