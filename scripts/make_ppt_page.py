@@ -34,7 +34,8 @@ def main(stores: Sequence[str]) -> None:
     lines = [
         "# Positive triggers (PPT) and their rivals",
         "",
-        "Written by `scripts/make_ppt_page.py` from `ostiary run` of `plans/ppt.yaml`, `plans/ppt-trigger-types.yaml`, "
+        "Written by `scripts/make_ppt_page.py` from `ostiary run` of `plans/ppt.yaml`, `plans/ppt-clean-labels.yaml`, "
+        "`plans/ppt-trigger-types.yaml`, "
         "`plans/ppt-transfer.yaml` and `plans/ppt-defences.yaml`, as far as they have run; the settings are in the plans. Mean "
         "and half the width of the 95 % interval: over seeds, or, of one seed, over its test inputs. *natural* is the transfer "
         "rate: what a clean model of the same recipe and seed, on which no trigger was made, makes of the same triggered "
