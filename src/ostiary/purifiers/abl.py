@@ -39,6 +39,8 @@ class ABL(Purifier, name="abl"):
     (BadNets, seed 10). It relies on poison being learnt first; on graphs it often is not, and others catch up.
     Preset auto (ours, from the same): more is isolated, for what is lowest is poison there (ASR 0.8, 0.4, 5.8 % for at
     most 1.1 points of accuracy; without it 0.8, 28.9, 15.7). On graphs, where less of it is poison, it cost 11 points.
+    The last epoch is kept. The authors' code prints what every epoch does on the test set but chooses none by it (its rule for
+    that is commented out, and goes by accuracy), so that there is no `oracle`.
     """
 
     modalities = frozenset({"graph", "image", "node"})

@@ -43,11 +43,20 @@ def softened(y: Tensor, told: Tensor, share: float) -> Tensor:
     return (1 - share) * F.one_hot(y, told.shape[1]) + share * told
 
 
-def distilled(evidence: Evidence, ctx: Context, teaching: Trainer, learning: Trainer, apart: Apart, ce: bool = True) -> Victim:
-    """A copy of the victim, drawn by `learning` to a copy that `teaching` has fine-tuned on the clean samples."""
+def distilled(
+    evidence: Evidence,
+    ctx: Context,
+    teaching: Trainer,
+    learning: Trainer,
+    apart: Apart,
+    ce: bool = True,
+    more: Sequence[TrainHook] = (),
+) -> Victim:
+    """A copy of the victim, drawn by `learning`, with `more` hooks, to a copy that `teaching` has fine-tuned on the clean
+    samples."""
     victim, clean = evidence.victim, evidence.clean
     teacher = teaching.fit(victim.clone(), clean, ctx.key("teacher"), what="distillation: teacher")
-    hooks = [Distillation(teacher, apart, ce=ce)]
+    hooks = [Distillation(teacher, apart, ce=ce), *more]
     return learning.fit(victim.clone(), clean, ctx.key("order"), hooks, what="distillation: student")
 
 

@@ -16,6 +16,7 @@ from ostiary.seeds import generator
 from ostiary.thresholds import EXACT
 
 T = TypeVar("T")
+BY_TEST = {"chosen by": "accuracy and success on the test set"}  # what is noted where an oracle was asked
 LEAST = 2  # held-out samples per class, below which a class says nothing
 
 
@@ -45,8 +46,8 @@ def holds(found: float, before: float, tolerance: float) -> bool:
 
 
 class Choice(Component):
-    """Options of a purifier that chooses a level of its own. oracle: choose by accuracy and success on the test set, as some
-    papers' code does; only to reproduce their figures, and the record says so."""
+    """Options of a purifier that chooses a level, or whose authors choose an epoch. oracle: choose by accuracy and success on
+    the test set, as some papers' code does; only to reproduce their figures, and the record says so."""
 
     kind = "purifier"
     oracle: bool = False
@@ -73,7 +74,7 @@ def deepest(
     if oracle is not None:
         rates = [oracle(make(level)) for level in levels]
         i = max(range(len(levels)), key=lambda i: rates[i][0] - rates[i][1])
-        return levels[i], {"chosen by": "accuracy and success on the test set"}
+        return levels[i], dict(BY_TEST)
     best, first = levels[0], accuracy(make(levels[0]), check)
     now = first
     for level in levels[1:]:

@@ -28,5 +28,8 @@ class TrainHook:
         """A loss in place of cross-entropy, or None."""
         return None
 
+    def after_epoch(self, state: TrainState) -> None:
+        """After each epoch; `state.epoch` of them are done."""
+
     def on_end(self, state: TrainState) -> None:
         """After the last epoch."""

@@ -118,6 +118,8 @@ class Trainer(Component, name="trainer"):
         if not math.isfinite(state.loss):
             raise Diverged(f"training diverged in epoch {state.epoch + 1} (loss {state.loss}); lower lr (now {self.lr})")
         state.epoch += state.stride
+        for hook in hooks:
+            hook.after_epoch(state)
 
     def run_batch(self, state: TrainState, rows: torch.Tensor, hooks: Sequence[TrainHook]) -> torch.Tensor:
         victim, data = state.victim, state.data
