@@ -87,7 +87,7 @@ def test_odd_features_are_found_on_graphs_as_on_nodes() -> None:
         x = store.x.index_fill(0, at, 0.0)
         x[at] = 3 * torch.rand(5, x.shape[1], generator=torch.Generator().manual_seed(2))
         held = held.but(train=replace(train, inputs=inputs.with_(x=x)))
-        found = Reconstruction(hops=0).inspect(held, toys.context(modality))
+        found = Reconstruction.preset("paper").replace(hops=0).inspect(held, toys.context(modality))
         assert detection(found.scores, None, odd)["auroc"] > 0.95
 
 
