@@ -65,7 +65,7 @@ class Reconstruction(Detector, name="reconstruction"):
             (weights @ net(graphs)).mean().backward()
             optimizer.step()
             progress("training an autoencoder", (epoch + 1) / self.epochs)
-        return weights @ net(graphs).detach().sqrt()
+        return torch.matmul(weights, net(graphs).detach().sqrt())
 
 
 class Autoencoder(nn.Module):
