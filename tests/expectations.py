@@ -294,6 +294,17 @@ ROWS: tuple[Row, ...] = (
         trainer=WHOLE,
         small={"first": {"name": "spectral"}, "second": {"name": "spectral", "eps": 0.2}},  # the default's are not for images
     ),
+    Row(
+        "detector",
+        "reconstruction",
+        NODES,
+        {"auroc": (0.75, 1)},
+        GCN,
+        settings={"preset": "dominant"},
+        attack={"name": "gta-node", **MADE},
+        trainer=WHOLE,
+        small={"epochs": 3},
+    ),
     # one of two classes is flagged, and it is the target; toy graphs are small, so that references share part of what it does
     Row(
         "detector",
