@@ -133,6 +133,12 @@ def test_vary_is_a_cross_product_and_every_combination_has_a_seed_before_the_nex
         assert "seeds" not in cell.spec()
 
 
+def test_an_oracle_needs_an_attack() -> None:
+    oracle = {"name": "fine-pruning", "oracle": True}
+    refused(BadSpec, {**TOY, "attack": None, "purifiers": [oracle]}, "chooses by attack success, and the plan names no attack")
+    assert read_plan({**TOY, "attack": "sub-ba", "purifiers": [oracle]})[0].purifiers
+
+
 def test_data_and_victim_that_vary_need_not_be_named_once_more() -> None:
     pairs = [["solubility", {"name": "gin", "layers": 2}], ["toy-graphs", "gcn"]]
     plan, passed = read_plan({"vary": {"dataset + victim": pairs, "victim.hidden": [8, 16]}})

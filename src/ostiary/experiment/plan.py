@@ -173,6 +173,9 @@ def _check_lists(plan: Plan) -> None:
     for seed in plan.seeds:
         if abs(seed) >= 2**63:
             raise BadSpec(f"the seed {seed} is too large; give one of at most 18 digits")
+    for purifier in plan.purifiers if plan.attack is None else ():
+        if "oracle" in purifier.needed():
+            raise BadSpec(f"{purifier.label()} chooses by attack success, and the plan names no attack; leave its oracle out")
     for name in ("seeds", "detectors", "purifiers"):
         given = [part.label() if isinstance(part, Component) else str(part) for part in getattr(plan, name)]
         twice = [g for g, n in Counter(given).items() if n > 1]
