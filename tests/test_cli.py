@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -336,6 +337,38 @@ def test_an_interrupt_says_how_to_go_on(call: Call, toy: list[object], monkeypat
     assert "the same command goes on" in answer.document["error"]
 
 
+def piped(*words: object, before: str = "", encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:
+    """The command in a process of its own, by a shell that closes streams as `before` says."""
+    start = f'exec {before} "$@"'
+    command = ["sh", "-c", start, "sh", sys.executable, "-m", "ostiary", *map(str, words)]
+    return subprocess.run(command, capture_output=True, check=False, env={**os.environ, "PYTHONIOENCODING": encoding})
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-"])
+def test_what_is_wrong_is_told_in_json_though_stderr_is_closed(tmp_path: Path, closed: str) -> None:
+    done = piped("show", "--store", tmp_path / "no", "--json", before=closed)
+    assert done.returncode == 2
+    assert list(json.loads(done.stdout)) == ["error"]
+
+
+def test_a_run_takes_its_own_output_off_stdout_though_stderr_is_closed() -> None:
+    done = piped("run", "--set", *TOY, "--store", "/proc/nowhere", "--json", before="<&- 2>&-")
+    assert done.returncode == 2
+    assert "/proc/nowhere" in json.loads(done.stdout)["error"]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8", "utf-16"])
+def test_characters_that_stdout_lacks_are_escaped(store: Path, tmp_path: Path, encoding: str) -> None:
+    file = tmp_path / os.fsdecode("caf\u00e9 \u732b \U0001f431 ".encode() + b"\xff.jsonl")
+    done = piped("export", file, "--store", store, encoding=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert file.exists() and ("\u732b" if "utf" in encoding else r"\u732b") in done.stdout.decode(encoding)
+    done = piped("export", file, "--store", store, "--json", encoding=encoding)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert json.loads(done.stdout.decode(encoding))["path"] == str(file)
+    assert ("\u732b" in done.stdout.decode(encoding)) == (encoding == "utf-8")
+
+
 def test_a_closed_pipe_is_silent() -> None:
     code = "import sys; from ostiary.cli import main; sys.exit(main(['list', '--json']))"
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -578,3 +611,28 @@ def test_tables_are_saved_to_calculate_with_and_for_a_paper(call: Call, store: P
     latex = (folder / "defences.tex").read_text(encoding="utf-8")
     assert latex.count("\\\\") == 3 and "ACC \\%" in latex and "fine-tune" in latex and "$" in latex
     assert f"${100 * float(runs[0]['acc']):.1f}\\; [" in latex
+
+
+# other systems
+
+
+def test_commands_work_where_python_has_no_fcntl(store: Path, tmp_path: Path) -> None:
+    commands = [
+        ["run", "--set", *TOY, "detectors=[spectral]", "seeds=[0]", "--store", str(store), "--dry-run"],
+        ["run", "--set", *TOY, "purifiers=[]", "seeds=[1]", "--store", str(tmp_path / "s"), "--quiet"],
+        ["show", "--store", str(store)],
+        ["merge", str(store), "--store", str(tmp_path / "s")],
+        ["report", "--store", str(store), "--output", str(tmp_path / "page.html")],
+    ]
+    code = f"""
+import sys, pytest, windows
+windows.pretend(pytest.MonkeyPatch())
+from ostiary.cli import main
+sys.exit(str([main(words) for words in {commands!r}]))
+"""
+    here = str(Path(__file__).with_name("experiment"))
+    path = os.pathsep.join([here, *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": path}
+    )
+    assert done.stderr.splitlines()[-1] == str([0] * 5), done.stdout + done.stderr

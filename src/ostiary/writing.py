@@ -18,7 +18,7 @@ def whole(path: Path) -> Iterator[Path]:
     A device or pipe is written as it is, a link is followed. Raises StoreError where it cannot be written.
     """
     place = Path(os.path.realpath(path))
-    part = place.with_name(f".part-{secrets.token_hex(8)}-{place.name}")  # a name that nobody can have put a link at
+    part = place.with_name(f".part-{secrets.token_hex(8)}")  # nobody can have put a link there, and no name is too long for it
     try:
         if path.exists() and not path.is_file():  # to rename onto /dev/stdout would put a file in its place
             yield path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import windows
 from toy_runs import LINUX, Child, alive, wait_for
 
 from ostiary.console import progress
@@ -232,13 +234,32 @@ def test_a_fork_server_that_just_died_is_asked_again(monkeypatch: pytest.MonkeyP
     assert len(calls) == 2
 
 
-def test_no_further_process(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (BlockingIOError(11, "Resource temporarily unavailable"), "Resource temporarily unavailable); use fewer workers"),
+        (OSError("AF_UNIX path too long"), "AF_UNIX path too long); set TMPDIR to a shorter path"),
+    ],
+)
+def test_no_further_process(monkeypatch: pytest.MonkeyPatch, error: OSError, said: str) -> None:
     def refuse(*_: Any) -> None:
-        raise BlockingIOError(11, "Resource temporarily unavailable")
+        raise error
 
     monkeypatch.setattr(forkserver, "connect_to_new_process", refuse)
-    with pytest.raises(Lost, match=r"no process can be started \(Resource temporarily unavailable\); use fewer workers"):
+    with pytest.raises(Lost) as found:
         Pool(2, make, ())
+    assert str(found.value) == f"no process can be started ({said}"
+
+
+def test_workers_where_there_is_no_fork_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        windows.pretend(patch)
+        pool = Pool(1, make, (), preload=["a module that is not there"])
+    try:
+        assert isinstance(pool._context, multiprocessing.context.SpawnContext)
+        assert results(pool, ("double", 4)) == {("double", 4): ("done", 8)}
+    finally:
+        pool.close()
 
 
 def own_pool(marks: list[str]) -> None:

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import windows
 from toy_runs import Child, alive, check_whole, database, rows, wait_for
 
 from ostiary.errors import StoreError
+from ostiary.experiment import store as module
 from ostiary.experiment.record import Record, StageRow
 from ostiary.experiment.store import SEAL, STALE, Damaged, Store
 
@@ -187,12 +189,13 @@ def test_a_claim_holds_between_stores_and_threads_of_one_process(book: Store) ->
     assert not list((book.folder / "claims").iterdir()), "claims leave nothing behind"
 
 
-def test_only_one_of_many_threads_is_inside(book: Store) -> None:
+def crowd(folder: Path) -> list[int]:
+    """How many were inside one claim, each time that one of many threads was."""
     inside: list[int] = []
     seen: list[int] = []
 
     def work(number: int) -> None:
-        own = Store(book.folder)
+        own = Store(folder)
         for _ in range(40):
             with own.claim(KEY):
                 inside.append(number)
@@ -206,7 +209,41 @@ def test_only_one_of_many_threads_is_inside(book: Store) -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert seen == [1] * 200
+    return seen
+
+
+def test_only_one_of_many_threads_is_inside(book: Store) -> None:
+    assert crowd(book.folder) == [1] * 200
+
+
+def test_claims_hold_on_windows_where_open_files_stay(book: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    locks = windows.locks(monkeypatch)
+
+    def held(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "another process uses the file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(locks, "POLL", 0.0002)
+        patch.setattr(module, "lock", locks.lock)
+        patch.setattr(module, "unlock", locks.unlock)
+        patch.setattr(Path, "unlink", held)
+        assert crowd(book.folder) == [1] * 200
+        with book.claim(KEY):
+            assert book.claimed(KEY)
+        assert (book.folder / "claims" / KEY).exists() and not book.claimed(KEY)
+        with book.claim(KEY):
+            pass
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(module, "lock", refuse)
+    with pytest.raises(StoreError) as error:
+        Store(tmp_path)
+    refused(error, f"the disk of {tmp_path} has no locks ({os.strerror(number)}); choose a --store on a local disk")
 
 
 def hold(folder: str, mark: str) -> None:

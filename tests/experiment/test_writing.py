@@ -24,6 +24,13 @@ def test_a_file_appears_whole_or_stays_as_it_was(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "old" and list(path.parent.iterdir()) == [path]
 
 
+def test_a_name_as_long_as_the_disk_allows(tmp_path: Path) -> None:
+    path = tmp_path / ("x" * 251 + ".txt")
+    with whole(path) as part:
+        part.write_text("there", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == "there"
+
+
 def test_a_link_is_followed_and_a_pipe_written(tmp_path: Path) -> None:
     link, target = tmp_path / "link", tmp_path / "deep" / "target"
     link.symlink_to(target)

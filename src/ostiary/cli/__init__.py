@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 some stage failed, 2 nothing could be done (bad input or u
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -24,8 +25,7 @@ __all__ = ["app", "main"]
 def main(tokens: Sequence[str] | None = None) -> int:
     """Run the command given by `tokens` (or the program's arguments) and return its exit code."""
     words = list(sys.argv[1:] if tokens is None else tokens)
-    if sys.stdout is None:  # closed by whoever started us
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    _open_streams()
     warnings = Warnings(logging.WARNING)
     log.addHandler(warnings)
     try:
@@ -38,6 +38,17 @@ def main(tokens: Sequence[str] | None = None) -> int:
         return 141
     finally:
         log.removeHandler(warnings)
+
+
+def _open_streams() -> None:
+    """What was closed by whoever started us leads nowhere; stdout escapes what its encoding lacks."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):  # in this order each gets its own number again
+        if getattr(sys, name) is None:
+            stream = open(os.devnull, mode, encoding="utf-8")  # noqa: SIM115
+            os.set_inheritable(stream.fileno(), True)  # else a worker's first file could get the number of stderr
+            setattr(sys, name, stream)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _answer(words: list[str]) -> int:

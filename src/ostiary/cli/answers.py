@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
+import json
 import logging
 import os
 import sys
@@ -66,13 +68,13 @@ def usage(error: CycloptsError) -> str:
 
 
 def print_json(value: Any) -> None:
-    """One strict JSON document (no NaN) on stdout."""
+    """One strict JSON document (no NaN) on stdout; in ASCII where that is not UTF-8: what stdout escapes itself is no JSON."""
     import msgspec
 
-    from ostiary.experiment.record import encode, finite
+    from ostiary.experiment.record import finite
 
-    document = msgspec.json.format(encode(finite(msgspec.to_builtins(value))), indent=2)
-    sys.stdout.write(document.decode() + "\n")
+    utf8 = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+    sys.stdout.write(json.dumps(finite(msgspec.to_builtins(value)), indent=2, ensure_ascii=not utf8) + "\n")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A pool of forkserver processes with one thread each. A killed worker's task is handed out again."""
+"""A pool of processes with one thread each, by a fork server if there is one. A killed worker's task is handed out again."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ class Pool:
     """
 
     def __init__(self, n: int, make: Callable[..., Work], args: tuple[Any, ...], preload: Iterable[str] = ()) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        if preload:
+        server = "forkserver" in multiprocessing.get_all_start_methods()
+        self._context: Any = multiprocessing.get_context("forkserver" if server else "spawn")
+        if preload and server:
             self._context.set_forkserver_preload(list(preload))
         self._make, self._args = make, args
         self._queue: deque[Any] = deque()
@@ -139,7 +140,8 @@ def _start_again(process: Any) -> None:
     try:
         process.start()
     except OSError as error:
-        raise Lost(f"no process can be started ({error.strerror or error}); use fewer workers") from error
+        advice = "set TMPDIR to a shorter path" if "AF_UNIX path" in str(error) else "use fewer workers"
+        raise Lost(f"no process can be started ({error.strerror or error}); {advice}") from error
 
 
 def _why(code: int | None) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import io
 import os
@@ -26,6 +25,7 @@ import numpy as np
 
 from ostiary.console import log, progress
 from ostiary.errors import StoreError
+from ostiary.experiment.locks import lock, unlock
 from ostiary.experiment.record import Record, StageRow, decode_record, encode
 
 SEAL = 10**18  # modification time (ns) of a whole object: while it stands, nobody has touched the bytes since
@@ -147,8 +147,8 @@ class Store:
             yield
         finally:
             with contextlib.suppress(OSError):
-                place.unlink()  # before unlocking: whoever waits for this file sees that it is gone and starts over
-            fcntl.flock(handle, fcntl.LOCK_UN)
+                place.unlink()  # before unlocking: whoever waits for it sees that it is gone and starts over; Windows keeps it
+            unlock(handle)
             os.close(handle)
 
     def claimed(self, key: str) -> bool:
@@ -156,9 +156,9 @@ class Store:
         with contextlib.suppress(OSError):
             handle = os.open(self.folder / "claims" / key, os.O_RDWR)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                return True
+                if not lock(handle, wait=False):
+                    return True
+                unlock(handle)
             finally:
                 os.close(handle)
         return False
@@ -269,19 +269,13 @@ def _digest(data: bytes) -> str:
 
 
 def _lock(place: Path) -> int:
-    """An open handle with an exclusive lock on the file that bears this name now.
-
-    `flock` belongs to the handle, so it also holds between threads, and no other handle that closes drops it (a POSIX
-    byte-range lock would go as soon as the process closes any handle of that file).
-    """
+    """An open handle with an exclusive lock on the file that bears this name now."""
     while True:
-        handle = os.open(place, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        handle = os.open(place, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock(handle, wait=False):
                 progress("waiting for another run that works on this", 0.0)
-                fcntl.flock(handle, fcntl.LOCK_EX)
+                lock(handle, wait=True)
             with contextlib.suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(place)):
                     return handle
@@ -328,6 +322,8 @@ def _clear(folder: Path) -> Iterator[None]:
             raise StoreError(f"the store {folder} cannot be written ({reason}); {_ELSEWHERE}") from error
         if error.errno in (errno.EEXIST, errno.ENOTDIR):
             raise StoreError(f"the store {folder} is a file, or lies under one; choose a folder with --store") from error
+        if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP):
+            raise StoreError(f"the disk of {folder} has no locks ({reason}); choose a --store on a local disk") from error
         raise StoreError(f"the store {folder} failed: {reason}") from error
 
 
