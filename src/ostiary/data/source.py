@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ostiary.component import Component, Rate, who
 from ostiary.data.dataset import Dataset, Splits
+from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, InvalidInput
 from ostiary.seeds import generator
 
@@ -43,6 +44,7 @@ class DataSource(Component):
         return None
 
     @final
+    @plain_defaults()
     def load(self, seed: int) -> Splits:
         """Stratified train / test / clean for this seed; a split that came with the data is kept."""
         match self.read():

@@ -11,6 +11,7 @@ from torch import nn
 
 from ostiary.component import Component, Json
 from ostiary.data.dataset import Dataset
+from ostiary.devices import plain_defaults
 from ostiary.errors import Unsupported
 from ostiary.modality.base import Modality
 from ostiary.models.victim import Victim
@@ -60,6 +61,7 @@ class Architecture(Component):
         return made
 
     @final
+    @plain_defaults()
     def rebuild(self, described: Mapping[str, Any], modality: Modality, seed: int = 0) -> Victim:
         """The same from a description of the data, for weights that are loaded afterwards."""
         with scoped(seed, "init"):

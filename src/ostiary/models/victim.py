@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ostiary.component import build
+from ostiary.devices import plain_defaults
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, Unsupported
 from ostiary.modality.base import Inputs, Modality
 from ostiary.models import soft_edges
@@ -207,6 +208,7 @@ class Victim(nn.Module):
         return logits, features
 
     @torch.no_grad()
+    @plain_defaults()
     def _in_chunks(self, inputs: Inputs, asked: Callable[[Inputs], tuple[Tensor, ...]]) -> list[Tensor]:
         """What `asked` says of every chunk, logits first, end to end."""
         said = []
