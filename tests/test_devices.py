@@ -19,6 +19,7 @@ from expectations import ROWS
 from ostiary.component import build, catalogue
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
+from ostiary.evidence import Evidence
 from ostiary.experiment.runner import run
 from ostiary.models.victim import Victim
 from ostiary.testing import toys
@@ -130,8 +131,8 @@ def defaults(device: str, dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _found(modality: str, splits: Splits) -> list[float]:
-    ctx, held = toys.context(modality), toys.evidence(modality)
+def _found(modality: str, splits: Splits, held: Evidence) -> list[float]:
+    ctx = toys.context(modality)
     poisoned = build("attack", toys._ATTACKS[modality]).poison(splits, ctx)
     victim = build("purifier", "fine-tune").purify(held.only({"victim", "clean"}, "it"), ctx)
     scores = build("detector", "spectral").inspect(held.only({"victim", "train"}, "it"), ctx).scores
@@ -142,12 +143,13 @@ def _found(modality: str, splits: Splits) -> list[float]:
 
 @pytest.mark.parametrize("modality", ["graph", "image", "node"])
 def test_what_methods_find_does_not_hang_on_torchs_defaults(modality: str) -> None:
-    expected = _found(modality, toys.splits(modality))
+    held = toys.evidence(modality)
+    expected = _found(modality, toys.splits(modality), held)
     with defaults("meta", torch.float64):
         splits = build("dataset", toys._DATA[modality]).load(0)
-        assert splits.fingerprint() == toys.splits(modality).fingerprint()
-        assert _found(modality, splits) == expected
+        assert _found(modality, splits, held) == expected
         assert (torch.get_default_device().type, torch.get_default_dtype()) == ("meta", torch.float64)
+    assert splits.fingerprint() == toys.splits(modality).fingerprint()
 
 
 def test_a_plan_does_not_hang_on_torchs_defaults(tmp_path: Path) -> None:

@@ -49,6 +49,7 @@ class Architecture(Component):
         return Victim(module, modality)
 
     @final
+    @plain_defaults()
     def make(self, data: Dataset, seed: int) -> Victim:
         """A fresh victim; its initial weights depend on `seed` alone."""
         if self.modalities and data.modality.name not in self.modalities:
