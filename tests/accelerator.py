@@ -1,7 +1,8 @@
 """A stand-in for an accelerator on a machine without one: tensors that say they are elsewhere and refuse to meet others.
 
-Everything is computed on the CPU. Inside `pretended()` the device "cuda" exists; an operation that a real one would refuse
-raises `WrongDevice`: operands on two devices, NumPy of a far tensor, a near generator for far numbers.
+Everything is computed on the CPU. Inside `pretended()` the device "cuda" exists, inside `pretended("mps")` that of Apple; what
+a real one would refuse raises `WrongDevice`: operands on two devices, NumPy of a far tensor, a near generator for far numbers.
+That of Apple refuses numbers of double precision, by a TypeError, as in torch.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ from torch.nn import Parameter
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_iter, tree_map_only
 
-FAR = torch.device("cuda", 0)
+CUDA, APPLE = torch.device("cuda", 0), torch.device("mps", 0)
+DOUBLE = (torch.float64, torch.complex128)
+_now = CUDA  # which of them there is
 
 
 class WrongDevice(RuntimeError):
@@ -39,6 +42,8 @@ class Far(Tensor):
 def far(value: Tensor) -> Tensor:
     if isinstance(value, Far):
         return value
+    if _now == APPLE and value.dtype in DOUBLE:
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64.")
     if value.is_leaf and value.requires_grad:  # as_subclass would make it a result of the other
         return value.detach().as_subclass(Far).requires_grad_()
     return value.as_subclass(Far)
@@ -75,29 +80,29 @@ class _Mode(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         name = getattr(func, "__name__", str(func))
         if func == torch.Tensor.device.__get__:  # type: ignore[attr-defined]
-            return FAR if isinstance(args[0], Far) else func(*args)
+            return _now if isinstance(args[0], Far) else func(*args)
         if func == torch.Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
-            return isinstance(args[0], Far)
+            return isinstance(args[0], Far) and _now == CUDA
         given = [x for x in tree_iter((args, kwargs)) if isinstance(x, Tensor)]
         here = any(isinstance(x, Far) for x in given)
         wanted, args, kwargs = _destination(name, args, kwargs)
         wanted = "cpu" if name == "cpu" else wanted
-        if name == "cuda":
+        if name == _now.type:
             return far(args[0])
         if here and name in HOST:
-            raise WrongDevice(f"{name}() of a tensor on {FAR}")
+            raise WrongDevice(f"{name}() of a tensor on {_now}")
         if here and name not in FREE:
             strangers = [x for x in given if not isinstance(x, Far) and x.ndim > 0]
             if strangers:
-                raise WrongDevice(f"{name}() of tensors on {FAR} and cpu: {[tuple(x.shape) for x in given]}")
+                raise WrongDevice(f"{name}() of tensors on {_now} and cpu: {[tuple(x.shape) for x in given]}")
         if name in ("__getitem__", "__setitem__"):
             _check_index(name, args)
         near_rng = any(isinstance(x, torch.Generator) for x in tree_iter((args, kwargs)))
-        if near_rng and (wanted == "cuda" or (here and name != "seed")):
-            raise WrongDevice(f"{name}() on {FAR} with a generator of the CPU")
+        if near_rng and (wanted == _now.type or (here and name != "seed")):
+            raise WrongDevice(f"{name}() on {_now} with a generator of the CPU")
         result = func(*args, **kwargs)
         if wanted is not None:
-            return tree_map_only(Tensor, far if wanted == "cuda" else near, result)
+            return tree_map_only(Tensor, far if wanted == _now.type else near, result)
         if name in ("copy_", "__setitem__", "set_"):
             return result
         if name in ("to", "type_as") and len(given) > 1:
@@ -113,7 +118,7 @@ def _destination(
 
     def here(value: Any) -> Any:
         nonlocal wanted
-        if isinstance(value, torch.device) or (isinstance(value, str) and value.split(":")[0] in ("cpu", "cuda")):
+        if isinstance(value, torch.device) or (isinstance(value, str) and value.split(":")[0] in ("cpu", _now.type)):
             wanted = torch.device(value).type
             return torch.device("cpu")
         return value
@@ -138,10 +143,12 @@ def _check_index(name: str, args: tuple[Any, ...]) -> None:
 
 
 @contextmanager
-def pretended() -> Iterator[torch.device]:
-    """Inside, the device "cuda" can be used; where there is a real one, that is what is used."""
-    if torch.cuda.is_available():
-        yield FAR
+def pretended(kind: str = "cuda") -> Iterator[torch.device]:
+    """Inside, this device ("cuda" or "mps") can be used; where there is a real one, that is what is used."""
+    global _now  # noqa: PLW0603 - a tensor knows no more than that it is elsewhere
+    device = {"cuda": CUDA, "mps": APPLE}[kind]
+    if (torch.cuda if kind == "cuda" else torch.mps).is_available():
+        yield device
         return
     was = torch.__future__.get_overwrite_module_params_on_conversion()
     torch.__future__.set_overwrite_module_params_on_conversion(True)
@@ -149,10 +156,12 @@ def pretended() -> Iterator[torch.device]:
 
     def parsed(*args: Any, **kwargs: Any) -> Any:  # of Module.to(tensor), which looks past what a tensor says
         found = parse(*args, **kwargs)
-        return (FAR, *found[1:]) if args and isinstance(args[0], Far) else found
+        return (device, *found[1:]) if args and isinstance(args[0], Far) else found
 
+    before, _now = _now, device
     try:
         with patch.object(torch._C._nn, "_parse_to", parsed), _Mode():
-            yield FAR
+            yield device
     finally:
+        _now = before
         torch.__future__.set_overwrite_module_params_on_conversion(was)

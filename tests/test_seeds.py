@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
+from accelerator import pretended
 from ostiary.seeds import _mix, derive, generator, scoped, uniform
 
 
@@ -87,3 +88,14 @@ def test_scoped_seeds_put_every_device_back(monkeypatch: pytest.MonkeyPatch) -> 
     with scoped(0, "a"):
         pass
     assert kept == [[], [0, 1]]
+
+
+def test_devices_without_double_precision_get_the_first_bits_of_the_same_numbers() -> None:
+    ids, draw = torch.arange(2000), torch.tensor([0, 3])[:, None]
+    exact = uniform(5, ids, draw)
+    with pretended("mps") as there:
+        found = uniform(5, ids.to(there), draw.to(there))
+        assert (found.device, found.dtype) == (there, torch.float32)
+        least = uniform(5, ids.to(there)).cpu()
+    assert exact.dtype == torch.float64 and torch.equal(found.cpu().double(), (exact * 2**24).floor() / 2**24)
+    assert torch.equal(least, found.cpu()[0]) and float(found.cpu().max()) < 1

@@ -58,7 +58,14 @@ class StoreError(OstiaryError, OSError):
 
 
 class MissingPackage(OstiaryError, ImportError):
-    """An optional package that this feature needs."""
+    """An optional package that this feature needs, and that is not installed or cannot be loaded.
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"this needs the package {package}: pip install 'ostiary[{extra}]'")
+    reason: what importing it ended in. module: the name it is imported by, where that is another.
+    """
+
+    def __init__(self, package: str, extra: str, reason: ImportError, module: str = "") -> None:
+        if isinstance(reason, ModuleNotFoundError) and reason.name == (module or package):
+            super().__init__(f"this needs the package {package}: pip install 'ostiary[{extra}]'")
+        else:
+            why = " ".join(str(reason).split())
+            super().__init__(f"the package {package} is installed but cannot be loaded ({why}); mend that, or reinstall it")

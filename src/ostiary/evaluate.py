@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ostiary.attacks.base import Poisoned
 from ostiary.data.dataset import Dataset
+from ostiary.devices import plain_defaults
 from ostiary.errors import InvalidInput
 from ostiary.metrics.intervals import Estimate, averaged, lost, rate
 from ostiary.models.victim import Victim
@@ -40,6 +41,7 @@ class Outputs:
         return Outputs(clean, triggered, clean_features, features, crossed)
 
 
+@plain_defaults()
 def evaluate(now: Outputs, poisoned: Poisoned, control: Outputs, before: Outputs | None = None) -> Metrics:
     """Rates in [0, 1] with Wilson intervals and counts.
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ostiary.console import progress, warn_once
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.devices import wide
 from ostiary.explainers.base import Explainer
 from ostiary.modality.graphs import Graphs, with_degrees
 from ostiary.models.graph_layers import fold_norms
@@ -105,7 +106,7 @@ class Recovery:
         """The least important nodes of each clean graph for its true class, as places within it: int64 [n, nodes]."""
         scores = explainer.explain(victim, clean.inputs, ctx, clean.y).nodes
         assert scores is not None
-        return within(clean.inputs, top_nodes(clean.inputs, -scores.to(clean.y.device).double(), self.nodes))
+        return within(clean.inputs, top_nodes(clean.inputs, -wide(scores.to(clean.y.device)), self.nodes))
 
     def anywhere(self, clean: Dataset, seed: int) -> Tensor:
         """Random nodes of each clean graph, as places within it: int64 [n, nodes]."""
@@ -192,7 +193,7 @@ def measured(found: Recovered, victim: Victim, graphs: Graphs, chosen: Tensor) -
         logits, embedding = victim.both(stamped)
         n = len(embedding)
         edges = float(edges_within(stamped, chosen)) / max(1, n)
-        rate = float((logits.argmax(1) == found.goal).double().mean())
+        rate = float(wide(logits.argmax(1) == found.goal).mean())
     return Recovered(found.goal, rate, likeness(embedding), edges, found.net, found.low, found.high, found.kind)
 
 

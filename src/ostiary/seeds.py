@@ -14,6 +14,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from ostiary.devices import exact
+
 
 def derive(seed: int, *names: object) -> int:
     """A 63-bit seed for the stream called `names` under `seed`."""
@@ -49,8 +51,11 @@ def _mix(x: Tensor) -> Tensor:
 def uniform(seed: int, ids: Tensor, draw: Tensor | int = 0) -> Tensor:
     """Uniform numbers in [0, 1), float64, one per entry of `ids` (int64), for draw number `draw`.
 
-    `ids` and `draw` broadcast against each other.
+    `ids` and `draw` broadcast against each other. On a device without float64: the first 24 bits of the same, float32.
     """
+    if (near := exact(ids.device)) != ids.device:
+        found = uniform(seed, ids.to(near), draw.to(near) if isinstance(draw, Tensor) else draw)
+        return ((found * 2**24).floor() / 2**24).float().to(ids.device)
     golden = -0x61C8864680B583EB
     x = _mix(ids.to(torch.int64) * golden + seed)
     x = _mix(x + (torch.as_tensor(draw, dtype=torch.int64, device=ids.device) + 1) * golden)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
+import tempfile
 import zipfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,10 @@ import torch
 
 from ostiary.component import build
 from ostiary.data import image_folder
-from ostiary.data.source import file_mark, find_file
+from ostiary.data.cache import cache_folder
+from ostiary.data.source import file_mark, find_file, in_order
 from ostiary.errors import InvalidInput, MissingPackage
+from ostiary.models.weights import save_weights
 
 
 def load(name: str, seed: int = 0, **options: Any) -> Any:
@@ -117,6 +121,15 @@ def test_marks_of_files_follow_what_they_hold_alone(tmp_path: Path) -> None:
     assert file_mark(tmp_path / "here" / "in" / "one.txt") == file_mark(tmp_path / "other" / "in" / "one.txt")
 
 
+def test_marks_do_not_depend_on_how_a_system_sorts_paths(tmp_path: Path) -> None:
+    names = ["B.png", "a.png", "a/x.png", "a-b/x.png"]
+    assert [p.as_posix() for p in in_order(map(PureWindowsPath, names))] == ["B.png", "a/x.png", "a-b/x.png", "a.png"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert file_mark(tmp_path) == "9c613a75acf86ecc", "results that are kept go by it"
+
+
 @pytest.mark.parametrize(
     ("arrays", "words"),
     [
@@ -212,6 +225,37 @@ def test_a_folder_without_images_does_not_number_the_others_anew(outer: str, tmp
         load("image-folder", path=str(tmp_path))
 
 
+def test_what_a_look_at_a_folder_leaves_in_it_changes_nothing(tmp_path: Path) -> None:
+    pictures(tmp_path, "", 4)
+    source = build("dataset", {"name": "image-folder", "path": str(tmp_path)})
+    before, seen = source.content(), source.read()[0].fingerprint()
+    assert before == file_mark(tmp_path), "the key under which results are kept"
+    for name in (".DS_Store", "ant/Thumbs.db", "desktop.ini", "ant/images/._0.png", ".cache/ant/0.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"no picture")
+    assert (source.content(), source.read()[0].fingerprint()) == (before, seen)
+    (tmp_path / "ant" / "images" / "0.png").unlink()
+    assert source.content() != before
+
+
+@pytest.mark.parametrize(
+    ("written", "beside"),
+    [("photos/{}", "__MACOSX/photos/{}"), ("{}", "__MACOSX/{}"), ("photos\\{}", ".thumbs\\{}"), ("{}", "")],
+)
+def test_archives_of_other_systems(written: str, beside: str, tmp_path: Path) -> None:
+    pictures(tmp_path / "set", "", 4)
+    part = "\\" if "\\" in written else "/"
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for file in sorted((tmp_path / "set").rglob("*.png")):
+            name = str(file.relative_to(tmp_path / "set")).replace("/", part)
+            archive.write(file, written.format(name))
+            if beside:
+                archive.writestr(beside.format(name.replace(file.name, f"._{file.name}")), b"no picture")
+        archive.writestr(written.format(f"ant{part}"), b"")
+    here, there = (build("dataset", {"name": "image-folder", "path": str(tmp_path / p)}).read()[0] for p in ("set", "set.zip"))
+    assert there.classes == ("ant", "bee") and there.fingerprint() == here.fingerprint()
+
+
 def test_image_folder_without_images(tmp_path: Path) -> None:
     pytest.importorskip("PIL.Image")
     with pytest.raises(InvalidInput, match="no sub-folder with images"):
@@ -299,8 +343,18 @@ def test_no_track_of_traffic_signs_is_split(needs_data: Path) -> None:
 
 
 def test_missing_packages_say_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "PIL", None)
+    monkeypatch.setitem(sys.modules, "PIL", None)
     with pytest.raises(MissingPackage, match=r"pip install 'ostiary\[vision\]'"):
+        load("image-folder", path=str(tmp_path))
+
+
+def test_a_package_that_does_not_load_is_not_called_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "PIL").mkdir()
+    (tmp_path / "PIL" / "__init__.py").write_text("raise ImportError('libtiff.so.6: cannot open shared object file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [n for n in sys.modules if n.partition(".")[0] == "PIL"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(MissingPackage, match=r"Pillow is installed but cannot be loaded \(libtiff\.so\.6: cannot open"):
         load("image-folder", path=str(tmp_path))
 
 
@@ -371,6 +425,63 @@ def test_what_is_damaged_in_the_cache_is_made_anew(needs_data: Path, tmp_path: P
     with pytest.raises(InvalidInput, match="nor could it be fetched"):
         source.read()
     assert not raw.parent.exists(), "half a download would fail for ever"
+
+
+@pytest.fixture
+def small_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """OSTIARY_DATA with the TU set FEW, packed by Windows; the cache is to be at `home`."""
+    tables = {"A": "1, 2\n2, 1\n3, 4\n4, 3\n", "graph_indicator": "1\n1\n2\n2\n", "graph_labels": "0\n1\n"}
+    (tmp_path / "data" / "tu").mkdir(parents=True)
+    with zipfile.ZipFile(tmp_path / "data" / "tu" / "FEW.zip", "w") as archive:
+        for name, text in (tables | {"node_labels": "0\n1\n0\n1\n"}).items():
+            archive.writestr(f"FEW\\FEW_{name}.txt", text)
+    monkeypatch.setenv("OSTIARY_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("ostiary.console._said", set())
+    return tmp_path
+
+
+def test_tables_are_found_whatever_packed_them(small_set: Path) -> None:
+    data, _ = build("dataset", {"name": "tu", "set": "FEW"}).read()
+    assert data.y.tolist() == [0, 1] and (small_set / "home" / "ostiary" / "tu" / "FEW.safetensors").exists()
+
+
+def test_sets_are_read_where_no_cache_can_be_written(small_set: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (small_set / "home").write_text("no folder")
+    temporary = set(Path(tempfile.gettempdir()).glob("ostiary-*"))
+    for _ in range(2):
+        data, _ = build("dataset", {"name": "tu", "set": "FEW"}).read()
+        assert data.y.tolist() == [0, 1]
+    (said,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert f"cache folder {small_set / 'home'}" in said and said.endswith("set XDG_CACHE_HOME to a folder that can")
+    assert set(Path(tempfile.gettempdir()).glob("ostiary-*")) == temporary
+
+
+def test_a_cache_that_can_only_be_read_is_read(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = build("dataset", {"name": "tu", "set": "FEW"}).read()[0].fingerprint()
+    shutil.rmtree(small_set / "data")
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: 1 / 0)
+    assert build("dataset", {"name": "tu", "set": "FEW"}).read()[0].fingerprint() == seen
+
+
+def test_no_place_to_write_at_all_is_a_sentence(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (small_set / "home").write_text("no folder")
+    monkeypatch.setattr(tempfile, "tempdir", str(small_set / "nowhere"))
+    with pytest.raises(InvalidInput, match=r"nor a temporary one can be written .*; set XDG_CACHE_HOME to a folder that can"):
+        load("tu", set="FEW")
+
+
+def test_users_without_a_home_folder(small_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody(path: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", nobody)
+    for make in (lambda: find_file("~/a.npz", "images"), lambda: save_weights(torch.nn.Linear(1, 1), "~/a.safetensors")):
+        with pytest.raises(InvalidInput, match=r"no home folder is known here for the ~ of .*; give the whole path"):
+            make()
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    with pytest.raises(InvalidInput, match="no home folder is known here to keep data sets in; set XDG_CACHE_HOME to a folder"):
+        cache_folder()
 
 
 def test_names_of_sets_are_no_paths() -> None:

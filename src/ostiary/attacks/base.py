@@ -15,6 +15,7 @@ from ostiary.attacks.select import Correct, Random, Selector
 from ostiary.component import Component, NonNegative, Rate, who
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
+from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, InvalidInput, Unsupported
 from ostiary.modality.base import Inputs
 from ostiary.models.base import Architecture
@@ -68,6 +69,7 @@ class Attack(Component):
     controls: ClassVar[frozenset[str]]
 
     @final
+    @plain_defaults()
     def poison(self, splits: Splits, ctx: Context) -> Poisoned:
         """Poisoned training data, the trigger, and the stamped test sources. The given splits are left as they are; what is
         made of them is all of one precision, lest poison be told by its own."""

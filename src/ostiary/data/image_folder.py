@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from io import BytesIO
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -14,20 +14,22 @@ from torch import Tensor
 from ostiary.component import NonNegative, Positive, Rate
 from ostiary.data.dataset import Dataset
 from ostiary.data.images import first_of_each, image_data
-from ostiary.data.source import DataSource, file_mark, find_file
+from ostiary.data.source import DataSource, file_mark, find_file, member_path
 from ostiary.errors import InvalidInput, MissingPackage
 
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM")  # Pillow goes by content, and would have Ghostscript run an EPS
 KINDS = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm"})
 TESTS = ("test", "val", "valid", "validation")  # names of the folder that is the judge's
 LARGEST = 2**26  # bytes of one image in an archive
+ASIDE = frozenset({"__MACOSX", "__pycache__"})  # what systems put beside data, as they do names that begin with a dot
 
 
 class ImageFolder(DataSource, name="image-folder"):
     """A folder with one sub-folder of images per class (`path`), resized to `size` pixels a side, RGB. Needs Pillow.
 
     `path` may be a .zip archive of such a folder, and is looked up as given, then under OSTIARY_DATA/images. A folder that
-    holds `train` and `test` (or `val`) instead keeps that split. `limit` keeps the first so many training images of each class
+    holds `train` and `test` (or `val`) instead keeps that split. Hidden files, and files that are no images, do not count.
+    `limit` keeps the first so many training images of each class
     (0: all).
     """
 
@@ -38,7 +40,7 @@ class ImageFolder(DataSource, name="image-folder"):
     limit: NonNegative = 0
 
     def content(self) -> str:
-        return file_mark(find_file(self.path, "images"))
+        return file_mark(find_file(self.path, "images"), read=_is_image)  # a look at a folder leaves other files in it
 
     def read(self) -> tuple[Dataset, Tensor | None]:
         pillow, root = _pillow(), find_file(self.path, "images")
@@ -59,7 +61,7 @@ class ImageFolder(DataSource, name="image-folder"):
             train = (~judged).nonzero().flatten()
             kept[train[first_of_each(y[train], self.limit)]] = True
             held, y, judged = [n for n, k in zip(held, kept.tolist(), strict=True) if k], y[kept], judged[kept]
-        images = torch.empty(len(held), 3, self.size, self.size)
+        images = torch.empty(len(held), 3, self.size, self.size, dtype=torch.float32)
         with _Reader(pillow, root, self.size) as reader:
             for i, name in enumerate(held):
                 images[i] = reader.pixels(files[name])
@@ -73,22 +75,32 @@ def _files(root: Path) -> tuple[dict[PurePosixPath, str], list[PurePosixPath]]:
     else:
         try:
             with zipfile.ZipFile(root) as archive:
-                every = [(PurePosixPath(i.filename), i.filename, i.is_dir()) for i in archive.infolist()]
+                names = [i.filename for i in archive.infolist()]
+                every = [(member_path(name), name, name.endswith(("/", "\\"))) for name in names]
         except (zipfile.BadZipFile, OSError) as error:
             raise InvalidInput(f"{root} is neither a folder nor a .zip of one ({error}); correct path") from error
-    images = [(name, place) for name, place, folder in every if name.suffix.lower() in KINDS and not folder]
+    images = [(name, place) for name, place, folder in every if _is_image(name) and not folder]
     outer = {name.parts[0] for name, _ in images}
     shift = 1 if len(outer) == 1 and all(len(name.parts) > 2 for name, _ in images) else 0  # one folder around all
-    folders = [n for n, _, folder in every if folder and not any(p.startswith((".", "__")) for p in n.parts)]
+    folders = [name for name, _, folder in every if folder and not _aside(name)]
     below = [PurePosixPath(*n.parts[shift:]) for n in folders if len(n.parts) > shift and (not shift or n.parts[0] in outer)]
     return dict(sorted((PurePosixPath(*name.parts[shift:]), place) for name, place in images)), below
+
+
+def _is_image(name: PurePath) -> bool:
+    """Whether the file of this path, below the folder of the data set, is one of its images."""
+    return name.suffix.lower() in KINDS and not _aside(name)
+
+
+def _aside(name: PurePath) -> bool:
+    return any(part.startswith(".") or part in ASIDE for part in name.parts)
 
 
 def _pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise MissingPackage("Pillow", "vision") from error
+        raise MissingPackage("Pillow", "vision", error, "PIL") from error
     return Image
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import zlib
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, Rate, build
+from ostiary.data.cache import cache_folder, room
 from ostiary.data.dataset import Dataset
-from ostiary.data.source import DataSource, cache_folder, file_mark, find_file
+from ostiary.data.source import DataSource, file_mark, find_file
 from ostiary.data.torchvision_import import import_torchvision
 from ostiary.errors import InvalidInput
 
@@ -98,14 +101,16 @@ class Torchvision(DataSource, name="torchvision"):
         datasets = import_torchvision().datasets
         if not hasattr(datasets, self.set):
             raise InvalidInput(f"torchvision has no data set '{self.set}'")
-        cls, root = getattr(datasets, self.set), str(cache_folder() / "torchvision")
-        try:  # the two ways torchvision's classes name their halves
-            halves = [cls(root, train=flag, download=True) for flag in (True, False)]
-        except TypeError:
-            halves = [cls(root, split=flag, download=True) for flag in ("train", "test")]
-        pixels = [torch.from_numpy(np.stack([np.asarray(x) for x, _ in half])) for half in halves]
+        cls, home = getattr(datasets, self.set), cache_folder() / "torchvision"
+        # what is there already can be read where nothing can be written
+        with contextlib.nullcontext(home) if os.path.isdir(home) else room("torchvision") as root:
+            try:  # the two ways torchvision's classes name their halves
+                halves = [cls(str(root), train=flag, download=True) for flag in (True, False)]
+            except TypeError:
+                halves = [cls(str(root), split=flag, download=True) for flag in ("train", "test")]
+            pixels = [torch.from_numpy(np.stack([np.asarray(x) for x, _ in half])) for half in halves]
+            labels = [torch.tensor([y for _, y in half]) for half in halves]
         pixels = [p.unsqueeze(-1) if p.ndim == 3 else p for p in pixels]
-        labels = [torch.tensor([y for _, y in half]) for half in halves]
         images = torch.cat(pixels).permute(0, 3, 1, 2).float() / 255
         mask = torch.arange(len(images)) >= len(pixels[0])
         return image_data(images, torch.cat(labels), tuple(getattr(halves[0], "classes", ()) or ())), mask

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
-import shutil
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate, build
+from ostiary.data.cache import cached, pyg_root
 from ostiary.data.dataset import Dataset, Splits
-from ostiary.data.source import DataSource, cache_folder, cached, data_folder
+from ostiary.data.source import DataSource
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.nodes import Nodes, firsts, induced
@@ -85,8 +85,7 @@ class Planetoid(NodeSource, name="planetoid"):
     def read(self) -> tuple[Dataset, Tensor | None]:
         if not re.fullmatch(r"[A-Za-z]+", self.set):
             raise InvalidInput(f"'{self.set}' is no name of a Planetoid data set; they are Cora, CiteSeer and PubMed")
-        home = cache_folder() / "planetoid" / f"{self.set.lower()}.safetensors"
-        held = cached(home, self._raw)
+        held = cached(f"planetoid/{self.set.lower()}.safetensors", self._raw)
         graph = Graphs.build(held["x"], held["edge_index"], torch.tensor([len(held["x"])]))
         return Dataset.of(Nodes.of(graph), held["y"], build("modality", "node")), None
 
@@ -140,14 +139,7 @@ def _from_pyg(name: str) -> dict[str, Tensor]:
     """PyG's own reading of the set."""
     from torch_geometric.datasets import Planetoid as Reader
 
-    root, offline = cache_folder() / "pyg", data_folder()
-    try:
-        if offline and (offline / "planetoid" / name / "raw").is_dir():
-            shutil.copytree(offline / "planetoid" / name / "raw", root / name / "raw", dirs_exist_ok=True)
+    with pyg_root("Planetoid", name) as root:
         data = Reader(str(root), name, force_reload=True)[0]
-    except Exception as error:
-        shutil.rmtree(root / name, ignore_errors=True)  # half a download would fail for ever
-        where = f"{offline / 'planetoid'}" if offline else "OSTIARY_DATA (not set)"
-        raise InvalidInput(f"the Planetoid set '{name}' is neither in {where} nor could it be fetched: {error}") from error
     edges = data.edge_index[:, data.edge_index[0] != data.edge_index[1]]  # layers add self-loops where they want them
     return {"x": data.x.float(), "edge_index": edges, "y": data.y.long()}

@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from pathlib import Path
-from typing import ClassVar, Literal, final
+from pathlib import Path, PurePath, PurePosixPath
+from typing import ClassVar, Literal, TypeVar, final
 
 import torch
 from torch import Tensor
 
 from ostiary.component import Component, Rate, who
 from ostiary.data.dataset import Dataset, Splits
+from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, InvalidInput
 from ostiary.seeds import generator
-from ostiary.writing import whole
+
+P = TypeVar("P", bound=PurePath)
 
 
 class DataSource(Component):
@@ -43,6 +44,7 @@ class DataSource(Component):
         return None
 
     @final
+    @plain_defaults()
     def load(self, seed: int) -> Splits:
         """Stratified train / test / clean for this seed; a split that came with the data is kept."""
         match self.read():
@@ -132,13 +134,21 @@ def _groups(rows: Tensor, tied: Tensor, n: int, rng: torch.Generator) -> Tensor:
 def data_folder() -> Path | None:
     """The offline source of data files, if the environment names one (OSTIARY_DATA)."""
     folder = os.environ.get("OSTIARY_DATA")
-    return Path(folder).expanduser() if folder else None
+    return expanded(folder) if folder else None
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder for `~`. Raises InvalidInput where none is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(f"no home folder is known here for the ~ of {path}; give the whole path, or set HOME") from error
 
 
 def find_file(path: str, room: str) -> Path:
     """`path` as given, or under OSTIARY_DATA/`room`. Raises InvalidInput where neither exists."""
     offline = data_folder()
-    places = [Path(path).expanduser()] + ([offline / room / path] if offline else [])
+    places = [expanded(path)] + ([offline / room / path] if offline else [])
     for place in places:
         if place.exists():
             return place
@@ -146,16 +156,29 @@ def find_file(path: str, room: str) -> Path:
     raise InvalidInput(f"there is no file {looked}; correct the path or set OSTIARY_DATA")
 
 
-def file_mark(*paths: Path) -> str:
-    """A digest of the contents of files, of all below folders with its names too: the same on every machine, at any time."""
+def file_mark(*paths: Path, read: Callable[[PurePath], bool] = lambda _: True) -> str:
+    """A digest of the contents of files, of all below folders with its names too: the same on every machine, at any time.
+    read: which of a folder's files count, by their paths below it."""
     digest = hashlib.blake2b(digest_size=8)
     for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            if file.is_file():
+        folder = path.is_dir()
+        for file in in_order(path.rglob("*")) if folder else [path]:
+            name = file.relative_to(path)
+            if file.is_file() and (read(name) or not folder):
                 status = file.stat()
                 found = _content(str(file), status.st_size, status.st_mtime_ns)
-                digest.update(f"{file.relative_to(path).as_posix()}\0{found}\n".encode())
+                digest.update(f"{name.as_posix()}\0{found}\n".encode())
     return digest.hexdigest()
+
+
+def in_order(paths: Iterable[P]) -> list[P]:
+    """Sorted by their names, in the same way on every machine: on Windows paths themselves do not tell `B` from `b`."""
+    return sorted(paths, key=lambda path: path.parts)
+
+
+def member_path(name: str) -> PurePosixPath:
+    """The path of a member of an archive; some of Windows' archivers part folders by backslashes."""
+    return PurePosixPath(name.replace("\\", "/"))
 
 
 @lru_cache(maxsize=2**17)
@@ -163,23 +186,3 @@ def _content(file: str, size: int, changed: int) -> str:
     """A digest of a file, read once per process unless its size or time of change says that it is another."""
     with open(file, "rb") as opened:
         return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=8)).hexdigest()
-
-
-def cache_folder() -> Path:
-    """The user's cache folder of this program (XDG_CACHE_HOME honoured)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ostiary"
-
-
-def cached(home: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The tensors of a file in the cache; `make` gives them where it is not there or damaged. Raises StoreError where it
-    cannot be written."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
-
-    if home.exists():
-        with suppress(SafetensorError):
-            return load_file(home)
-    found = make()
-    with whole(home) as part:
-        save_file({k: v.contiguous() for k, v in found.items()}, part)
-    return load_file(home)

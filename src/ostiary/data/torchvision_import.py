@@ -18,12 +18,13 @@ def import_torchvision() -> ModuleType:
     The wheel of the package index is built for CUDA; beside a CPU-only torch its compiled part does not load, and two of
     its operators, for which it then wants to describe shapes, are unknown. Their schemas are declared here, and only where
     the import fails without them: models, transforms and data sets then work; the operators themselves, and decoding
-    of image files, do not. Call it before `import timm` as well. Raises MissingPackage where torchvision is not installed.
+    of image files, do not. Call it before `import timm` as well. Raises MissingPackage where torchvision is not installed, or
+    cannot be loaded for another reason.
     """
     try:
         return importlib.import_module("torchvision")
     except ImportError as error:
-        raise MissingPackage("torchvision", "vision") from error
+        raise MissingPackage("torchvision", "vision", error) from error
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise

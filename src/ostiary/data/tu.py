@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from ostiary.component import Positive, build
+from ostiary.data.cache import cached, pyg_root
 from ostiary.data.dataset import Dataset
-from ostiary.data.source import DataSource, cache_folder, cached, data_folder
+from ostiary.data.source import DataSource, data_folder, member_path
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import DEGREES, Graphs, degree_features
 from ostiary.modality.sparse import pointer
@@ -44,8 +45,8 @@ class TU(DataSource, name="tu"):
     def read(self) -> tuple[Dataset, Tensor | None]:
         if not re.fullmatch(r"[A-Za-z0-9_\-]+", self.set):
             raise InvalidInput(f"'{self.set}' is no name of a TU data set; names are like AIDS or PROTEINS_full")
-        home = cache_folder() / "tu" / f"{self.set}{'-attributes-first' if self.attributes else ''}.safetensors"
-        tensors = cached(home, lambda: _from_pyg(self.set, bool(self.attributes)))
+        name = f"tu/{self.set}{'-attributes-first' if self.attributes else ''}.safetensors"
+        tensors = cached(name, lambda: _from_pyg(self.set, bool(self.attributes)))
         width = int(tensors.pop("attributes", torch.tensor(0)))
         if self.attributes and not width:
             raise InvalidInput(f"{self.set} has no node attributes; leave attributes out")
@@ -78,17 +79,15 @@ def _from_pyg(name: str, attributes: bool) -> dict[str, Tensor]:
     """PyG's own reading of the set, as the tensors of one store."""
     from torch_geometric.datasets import TUDataset
 
-    root, offline = cache_folder() / "pyg", data_folder()
-    try:
-        if offline and (offline / "tu" / name / "raw").is_dir():
-            shutil.copytree(offline / "tu" / name / "raw", root / name / "raw", dirs_exist_ok=True)
-        elif offline and (offline / "tu" / f"{name}.zip").exists():
+    offline = data_folder()
+    with pyg_root("TU", name) as root:
+        if offline and not (offline / "tu" / name / "raw").is_dir() and (offline / "tu" / f"{name}.zip").exists():
             _unpack(offline / "tu" / f"{name}.zip", root / name / "raw", name)
-        data: Any = TUDataset(str(root), name, use_node_attr=attributes, force_reload=True)
-    except Exception as error:
-        shutil.rmtree(root / name, ignore_errors=True)  # half a download would fail for ever
-        where = f"{offline / 'tu'}" if offline else "OSTIARY_DATA (not set)"
-        raise InvalidInput(f"the TU set '{name}' is neither in {where} nor could it be fetched: {error}") from error
+        return _tensors(TUDataset(str(root), name, use_node_attr=attributes, force_reload=True), name, attributes)
+
+
+def _tensors(data: Any, name: str, attributes: bool) -> dict[str, Tensor]:
+    """What PyG has read, as the tensors of one store."""
     store, slices = data._data, data.slices
     sizes = slices["x"].diff() if store.x is not None else _sizes(Path(data.raw_dir), name, len(data))
     edges = slices["edge_index"].diff()
@@ -107,11 +106,12 @@ def _unpack(archive: Path, folder: Path, name: str) -> None:
     """The tables of the set, by their own names alone: what else an archive holds, or where it says to put it, is left."""
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(archive) as held:
-        tables = [info for info in held.infolist() if re.fullmatch(rf"{name}_\w+\.txt", Path(info.filename).name)]
-        if sum(info.file_size for info in tables) > LARGEST:
+        tables = {member_path(info.filename).name: info for info in held.infolist()}
+        tables = {own: info for own, info in tables.items() if re.fullmatch(rf"{name}_\w+\.txt", own)}
+        if sum(info.file_size for info in tables.values()) > LARGEST:
             raise ValueError(f"{archive} unpacks to more than {LARGEST >> 30} GiB")
-        for info in tables:
-            with held.open(info) as source, (folder / Path(info.filename).name).open("wb") as table:
+        for own, info in tables.items():
+            with held.open(info) as source, (folder / own).open("wb") as table:
                 shutil.copyfileobj(source, table)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from numbers import Real
@@ -15,6 +16,7 @@ from ostiary.component import build
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.data.nodes import inductive
 from ostiary.data.source import split
+from ostiary.devices import plain_defaults
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import DEGREES, Graphs
 from ostiary.modality.nodes import Nodes
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 
+@plain_defaults()
 def graphs(
     data: Iterable[Data], y: Sequence[int] | Tensor | None = None, classes: tuple[str, ...] = (), *, max_degree: int = DEGREES
 ) -> Dataset:
@@ -36,6 +39,7 @@ def graphs(
     return Dataset.of(Graphs.from_pyg(items, _columns(max_degree)), labels, build("modality", "graph"), classes or None)
 
 
+@plain_defaults()
 def nodes(
     data: Data,
     y: Sequence[int] | Tensor | None = None,
@@ -51,6 +55,7 @@ def nodes(
 
     if not isinstance(data, Data):
         raise InvalidInput(f"the graph is {_kind(data)}, expected one PyG Data; give the graph itself")
+    data = _near(data)
     if y is None and data.y is None:
         raise InvalidInput("the graph has no label y; set it or pass y=")
     labels, store = _labels(data.y if y is None else y).flatten(), Graphs.from_pyg([data], _columns(max_degree))
@@ -61,6 +66,7 @@ def nodes(
     return replace(found, ids=chosen)
 
 
+@plain_defaults()
 def images(
     pixels: Tensor | Iterable[tuple[Any, int | Tensor]] | TorchDataset[Any],
     y: Sequence[int] | Tensor | None = None,
@@ -75,6 +81,7 @@ def images(
     return Dataset.of(held, _labels(y), build("modality", "image"), classes or None)
 
 
+@plain_defaults()
 def split_data(data: Dataset, *, test_rate: float = 0.2, clean_rate: float = 0.03, seed: int = 0) -> Splits:
     """Stratified train / test / clean; the clean part (a rate of all samples) comes out of the test part. Nodes are split
     inductively: the training graph holds neither of the others, the clean nodes' graph no test node."""
@@ -143,7 +150,13 @@ def _listed(data: Iterable[Data]) -> list[Data]:
     for i, item in enumerate(items):
         if not isinstance(item, Data):
             raise InvalidInput(f"graph {i} is {_kind(item)}, expected PyG Data; give one Data per graph")
-    return items
+    return [_near(item) for item in items]
+
+
+def _near(data: Data) -> Data:
+    """The graph on the CPU, a copy of one that is elsewhere."""
+    here = all(value.device.type == "cpu" for _, value in data if isinstance(value, Tensor))
+    return data if here else copy.copy(data).cpu()
 
 
 def _own_label(i: int, data: Data) -> Tensor:
@@ -163,7 +176,7 @@ def _labels(y: object) -> Tensor:
 
 def _tensor(values: object, what: str, expected: str) -> Tensor:
     try:  # a copy, for torch takes no array that is reversed, and what is the caller's may change
-        return torch.as_tensor(values.copy() if isinstance(values, np.ndarray) else values).clone()
+        return torch.as_tensor(values.copy() if isinstance(values, np.ndarray) else values).to("cpu", copy=True)
     except (TypeError, ValueError, RuntimeError):
         raise InvalidInput(f"{what} are {_kind(values)}, expected {expected}") from None
 

@@ -13,20 +13,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ostiary.data.source import file_mark
+from ostiary.data.source import expanded, file_mark, in_order
 from ostiary.data.torchvision_import import import_torchvision
 from ostiary.errors import InvalidInput
 
 
 def mark(path: str, *others: str) -> str:
     """A digest of the file, of the files beside it that it imports, and of `others` that are there."""
-    given = [Path(p).expanduser() for p in (path, *others) if p and Path(p).expanduser().exists()]
-    return file_mark(*given, *_helpers(Path(path).expanduser()))
+    given = [expanded(p) for p in (path, *others) if p and expanded(p).exists()]
+    return file_mark(*given, *_helpers(expanded(path)))
 
 
 def imported(path: str) -> ModuleType:
     """The file as a module, read anew. Raises InvalidInput in one sentence."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not place.is_file():
         raise InvalidInput(f"there is no file {place}; correct the path")
     loader = importlib.util.spec_from_file_location(f"ostiary_user_{place.stem}", place)
@@ -77,7 +77,7 @@ def _helpers(place: Path) -> list[Path]:
         new = {file for file in (beside | inside) - found - {place} if file.is_file()}
         found |= new
         waiting += new
-    return sorted(found)
+    return in_order(found)
 
 
 def _imported(file: Path) -> set[str]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ostiary.component import Component, who
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
@@ -54,6 +55,7 @@ class Detector(Component):
         return self.needs
 
     @final
+    @plain_defaults()
     def inspect(self, evidence: Evidence, ctx: Context) -> Findings:
         """Suspicion, from what the method declares to need and nothing else."""
         held = evidence.only(self.needed(), f"detector '{self.name}'")

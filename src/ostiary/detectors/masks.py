@@ -85,6 +85,6 @@ class MaskInversion:
 @torch.no_grad()
 def better(best: Patches, mask: Tensor, pattern: Tensor, norms: Tensor, hit: Tensor) -> Patches:
     """Class by class the smaller mask of those that succeed; the newest while none has."""
-    found = torch.where(hit, norms.double(), math.inf).cpu()
+    found = torch.where(hit.cpu(), norms.cpu().double(), math.inf)
     new = ((found < best.norms) | torch.isinf(best.norms)).to(mask.device)[:, None, None, None]
     return Patches(torch.where(new, mask, best.masks), torch.where(new, pattern, best.patterns), found.minimum(best.norms))

@@ -20,6 +20,7 @@ from ostiary.component import Component, lookup, who
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.detectors.base import Detector, Findings
+from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, InvalidInput, Unsupported
 from ostiary.evaluate import Metrics, Outputs, evaluate
 from ostiary.evidence import Evidence
@@ -55,6 +56,7 @@ class Result:
     borrowed: float = 0.0
 
 
+@plain_defaults()
 def compute(stage: Stage, bench: Bench) -> Result:
     """Run one stage whose upstream is done. Raises Damaged where a result that it builds on cannot be read any more."""
     result = _COMPUTE[stage.kind](stage, bench)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ostiary.component import Component, who
 from ostiary.context import Context
+from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, InvalidInput, Unsupported
 from ostiary.modality.base import Inputs
 from ostiary.models.victim import Victim, evaluating, without_gradients
@@ -38,6 +39,7 @@ class Explainer(Component):
     modalities: ClassVar[frozenset[str]]
 
     @final
+    @plain_defaults()
     def explain(
         self, victim: Victim, inputs: Inputs, ctx: Context, classes: Tensor | None = None, ids: Tensor | None = None
     ) -> Attribution:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, device, nn
 
 from ostiary.component import Json
+from ostiary.devices import exact
 from ostiary.errors import InvalidInput
 from ostiary.modality.base import Modality
 from ostiary.modality.graphs import Graphs, are_degrees, join, with_degrees
@@ -129,9 +130,10 @@ class GraphModality(Modality, name="graph"):
             return with_degrees(inputs.with_edges(keep))
         moved = torch.rand(len(inputs.x), generator=rng) < 0.5
         at = moved.nonzero().flatten().to(where)
-        order = (inputs.batch[at] + torch.rand(len(at), generator=rng).to(where).double()).argsort()  # within each graph
+        near = exact(where)
+        order = (inputs.batch[at].to(near) + torch.rand(len(at), generator=rng).double().to(near)).argsort()  # in each graph
         x = inputs.x.clone()
-        x[at] = inputs.x[at[order]]
+        x[at] = inputs.x[at[order.to(where)]]
         return inputs.with_edges(keep).with_(x=x)
 
     def superpose(self, inputs: Graphs, others: Graphs, mean: bool = False) -> Graphs:

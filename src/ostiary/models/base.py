@@ -11,6 +11,7 @@ from torch import nn
 
 from ostiary.component import Component, Json
 from ostiary.data.dataset import Dataset
+from ostiary.devices import plain_defaults
 from ostiary.errors import Unsupported
 from ostiary.modality.base import Modality
 from ostiary.models.victim import Victim
@@ -48,6 +49,7 @@ class Architecture(Component):
         return Victim(module, modality)
 
     @final
+    @plain_defaults()
     def make(self, data: Dataset, seed: int) -> Victim:
         """A fresh victim; its initial weights depend on `seed` alone."""
         if self.modalities and data.modality.name not in self.modalities:
@@ -60,6 +62,7 @@ class Architecture(Component):
         return made
 
     @final
+    @plain_defaults()
     def rebuild(self, described: Mapping[str, Any], modality: Modality, seed: int = 0) -> Victim:
         """The same from a description of the data, for weights that are loaded afterwards."""
         with scoped(seed, "init"):

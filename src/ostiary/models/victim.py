@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ostiary.component import build
 from ostiary.console import warn_once
+from ostiary.devices import plain_defaults
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, Unsupported
 from ostiary.modality.base import Inputs, Modality
 from ostiary.models import soft_edges
@@ -213,6 +214,7 @@ class Victim(nn.Module):
         return logits, features
 
     @torch.no_grad()
+    @plain_defaults()
     def _in_chunks(self, inputs: Inputs, asked: Callable[[Inputs], tuple[Tensor, ...]]) -> list[Tensor]:
         """What `asked` says of every chunk, logits first, end to end."""
         said = []

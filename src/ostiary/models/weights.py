@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ostiary.data.source import expanded
 from ostiary.errors import InvalidInput, UnsafeFile
 from ostiary.writing import whole
 
@@ -30,7 +31,7 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
 
 def named_safetensors(path: str | Path) -> Path:
     """The path of a file to write. Raises InvalidInput for a name that promises something else."""
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.suffix != ".safetensors":
         raise InvalidInput(f"weights are written as .safetensors, not as '{place.name}'; give the file that ending")
     return place
@@ -41,7 +42,7 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
 
     Raises UnsafeFile for a file that would run code or hold more than tensors, InvalidInput for a broken one.
     """
-    place = Path(path).expanduser()
+    place = expanded(path)
     if not place.is_file():
         raise InvalidInput(f"there is no file {place} to read weights from; correct the path")
     if place.stat().st_size == 0:

@@ -11,6 +11,7 @@ from ostiary.component import Component, NonNegative, Positive, PositiveFloat, w
 from ostiary.console import log
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, Diverged, InvalidInput, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.polarized import before_polarizing
@@ -106,6 +107,7 @@ class Purifier(Component):
         return self.needs
 
     @final
+    @plain_defaults()
     def purify(self, evidence: Evidence, ctx: Context) -> Victim:
         """A new victim; the given one is left as it is. Raises Unsupported or InvalidInput before work starts."""
         held = evidence.only(self.needed(), f"purifier '{self.name}'")

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ostiary.component import Component, Json, NonNegative, NonNegativeFloat, PositiveFloat, Rate
 from ostiary.data.dataset import Dataset
+from ostiary.devices import wide
 from ostiary.modality.base import Inputs
 from ostiary.models.polarized import Polarizer, polarizer, watched
 from ostiary.models.victim import Victim
@@ -71,7 +72,7 @@ class Towards(TrainHook):
 
         def loss(by: Tensor) -> Tensor | None:
             logits = self.said(victim, batch, by)
-            there = (logits.argmax(1) == goal).double().mean()
+            there = wide(logits.argmax(1) == goal).mean()
             return None if float(there) > self.how.enough else F.cross_entropy(logits, goal)
 
         return descend(loss, start, ball, step=self.how.step, steps=self.how.inner)

@@ -9,6 +9,7 @@ from torch import Tensor
 from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
+from ostiary.devices import wide
 from ostiary.modality.nodes import Nodes
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.purifiers.distillation import distance
@@ -47,7 +48,7 @@ class Rehearsal(TrainHook):
         if not len(rows):
             return 0.0
         said = victim(self.marked(rows.inputs, torch.full_like(rows.y, goal))).argmax(1)
-        return float((said == goal).double().mean())
+        return float(wide(said == goal).mean())
 
     def wished(self) -> Tensor:
         """A class for every node that is not its own, of those under suspicion: int64 [n]; -1 where there is none."""
@@ -83,7 +84,7 @@ class Rehearsal(TrainHook):
         with evaluating(state.victim):  # no dropout: answers are compared
             now = state.victim(self.whole)
             loss = distance(state.victim(marked), self.answers[nodes.roots])
-        same = float((now.argmax(1) == self.answers.argmax(1)).double().mean())
+        same = float(wide(now.argmax(1) == self.answers.argmax(1)).mean())
         if same >= self.means.agree:
             self.kept = {k: v.detach().clone() for k, v in state.victim.state_dict().items()}
         self.net.reach *= GROWTH if same >= self.means.agree else 1 / GROWTH

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from ostiary.devices import exact
 from ostiary.modality.graphs import Graphs
 from ostiary.models.votes import View
 from ostiary.purifiers.sampled import RandomEdges, Sampled, Share
@@ -51,16 +52,18 @@ class PairSubsets(RandomEdges):
         self.kappa = kappa
 
     def keep(self, batch: Graphs, pairs: Tensor, which: Tensor) -> Tensor:
-        key = int(self.key)
+        key, near = int(self.key), exact(which.device)
+        owner, pairs, which = (v.to(near) for v in (batch.edge_batch, pairs, which))
         kept = self.number(batch, uniform(derive(key, "number"), which))
-        order = (batch.edge_batch + uniform(key, pairs, which[batch.edge_batch])).argsort()  # an edge's directions adjoin
+        order = (owner + uniform(key, pairs, which[owner])).argsort()  # an edge's directions adjoin
         rank = torch.empty_like(order)
-        rank[order] = torch.arange(len(order), device=order.device) - batch.edge_ptr[batch.edge_batch]
-        return rank < 2 * kept[batch.edge_batch]
+        rank[order] = torch.arange(len(order), device=near) - batch.edge_ptr.to(near)[owner]
+        return (rank < 2 * kept[owner]).to(batch.x.device)
 
     def number(self, batch: Graphs, chance: Tensor) -> Tensor:
         """How many edges fall into the subset, where the hypergeometric distribution reaches `chance`: int64 [G]."""
-        kinds, at = torch.stack([batch.n_nodes, batch.n_edges // 2]).unique(dim=1, return_inverse=True)
+        held = torch.stack([batch.n_nodes, batch.n_edges // 2]).to(chance.device)
+        kinds, at = held.unique(dim=1, return_inverse=True)
         nodes, edges = kinds[:, :, None]
         n = nodes * (nodes - 1) // 2
         k, m = chosen(n, self.kappa), torch.arange(int(edges.max()) + 1, device=edges.device)
@@ -69,7 +72,7 @@ class PairSubsets(RandomEdges):
         steps[:, -1] = 2.0  # whatever rounding lost
         shift = 2.0 * torch.arange(len(steps), device=steps.device)[:, None] + steps
         found: Tensor = torch.searchsorted(shift.flatten(), 2.0 * at + chance, right=True) - at * len(m)
-        return found.minimum(batch.n_edges // 2)
+        return found.minimum(held[1])
 
 
 def chosen(pairs: Tensor, kappa: float) -> Tensor:

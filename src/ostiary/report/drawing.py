@@ -18,11 +18,16 @@ from typing import Any
 
 from ostiary.errors import MissingPackage
 
-try:
-    alt: Any = importlib.import_module("altair")  # Any: its own types refuse the shared options below
-    vl_convert: Any = importlib.import_module("vl_convert")
-except ImportError as error:
-    raise MissingPackage(error.name or "altair", "report") from error
+
+def _library(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MissingPackage(name, "report", error) from error
+
+
+alt = _library("altair")  # Any: its own types refuse the shared options below
+vl_convert = _library("vl_convert")
 
 Rows = list[dict[str, Any]]
 Spec = dict[str, Any]

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from ostiary.component import Component, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Rate
 from ostiary.console import progress
 from ostiary.data.dataset import Dataset
+from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, Diverged, InvalidInput
 from ostiary.models.victim import Victim, check_logits, evaluating, first_logits, freeze_norms
 from ostiary.seeds import generator, scoped
@@ -63,6 +64,7 @@ class Trainer(Component, name="trainer"):
     max_norm: NonNegativeFloat = 0.0
     bf16: bool = False
 
+    @plain_defaults()
     def fit(
         self, victim: Victim, data: Dataset, seed: int, hooks: Sequence[TrainHook] = (), *, what: str = "training"
     ) -> Victim:

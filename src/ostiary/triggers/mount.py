@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ostiary.devices import wide
 from ostiary.modality.graphs import Graphs
 from ostiary.seeds import uniform
 
@@ -47,7 +48,7 @@ class SoftMount:
         keep, (g, i, j) = outer(graphs, chosen), pairs_of(chosen).nonzero(as_tuple=True)
         edges, attr = joined(graphs, keep, torch.stack([chosen[g, i], chosen[g, j]]))
         old = graphs.x.new_ones(edges.shape[1] - len(g)) if graphs.edge_weight is None else graphs.edge_weight[keep]
-        place = torch.arange(edges.shape[1], device=edges.device, dtype=torch.float64)  # sorted along with the edges
+        place = wide(torch.arange(edges.shape[1], device=edges.device))  # sorted along with the edges
         self.base = Graphs.build(graphs.x, edges, graphs.n_nodes, edge_attr=attr, edge_weight=place)
         assert self.base.edge_weight is not None
         t = chosen.shape[1]

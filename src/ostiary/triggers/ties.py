@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ostiary.devices import wide
 from ostiary.models.edge_gradient import Flips
 
 SPARE, MOST = 16, 1024  # more pairs than wanted, so that ties are seen; where all of these tie, eight times as many
@@ -28,7 +29,7 @@ def levels(found: Flips) -> Tensor:
     """0 for the best score of each graph, 1 for the next, and so on: float64 [G, k], infinite where there is no pair. By gaps,
     since a score may stand at the edge of any fixed step."""
     falls = found.scores.diff(dim=1).abs() > TIE * found.scores[:, :1].abs()
-    return F.pad(falls.double().cumsum(1), (1, 0)).masked_fill(found.pairs[:, :, 0] < 0, torch.inf)
+    return F.pad(wide(falls).cumsum(1), (1, 0)).masked_fill(found.pairs[:, :, 0] < 0, torch.inf)
 
 
 def settled(found: Flips, m: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ostiary.component import Component
+from ostiary.devices import wide
 from ostiary.modality.graphs import Graphs
 from ostiary.models.victim import Victim
 from ostiary.triggers.mount import random_score, top_nodes
@@ -40,12 +41,12 @@ class Ranked(Position):
         Scores nearer than TIE of the graph's largest share a level: by gaps, for a score may stand at the edge of any fixed
         step, and what rounding makes of it depends on the batch.
         """
-        score = self.score(graphs, ids, seed, model).double()
+        score = wide(self.score(graphs, ids, seed, model))
         order = score.argsort(descending=True, stable=True)
         order = order[graphs.batch[order].argsort(stable=True)]  # graph by graph, as the nodes are stored
         gap = TIE * per_graph(score.abs(), graphs, "amax")[graphs.batch]
         falls = torch.zeros_like(score)
-        falls[1:] = (score[order].diff().abs() > gap[1:]).double()
+        falls[1:] = wide(score[order].diff().abs() > gap[1:])
         steps = falls.cumsum(0)
         level = torch.empty_like(score)
         level[order] = steps[graphs.node_ptr[graphs.batch]] - steps
@@ -63,5 +64,5 @@ class Ranked(Position):
 
 def per_graph(values: Tensor, graphs: Graphs, reduce: str) -> Tensor:
     """amax or amin of node values over each graph: float64 [G], 0 for a graph without nodes."""
-    zeros = values.new_zeros(len(graphs), dtype=torch.float64)
-    return zeros.scatter_reduce(0, graphs.batch, values.double(), reduce, include_self=False)
+    values = wide(values)
+    return values.new_zeros(len(graphs)).scatter_reduce(0, graphs.batch, values, reduce, include_self=False)
