@@ -25,11 +25,9 @@ class MESA(PatchLearning, Detector, name="mesa"):
     paper's three and its training), over the last tenth of `steps` of `batch_size` images. Flagged: `threshold` and more.
 
     0.5 is ours, the purifier's `flag`. Digits, PreAct-ResNets of width 8, three backdoored and three clean (seeds 10 to 12):
-    BadNets' class scores 0.81 to 0.87,
-    other classes and those of clean models 0.02 at most. `info`: by class the score, the level of the best generator, and the
-    `rate` of clean images of other classes that are then called so. drawn: an image with a patch of each class.
-
-    Blind by design to triggers over the whole image and to warps; patches larger than supposed are found in part, if at all.
+    BadNets' class scores 0.81 to 0.87, other classes and those of clean models 0.02 at most. `info`: by class the score, the
+    level of the best generator, and the `rate` of clean images of other classes that are then called so. drawn: an image with
+    a patch of each class. Blind by design to triggers over the whole image and to warps.
     """
 
     modalities = frozenset({"image"})
