@@ -63,3 +63,9 @@ def test_the_detector_is_the_search_of_the_purifier() -> None:
     scores = MESA(steps=5, hidden=16).inspect(both, ctx.within("scan")).scores
     notes = mesa.MESA(scan_steps=5, hidden=16, flag=1.0).purify(both, ctx).notes
     assert dict(zip(both.clean.classes, scores.tolist(), strict=True)) == notes["success by class"]
+
+
+def test_a_sample_of_one_class_tells_nothing_of_it(held: Evidence) -> None:
+    some = held.clean.take((held.clean.y == 2).nonzero().flatten())
+    found = SCAN.replace(steps=2).inspect(Evidence(held.victim, clean=some), toys.context("image"))
+    assert float(found.scores[2]) == 0 and [d["class"] for d in found.info["drawn"]] == [0, 1]

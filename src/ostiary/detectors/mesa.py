@@ -67,5 +67,5 @@ class MESA(PatchLearning, Detector, name="mesa"):
 
 
 def stamped(found: Found, images: Tensor, which: int, rng: torch.Generator) -> Tensor:
-    """The images, each with a patch of generator `which`, in parts, since all generators draw along."""
-    return torch.cat([found.stamp(some, which, rng) for some in images.split(AT_ONCE)])
+    """The images, if any, each with a patch of generator `which`, in parts, since all generators draw along."""
+    return torch.cat([found.stamp(some, which, rng) if len(some) else some for some in images.split(AT_ONCE)])
