@@ -320,6 +320,7 @@ ROWS: tuple[Row, ...] = (
     Row(
         "detector", "neural-cleanse", MORE_IMAGES, {"found_target": (1, 1)}, RESNET, {"steps": 250}, CORNER, small={"steps": 3}
     ),
+    Row("detector", "mesa", IMAGES, {"found_target": (1, 1)}, RESNET, attack=CORNER, small={"steps": 3, "hidden": 16}),
     # toy images show their class by where a bar is, which every distortion moves; graphs: tests/detectors/test_fct.py
     Row(
         "detector",

@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from scipy.stats import beta
 
 from ostiary.component import build
+from ostiary.detectors.patch_places import Footprint
+from ostiary.detectors.patch_search import PatchSearch
 from ostiary.purifiers import d_st, graphnad, sau
 from ostiary.purifiers.edge_drop import EdgeDrop
 from ostiary.purifiers.misleading import Means
 from ostiary.purifiers.nad import NAD
 from ostiary.purifiers.node_unlearning import NodeUnlearning
-from ostiary.purifiers.patch_search import PatchSearch
 from ostiary.purifiers.rehearsal import Rehearsal, distance
 from ostiary.purifiers.sau import SAU, Unlearn
 from ostiary.seeds import generator
@@ -81,7 +82,7 @@ def test_sau_seeks_what_both_models_fall_for_alike(monkeypatch: pytest.MonkeyPat
 
 def test_mesa_pushes_no_patch_beyond_its_level() -> None:
     victim, clean, ctx = toys.victim("image"), toys.splits("image").clean, toys.context("image")
-    search = PatchSearch(size=2, steps=10, lr=0.05, batch_size=16, hidden=8, alpha=0.0, noise=0.0, learnt=False)
+    search = PatchSearch(Footprint.square(2), steps=10, lr=0.05, batch_size=16, hidden=8, alpha=0.0, noise=0.0, learnt=False)
     goals = torch.tensor([0])
     a, b = (search.of(victim, clean, goals, torch.tensor([level]), ctx).nets.state_dict() for level in (0.0, 1.0))
     still = replace(search, steps=1, lr=0.0).of(victim, clean, goals, torch.tensor([1.0]), ctx).nets.state_dict()
@@ -93,7 +94,9 @@ def test_mesa_spreads_its_patches() -> None:
     victim, clean, ctx = toys.victim("image"), toys.splits("image").clean, toys.context("image")
     spread = []
     for alpha in (0.0, 1.0):
-        search = PatchSearch(size=2, steps=60, lr=0.02, batch_size=32, hidden=16, alpha=alpha, noise=0.0, learnt=False)
+        search = PatchSearch(
+            Footprint.square(2), steps=60, lr=0.02, batch_size=32, hidden=16, alpha=alpha, noise=0.0, learnt=False
+        )
         nets = search.of(victim, clean, torch.tensor([0]), torch.tensor([0.0]), ctx).nets
         spread.append(float(nets.draw(200, generator(0, "x"))[1].detach().std(1).mean()))
     assert spread[1] > 1.1 * spread[0]

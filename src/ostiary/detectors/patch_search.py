@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,30 +12,38 @@ from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.masks import AT_ONCE
+from ostiary.detectors.patch_generators import Dependence, Generators
+from ostiary.detectors.patch_places import Footprint, Places
 from ostiary.models.victim import Victim, evaluating, without_gradients
-from ostiary.purifiers.patch_generators import Dependence, Generators
-from ostiary.purifiers.patch_places import Places, pasted
 from ostiary.seeds import scoped
 from ostiary.training.draws import draws
-from ostiary.training.hooks import TrainHook
-from ostiary.training.trainer import TrainState
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """Generators, their places, and each one's mean success over the last tenth of the steps: float [g]."""
+    """Generators, the pixels that their patches cover, their places, and each one's mean success over the last tenth of the
+    steps: float [g]."""
 
     nets: Generators
+    footprint: Footprint
     places: Places
     success: Tensor
+
+    @torch.no_grad()
+    def stamp(self, images: Tensor, which: int, rng: torch.Generator) -> Tensor:
+        """The images (float [n, c, h, w]), each with a patch of generator `which`."""
+        n = len(images)
+        flat = self.nets.draw(max(2, n), rng)[1][which][:n]  # at least two, since their statistics are those of the batch
+        at = self.places.draw(n, rng)[which].to(images.device)
+        return self.footprint.paste(images, flat.view(n, images.shape[1], -1).to(images.device), at)
 
 
 @dataclass(frozen=True)
 class PatchSearch:
-    """size: pixels a side; alpha: weight of the dependence; noise: standard deviation of what is added to patches;
-    learnt: places are learnt along, else random."""
+    """alpha: weight of the dependence; noise: standard deviation of what is added to patches; learnt: places are learnt along,
+    else random, bar a fixed one."""
 
-    size: int
+    footprint: Footprint
     steps: int
     lr: float
     batch_size: int
@@ -42,15 +51,21 @@ class PatchSearch:
     alpha: float
     noise: float
     learnt: bool
+    fixed: int | None = None
+
+    def by_class(self, victim: Victim, clean: Dataset, levels: Sequence[float], ctx: Context) -> Found:
+        """A generator per class and level: those of a class stand side by side."""
+        goals = torch.arange(clean.n_classes).repeat_interleave(len(levels))
+        return self.of(victim, clean, goals, torch.tensor(levels).repeat(clean.n_classes), ctx)
 
     def of(self, victim: Victim, clean: Dataset, goals: Tensor, levels: Tensor, ctx: Context) -> Found:
         """A generator per entry of `goals` (int64 [g]) and `levels` (float [g]: the success beyond which nothing is gained)."""
-        rng, device, pixels = ctx.rng("patches"), victim.device, clean.inputs.shape[1] * self.size**2
+        rng, device, pixels = ctx.rng("patches"), victim.device, clean.inputs.shape[1] * self.footprint.pixels
         with scoped(ctx.key("weights"), "init"):
             nets, tie = Generators(len(goals), pixels, self.hidden), Dependence(len(goals), pixels, self.hidden)
         nets, tie, goals, levels = nets.to(device), tie.to(device), goals.to(device), levels.to(device)
-        h, w = (side - self.size + 1 for side in clean.inputs.shape[2:])
-        places = Places(torch.zeros(len(goals), h * w), self.learnt)
+        down, across = self.footprint.room(clean.inputs)
+        places = Places(torch.zeros(len(goals), down * across), self.learnt, self.fixed)
         optimizer = torch.optim.Adam([*nets.parameters(), *tie.parameters()], lr=self.lr, betas=(0.5, 0.999))
         seen: list[Tensor] = []
         with evaluating(victim), without_gradients(victim):
@@ -73,28 +88,12 @@ class PatchSearch:
                 torch.autograd.backward([patches, tied], [shown.grad, torch.ones_like(tied)])
                 optimizer.step()
                 progress("training patch generators", (step + 1) / self.steps)
-        return Found(nets, places, torch.stack(seen[-max(1, self.steps // 10) :]).mean(0).cpu())
+        return Found(nets, self.footprint, places, torch.stack(seen[-max(1, self.steps // 10) :]).mean(0).cpu())
 
     def success(self, victim: Victim, images: Tensor, patches: Tensor, at: Tensor, goals: Tensor) -> Tensor:
         """The chance of its goal that the victim gives each image under each generator's patch: float [g, b]."""
         g, b = patches.shape[:2]
-        square = patches.view(g * b, images.shape[1], self.size, self.size).clamp(0, 1)
-        said = victim(pasted(images.repeat(g, 1, 1, 1), square, at.flatten())).float().softmax(1).view(g, b, -1)
+        flat = patches.view(g * b, images.shape[1], -1).clamp(0, 1)
+        said = victim(self.footprint.paste(images.repeat(g, 1, 1, 1), flat, at.flatten())).float().softmax(1).view(g, b, -1)
         chances: Tensor = said.gather(2, goals[:, None, None].expand(g, b, 1))[..., 0]
         return chances
-
-
-class Sampling(TrainHook):
-    """Puts patches of the generators, one of them in each epoch, on a share of every batch; labels stay."""
-
-    def __init__(self, found: Found, size: int, share: float, rng: torch.Generator) -> None:
-        self.nets, self.places, self.size, self.share, self.rng = found.nets.cpu(), found.places, size, share, rng
-
-    def on_batch(self, state: TrainState, batch: Tensor, y: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        turn, n = state.epoch % self.nets.count, len(batch)
-        with torch.no_grad():  # at least two patches, since their statistics are those of the batch
-            flat = self.nets.draw(max(2, n), self.rng)[1][turn][:n]
-        at = self.places.draw(n, self.rng)[turn]
-        marked = pasted(batch, flat.view(n, batch.shape[1], self.size, self.size), at)
-        chosen = torch.rand(n, generator=self.rng) < self.share
-        return torch.where(chosen[:, None, None, None], marked, batch), y
