@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ostiary.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -33,3 +37,15 @@ def whole(path: Path) -> Iterator[Path]:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Tensors by name as a safetensors file, through `whole`. Raises StoreError where it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with whole(path) as part:
+        try:
+            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata)
+        except SafetensorError as error:
+            raise OSError(str(error)) from error

@@ -18,7 +18,7 @@ from ostiary.component import Component, Rate, who
 from ostiary.data.dataset import Dataset, Splits
 from ostiary.errors import BrokenContract, InvalidInput
 from ostiary.seeds import generator
-from ostiary.writing import whole
+from ostiary.writing import write_tensors
 
 
 class DataSource(Component):
@@ -174,12 +174,10 @@ def cached(home: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tenso
     """The tensors of a file in the cache; `make` gives them where it is not there or damaged. Raises StoreError where it
     cannot be written."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     if home.exists():
         with suppress(SafetensorError):
             return load_file(home)
-    found = make()
-    with whole(home) as part:
-        save_file({k: v.contiguous() for k, v in found.items()}, part)
+    write_tensors(make(), home)
     return load_file(home)
