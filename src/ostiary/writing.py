@@ -41,11 +41,8 @@ def whole(path: Path) -> Iterator[Path]:
 
 def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Tensors by name as a safetensors file, through `whole`. Raises StoreError where it cannot be written."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
+    content = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
     with whole(path) as part:
-        try:
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        part.write_bytes(content)  # its own save_file tells of no full disk, and puts a file in the place of a link to a device
