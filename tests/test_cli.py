@@ -91,7 +91,7 @@ def toy(store: Path) -> list[object]:
 
 def test_light_commands_import_nothing_heavy(store: Path, tmp_path: Path) -> None:
     commands: list[list[str]] = [[], ["--help"], ["--version"], ["list"], ["list", "attacks", "--json"], ["frobnicate"]]
-    commands += [[c, "--help"] for c in ("run", "list", "options", "show", "report", "weights")]
+    commands += [[c, "--help"] for c in ("run", "list", "options", "show", "report", "weights", "data")]
     commands += [["run", "--sett"], ["run", "nowhere.yaml"], ["run", "--set", "nonsense"], ["options", "attack"]]
     commands += [
         ["show", "--store", str(store)],

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch_geometric.data import Data
 from torch_geometric.nn.models import GCN
 
@@ -99,6 +100,25 @@ def test_quickstart_node_classifier_of_ones_own(capsys: pytest.CaptureFixture[st
     assert len(scope["clean"]) + len(scope["train"]) == len(known) and "tensor" in capsys.readouterr().out
     logits = scope["cleaned"].predict(scope["clean"].inputs)
     assert len(logits) == len(scope["clean"]) and bool(logits.isfinite().all())
+
+
+def test_quickstart_taking_data_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = {"dataset": "toy-graphs", "victim": {"name": "gin", "hidden": 8, "layers": 2}, "trainer": {"epochs": 1}}
+    (record,) = ostiary.run({**plan, "attack": "sub-ba"}, store="s")
+    ostiary.write_data(record, "s", "train.safetensors")
+    made = run(next(b for b in blocks("docs/quickstart.md") if "held = load_file" in b), {})["graphs"]
+    assert len(made) == record.metrics["data"]["parts"]["train"]["n"]
+    assert sum(int(g.poisoned) for g in made) == record.metrics["attack"]["poisoned"]
+    again, held = ostiary.graphs(made), load_file("train.safetensors")
+    assert torch.equal(again.inputs.edge_index, held["edge_index"]) and torch.equal(again.inputs.x, held["x"])
+
+
+def test_quickstart_poisoned_data_from_python() -> None:
+    scope = run(next(b for b in blocks("docs/quickstart.md") if "attack.poison(splits" in b), {})
+    poisoned, train = scope["poisoned"], scope["train"]
+    assert len(poisoned.index) == round(0.05 * len(train)) and bool((train.y[poisoned.index] == 3).all())
+    assert bool((scope["true"] != 3).all()) and bool((scope["triggered"].y == 3).all())
 
 
 @pytest.mark.parametrize("plan", sorted((ROOT / "plans").rglob("*.yaml")), ids=lambda p: p.stem)

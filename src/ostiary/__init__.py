@@ -29,6 +29,7 @@ _HOME = {
     "Plan": "ostiary.experiment.plan",
     "Record": "ostiary.experiment.record",
     "run": "ostiary.experiment.runner",
+    "write_data": "ostiary.experiment.samples",
     "write_report": "ostiary.report.html",
     "OstiaryError": "ostiary.errors",
 }
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from ostiary.experiment.plan import Plan as Plan
     from ostiary.experiment.record import Record as Record
     from ostiary.experiment.runner import run as run
+    from ostiary.experiment.samples import write_data as write_data
     from ostiary.models.graph_layers import pool as pool
     from ostiary.models.victim import Victim as Victim
     from ostiary.models.weights import load_weights as load_weights

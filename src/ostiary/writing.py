@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ostiary.errors import StoreError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextlib.contextmanager
@@ -33,3 +37,12 @@ def whole(path: Path) -> Iterator[Path]:
         if isinstance(error, StoreError):
             raise
         raise StoreError(f"{path} cannot be written ({error.strerror or error}); choose another place") from error
+
+
+def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Tensors by name as a safetensors file, through `whole`. Raises StoreError where it cannot be written."""
+    from safetensors.torch import save
+
+    content = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
+    with whole(path) as part:
+        part.write_bytes(content)  # its own save_file tells of no full disk, and puts a file in the place of a link to a device

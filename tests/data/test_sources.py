@@ -134,7 +134,8 @@ def test_marks_do_not_depend_on_how_a_system_sorts_paths(tmp_path: Path) -> None
     ("arrays", "words"),
     [
         ({"labels": None}, "no .npz with arrays 'images' and 'labels'"),
-        ({"images": np.zeros((20, 6, 6, 3), np.float32)}, "must be uint8"),
+        ({"images": np.zeros((20, 6, 6, 3), np.float64)}, "must be uint8, or float32 from 0 to 1"),
+        ({"images": np.full((20, 6, 6, 3), 255, np.float32)}, r"pixels must lie in \[0, 1\]"),
         ({"images": np.zeros((20, 108), np.uint8)}, "must be uint8"),
         ({"images": np.zeros((20, 6, 6, 2), np.uint8)}, r"must be \[n, height, width, 1 or 3\], got .*; make them grey or RGB"),
         ({"images": np.zeros((20, 3, 6, 6), np.uint8)}, r"1 or 3\], got \(20, 3, 6, 6\); move the channels last"),

@@ -296,6 +296,7 @@ def test_weights_that_stayed_elsewhere_are_told_so(
 ) -> None:
     merge([write_records(first[1], tmp_path / "records.jsonl")], tmp_path / "s")
     key, place = first[1][0].key, ["--store", str(tmp_path / "s")]
-    for command in (["weights", key, "w.safetensors"], ["scores", key, "s.csv", "--of", "spectral"]):
+    asked = ["weights", key, "w.safetensors"], ["scores", key, "s.csv", "--of", "spectral"], ["data", key, "d.safetensors"]
+    for command in asked:
         assert cli.main([*command, *place]) == 2
         assert "came here; what it made stayed in the store that computed it: merge that store" in capsys.readouterr().err

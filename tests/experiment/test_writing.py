@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 
 import pytest
-from toy_runs import LINUX, toy
+import torch
+from toy_runs import LINUX, TOY_IMAGES, toy
 
 from ostiary import cli
 from ostiary.errors import StoreError
 from ostiary.experiment.runner import run
+from ostiary.models.weights import save_weights
 from ostiary.writing import whole
 
 
@@ -52,10 +54,16 @@ def test_a_full_disk_is_told_with_the_file_and_what_to_do(tmp_path: Path, capsys
     with pytest.raises(StoreError, match=said), whole(Path("/dev/full")) as part:
         part.write_bytes(b"lost")
     assert Path("/dev/full").is_char_device()
-    store, link = tmp_path / "s", tmp_path / "v.safetensors"
+    store, link, other = tmp_path / "s", tmp_path / "v.safetensors", tmp_path / "v.npz"
     link.symlink_to("/dev/full")
+    other.symlink_to("/dev/full")
     (record,) = run(toy(purifiers=[], detectors=["spectral"]), store=store)
-    for command in (["weights", record.key, str(link)], ["scores", record.key, "/dev/full", "--of", "spectral"]):
+    (drawn,) = run(toy(**TOY_IMAGES), store=store)
+    written = ["data", record.key, str(link)], ["data", drawn.key, str(other), "--of", "clean"]
+    with pytest.raises(StoreError, match="No space left on device"):
+        save_weights(torch.nn.Linear(2, 2), link)
+    assert link.is_symlink()
+    for command in (["weights", record.key, str(link)], ["scores", record.key, "/dev/full", "--of", "spectral"], *written):
         assert cli.main([*command, "--store", str(store)]) == 2
         assert f"{command[2]} cannot be written (No space left on device); choose" in capsys.readouterr().err
 

@@ -34,6 +34,13 @@ TOY: Plan = {
     "trainer": {"epochs": 2},
     "attack": {"name": "sub-ba", "rate": 0.1},
 }
+TOY_IMAGES: Plan = {  # changes of TOY
+    "dataset": "toy-images",
+    "victim": {"name": "preact-resnet", "width": 4, "blocks": [1]},
+    "trainer": {"epochs": 1},
+    "attack": "badnets",
+    "purifiers": [],
+}
 TUNED = {"name": "fine-tune", "epochs": 2}
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload([*SLOW, "ostiary.experiment.runner", "ostiary.data.toy", "ostiary.models.graph_nets"])

@@ -1,4 +1,4 @@
-"""The command line: run, list, options, show, report, export, merge, weights, scores.
+"""The command line: run, list, options, show, report, export, merge, weights, data, scores.
 
 Exit codes: 0 done, 1 some stage failed, 2 nothing could be done (bad input or usage), 130 interrupted.
 """

@@ -1,5 +1,5 @@
-"""The commands. Torch is imported by `run`, by `options`, by `weights` and by what is asked for with --plan, whose keys its
-parts make."""
+"""The commands. Torch is imported by `run`, by `options`, by `weights`, by `data` and by what is asked for with --plan, whose
+keys its parts make."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from ostiary import __version__
-from ostiary.cli.answers import PLAIN, Common, Flag, answered, print_json
-from ostiary.cli.records import check_here, one, records_of, shown
+from ostiary.cli.answers import PLAIN, Common, Flag, answered, print_json, stdout_as_stderr
+from ostiary.cli.records import one, records_of, shown
 from ostiary.cli.running import carried_out, check_settings, preview, ran
 from ostiary.component import ROOMS, listed, lookup, suggest
 from ostiary.errors import BadSpec, StoreError, UnknownName
@@ -231,11 +231,33 @@ def weights(key: str, file: Path, /, *, of: str = "victim", store: Path = STORE,
     if of not in held:
         raise UnknownName(f"record {record.key[:8]} holds no model '{of}'; it has {', '.join(held)}")
     with contextlib.closing(Store(store, create=False)) as book:
-        check_here(record, "victim" if of == "victim" else f"purifier {of}", book)
+        book.check_here(record, "victim" if of == "victim" else f"purifier {of}")
         content = book.get_object(held[of])
     with whole(file) as part:
         part.write_bytes(content)
     answered({"path": str(file), "of": of}, f"{of} of record {record.key[:8]} in {file}", common)
+
+
+@app.command
+def data(
+    key: str, file: Path, /, *, of: str = "train", trust: Flag = False, store: Path = STORE, common: Common = PLAIN
+) -> None:
+    """Write the samples of a record for other tools: images as .npz, which the data set npz reads, or any as .safetensors.
+
+    Args:
+        key: First characters of the record's key.
+        file: The file to write; its name ends in .npz or .safetensors.
+        of: train (as poisoned, with a mask of what is and the true labels), triggered (test inputs with the trigger on, with
+            the labels that the attacker wants), test, or clean (the defender's).
+        trust: Run the Python file, or read the pickles, that the record's data set comes from.
+        store: Folder that keeps stages and records.
+    """
+    from ostiary.experiment.samples import write_data
+
+    record = one(key, store)
+    with stdout_as_stderr():
+        path = write_data(record, store, file, of=of, trust=trust)
+    answered({"path": str(path), "of": of}, f"{of} of record {record.key[:8]} in {path}", common)
 
 
 @app.command
@@ -259,7 +281,7 @@ def scores(key: str, file: Path, /, *, of: str, store: Path = STORE, common: Com
         here = ", ".join(judged) or "no detector of samples"
         raise UnknownName(f"record {record.key[:8]} holds no scores of samples by '{of}'; it has {here}")
     with contextlib.closing(Store(store, create=False)) as book:
-        check_here(record, f"detector {of}", book)
+        book.check_here(record, f"detector {of}")
         held = book.arrays(digest)
     if "ids" not in held:
         raise StoreError(f"the scores of '{of}' were stored without the numbers of their samples; run the plan in a new store")

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ostiary.errors import StoreError, UnknownName
+from ostiary.errors import UnknownName
 
 if TYPE_CHECKING:
     from ostiary.experiment.record import Record
-    from ostiary.experiment.store import Store
 
 
 def shown(store: Path, prefixes: Sequence[str], plan: Path | None) -> list[Record]:
@@ -49,14 +48,3 @@ def one(key: str, store: Path) -> Record:
     if len(records) > 1:
         raise UnknownName(f"{len(records)} records in {store} have keys that start with '{key}'; give more characters")
     return records[0]
-
-
-def check_here(record: Record, stage: str, book: Store) -> None:
-    """Raises StoreError where only the figures of a stage came here from another store."""
-    key = record.stages.get(stage, "")
-    row = book.told(key)
-    if row is not None and row.elsewhere and book.stage(key) is None:
-        raise StoreError(
-            f"only the figures of '{stage}' came here; what it made stayed in the store that computed it: merge that store, or "
-            "run the plan in a fresh one"
-        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +61,7 @@ def ran(records: Sequence[Record], store: Path, common: Common) -> int:
 def preview(plan: str | dict[str, Any], changes: list[str], store: Path, common: Common) -> int:
     """What a run would do, run by run."""
     from ostiary import terminal
+    from ostiary.data.user_code import executed
     from ostiary.experiment import runner
     from ostiary.report.tables import names
 
@@ -73,23 +74,12 @@ def preview(plan: str | dict[str, Any], changes: list[str], store: Path, common:
     ]
     named = names([{k: v for k, v in (spec | own).items() if k != "seed"} for spec, own in zip(specs, labels, strict=True)])
     runs = [{"cell": n, "seed": s["seed"], "left": left} for n, s, (_, left) in zip(named, specs, found.cells, strict=True)]
-    trusted = sorted({line for spec in specs for line in _trusted(spec)})
+    trusted = sorted({line for spec in specs for line in executed(spec)})
     if common.json:
         print_json({"runs": runs, "stages": found.stages, "left": found.left, "trusted": trusted})
     else:
         terminal.preview(terminal.console(), runs, found.stages, found.left, trusted)
     return 0
-
-
-def _trusted(part: Any) -> Iterator[str]:
-    """What a run of these settings executes of files that are not ours: Python files and pickles, wherever they are named."""
-    held = part if isinstance(part, dict) else dict(enumerate(part)) if isinstance(part, list | tuple) else {}
-    if held.get("name") == "file" and "path" in held:
-        yield f"Python of {held['path']}"
-    if held.get("unpickle") is True:
-        yield f"pickles of {held.get('name')}"
-    for inner in held.values():
-        yield from _trusted(inner)
 
 
 def _print_traces(records: Sequence[Record], store: Path) -> None:

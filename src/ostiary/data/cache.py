@@ -14,7 +14,7 @@ from torch import Tensor
 from ostiary.console import warn_once
 from ostiary.data.source import data_folder, expanded
 from ostiary.errors import InvalidInput, StoreError
-from ostiary.writing import whole
+from ostiary.writing import write_tensors
 
 
 def cache_folder() -> Path:
@@ -64,7 +64,7 @@ def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor
     """The tensors of the file `name` in the cache; `make` gives them where it is not there or damaged, with a warning where
     it cannot be written."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     home = cache_folder() / name
     if os.path.exists(home):  # Path.exists raises where a folder above may not be entered
@@ -72,8 +72,7 @@ def cached(name: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor
             return load_file(home)
     found = {k: v.contiguous() for k, v in make().items()}
     try:
-        with whole(home) as part:
-            save_file(found, part)
+        write_tensors(found, home)
     except StoreError:
         _warn()
     return found

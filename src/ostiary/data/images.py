@@ -45,9 +45,9 @@ class Digits(DataSource, name="digits"):
 class Npz(DataSource, name="npz"):
     """Images from .npz files with `images` (uint8, n x h x w x c) and `labels`; `classes` (names) if present.
 
-    `path` and `test` are looked up as given, then under OSTIARY_DATA/images. Without `test`, a part is split off.
-    `limit` keeps the first so many training images of each class (0: all). `tracks` (integers), if present: images of one
-    track and label are near copies, as frames of a video are, and stay in one part.
+    `images` may be float32 from 0 to 1, too. `path` and `test` are looked up as given, then under OSTIARY_DATA/images. Without
+    `test`, a part is split off. `limit` keeps the first so many training images of each class (0: all). `tracks` (integers), if
+    present: images of one track and label are near copies, as frames of a video are, and stay in one part.
     """
 
     modalities = frozenset({"image"})
@@ -129,14 +129,16 @@ def _read_npz(path: str) -> tuple[Tensor, Tensor, tuple[str, ...]]:
     classes = tuple(map(str, names))
     if images.ndim == 3:
         images = images[..., None]
-    if images.ndim != 4 or images.dtype != np.uint8:
-        raise InvalidInput(f"{place}: 'images' must be uint8 [n, h, w, c], got {images.dtype} {images.shape}")
+    if images.ndim != 4 or images.dtype not in (np.uint8, np.float32):
+        wanted = "uint8, or float32 from 0 to 1, [n, h, w, c]"
+        raise InvalidInput(f"{place}: 'images' must be {wanted}, got {images.dtype} {images.shape}")
     if images.shape[3] not in (1, 3):
         remedy = "move the channels last" if images.shape[1] in (1, 3) else "make them grey or RGB"
         raise InvalidInput(f"{place}: 'images' must be [n, height, width, 1 or 3], got {images.shape}; {remedy}")
     if labels.dtype.kind not in "iu":
         raise InvalidInput(f"{place}: 'labels' must be integers 0, 1, ..., got {labels.dtype}")
-    return torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(labels.astype(np.int64)), classes
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
+    return pixels.float() / (255 if images.dtype == np.uint8 else 1), torch.from_numpy(labels.astype(np.int64)), classes
 
 
 def _arrays(path: str, extra: str, needed: tuple[str, ...] = ("images", "labels")) -> tuple[Path, dict[str, Any]]:

@@ -18,6 +18,17 @@ from ostiary.data.torchvision_import import import_torchvision
 from ostiary.errors import InvalidInput
 
 
+def executed(settings: Any) -> Iterator[str]:
+    """What settings execute of files that are not ours: Python files and pickles, wherever they are named."""
+    held = settings if isinstance(settings, dict) else dict(enumerate(settings)) if isinstance(settings, list | tuple) else {}
+    if held.get("name") == "file" and "path" in held:
+        yield f"Python of {held['path']}"
+    if held.get("unpickle") is True:
+        yield f"pickles of {held.get('name')}"
+    for inner in held.values():
+        yield from executed(inner)
+
+
 def mark(path: str, *others: str) -> str:
     """A digest of the file, of the files beside it that it imports, and of `others` that are there."""
     given = [expanded(p) for p in (path, *others) if p and expanded(p).exists()]

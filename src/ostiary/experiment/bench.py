@@ -92,13 +92,19 @@ class Bench:
 
 
 def _unpack(bench: Bench, stage: Stage) -> Poisoned:
-    splits, tensors = handed_out(bench.splits(stage.cell)), bench.tensors(stage, "poison")
+    tensors = bench.tensors(stage, "poison")
+    trigger = Trigger.unpack(bench.row(stage).metrics["trigger"], _under("trigger.", tensors))
+    return unpacked(bench.splits(stage.cell), tensors, trigger)
 
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
-    modality, index, rows = splits.modality, tensors["index"], tensors["rows"]
-    train = splits.train.put(index, modality.unpack(under("train."))).relabel(index, tensors["labels"])
-    triggered = replace(splits.test.take(rows), inputs=modality.unpack(under("test.")), y=tensors["wanted"])
-    trigger = Trigger.unpack(bench.row(stage).metrics["trigger"], under("trigger."))
-    return Poisoned(splits.with_part("train", train), index, trigger, triggered, rows, subsets=under("subset."))
+def unpacked(splits: Splits, tensors: dict[str, Tensor], trigger: Trigger) -> Poisoned:
+    """What an attack made of the splits, from the tensors that are kept of it."""
+    splits, index, rows = handed_out(splits), tensors["index"], tensors["rows"]
+    made, stamped = (splits.modality.unpack(_under(part, tensors)) for part in ("train.", "test."))
+    train = splits.train.put(index, made).relabel(index, tensors["labels"])
+    triggered = replace(splits.test.take(rows), inputs=stamped, y=tensors["wanted"])
+    return Poisoned(splits.with_part("train", train), index, trigger, triggered, rows, subsets=_under("subset.", tensors))
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

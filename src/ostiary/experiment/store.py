@@ -108,6 +108,16 @@ class Store:
         row = self._row(key)
         return row if row is not None and row.elsewhere else self.stage(key)
 
+    def check_here(self, record: Record, stage: str) -> None:
+        """Raises StoreError where only the figures of a record's stage came here from another store."""
+        key = record.stages.get(stage, "")
+        row = self.told(key)
+        if row is not None and row.elsewhere and self.stage(key) is None:
+            raise StoreError(
+                f"only the figures of '{stage}' came here; what it made stayed in the store that computed it: merge that "
+                "store, or run the plan in a fresh one"
+            )
+
     def stage_keys(self) -> list[str]:
         """Of all stages, oldest first."""
         with _clear(self.folder):

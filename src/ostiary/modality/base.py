@@ -56,6 +56,10 @@ class Modality(Component):
     @abstractmethod
     def unpack(self, tensors: dict[str, Tensor]) -> Inputs: ...
 
+    def exported(self, inputs: Inputs) -> dict[str, Tensor]:
+        """Tensors under the names that they have in files for other tools."""
+        return self.pack(inputs)
+
     @abstractmethod
     def describe(self, inputs: Inputs) -> dict[str, Json]:
         """What an architecture must know: widths, channels, sizes."""

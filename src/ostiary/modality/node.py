@@ -83,6 +83,10 @@ class NodeModality(Modality, name="node"):
             held["x"] = held["x.value"].new_zeros(n * d).index_copy(0, held["x.at"], held["x.value"]).view(n, d)
         return Nodes(_GRAPH.unpack(held), *(held[k] for k in ("roots", "owner", "changed", "plain")))
 
+    def exported(self, inputs: Nodes) -> dict[str, Tensor]:
+        """The graph, the places of the inputs in it and, for every node, whose trigger brought it."""
+        return {**_GRAPH.pack(inputs.graphs), "roots": inputs.roots, "owner": inputs.owner}
+
     def as_held(self, inputs: Nodes) -> Nodes:
         """No node is known to have come with a trigger: it stays in the graph when the input that it was joined to is left out,
         and features that were changed stay changed."""

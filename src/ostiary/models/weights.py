@@ -10,23 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from ostiary.data.source import expanded
 from ostiary.errors import InvalidInput, UnsafeFile
-from ostiary.writing import whole
+from ostiary.writing import write_tensors
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:
     """All parameters and buffers as safetensors; the file appears whole or not at all. Raises InvalidInput for another ending,
     StoreError where it cannot be written."""
-    with whole(named_safetensors(path)) as part:
-        try:
-            save_file({k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}, part)
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+    write_tensors(module.state_dict(), named_safetensors(path))
 
 
 def named_safetensors(path: str | Path) -> Path:
