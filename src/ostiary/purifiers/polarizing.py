@@ -20,9 +20,8 @@ from ostiary.training.trainer import TrainState
 
 class Aim(Component):
     """How perturbations are found, and what they weigh. shared: one for all inputs (`together`), for which of the settings
-    only `enough` and `weights` count. along: a step goes by the sign of the gradient (with norm l1 where it is steepest, an L1
-    length of `step`) or by `step` times the gradient itself, of the mean over the batch, as the authors' code does for Tiny
-    ImageNet (with `eps` 6)."""
+    only `enough` and `weights` count. along: the sign of the gradient (l1: where it is steepest, of L1 length `step`), or the
+    gradient itself, of the mean over the batch, times `step`, as the authors' code goes on Tiny ImageNet (`eps` 6)."""
 
     kind = "purifier"
     added = frozenset({"along"})
