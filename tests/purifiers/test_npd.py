@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from planted import images, rates
 from torch import Tensor, nn
 
@@ -14,6 +15,7 @@ from ostiary.errors import Diverged, Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.polarized import Polarizer, place, polarized, polarizer, watched
 from ostiary.models.victim import Victim
+from ostiary.perturbation import owners
 from ostiary.purifiers.npd import NPD
 from ostiary.purifiers.polarizing import Towards, others
 from ostiary.testing import toys
@@ -141,6 +143,43 @@ def test_perturbations_lead_to_the_class_aimed_at(modality: str, space: str) -> 
     p, q = (s.softmax(1).gather(1, goal[:, None]).mean() for s in (before, after))
     assert float(q) > float(p) + 0.2
     assert not polarizer(victim)._forward_pre_hooks
+
+
+def found_by(how: NPD, modality: str) -> tuple[Tensor, Tensor]:
+    """(A perturbation of the inputs by these settings, the slope of the mean loss where it starts.)"""
+    victim, clean = polarized(toys.victim(modality)).eval(), toys.splits(modality).clean
+    hook = Towards(how, "input")
+    start = clean.modality.unperturbed(clean.inputs).requires_grad_()
+    logits = hook.said(victim, clean.inputs, start)
+    goal = others(logits, clean.y)
+    (slope,) = torch.autograd.grad(F.cross_entropy(logits, goal), start)
+    return hook.find(victim, clean.inputs, start.detach(), goal), slope
+
+
+@pytest.mark.parametrize("modality", ["image", "graph"])
+def test_a_step_goes_by_the_sign_or_by_the_gradient_itself(modality: str) -> None:
+    how = NPD(inner=1, step=0.1, enough=1.0, eps=1e3)
+    signed, slope = found_by(how, modality)
+    plain, _ = found_by(how.replace(along="gradient"), modality)
+    assert torch.allclose(signed, -0.1 * slope.sign()) and torch.allclose(plain, -0.1 * slope, atol=1e-7)
+    assert float(plain.abs().max()) > 0 and not torch.allclose(plain, signed)
+
+
+@pytest.mark.parametrize("modality", ["image", "graph"])
+def test_l1_perturbations_are_few_entries_of_each_input_and_no_longer_than_asked(modality: str) -> None:
+    by, _ = found_by(NPD(norm="l1", inner=3, step=2.0, eps=4.0, enough=1.0), modality)
+    owner = owners(toys.splits(modality).clean.inputs, by, len(toys.splits(modality).clean))
+    for i in range(int(owner.max()) + 1):
+        mine = by[owner == i]
+        assert 0 < float(mine.abs().sum()) <= 4.0 + 1e-4
+        assert int(mine.count_nonzero()) <= 3 * max(1, round(0.01 * mine.numel()))
+
+
+def test_the_gradients_step_trains_a_polarizer_of_its_own() -> None:
+    held, ctx = toys.evidence("image"), toys.context("image")
+    signed, plain = (NPD(epochs=1, along=along).purify(held, ctx) for along in ("sign", "gradient"))
+    assert not torch.equal(polarizer(signed).mix, polarizer(plain).mix)
+    assert NPD(along="gradient").spec() != NPD().spec() and "along" not in NPD().spec()
 
 
 def test_a_rate_at_which_training_diverges_is_lowered(monkeypatch: pytest.MonkeyPatch) -> None:

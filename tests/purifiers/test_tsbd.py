@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from planted import TRAP, called, evidence, images, rates, victim
 from torch import nn
 
+from ostiary.component import build
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
 from ostiary.models.edit import Neurons
@@ -72,6 +73,51 @@ def test_filters_are_convolutions_where_there_are_any_and_no_shortcuts() -> None
     assert [n.split(".")[1] for n in graph.weights] == ["convs"] * 4 + ["lin"]
 
 
+def test_of_norms_channels_lose_their_weight_and_no_bias_nor_filter_changes() -> None:
+    net, data = victim(norm=True), images(third=DROWSY)
+    neurons = Neurons.filters(net, norms=True)
+    assert neurons.weights == ("module.2.weight",)
+    moved = changes(neurons, unlearnt(net, data, UP.replace(epochs=1), 0)[0])
+    found = zeroed(neurons, moved, 0.3, 0.7)
+    gone = int(moved[0].argmax())
+    was, now = net.module.state_dict(), found.module.state_dict()
+    assert [k for k in was if not torch.equal(was[k], now[k])] == ["2.weight"]
+    assert now["2.weight"].nonzero().flatten().tolist() == [i for i in range(3) if i != gone]
+    half = zeroed(neurons, [torch.tensor([0.3, 0.1, 0.2])], 1.0, 0.5)  # of three channels chosen, the two that moved most
+    assert half.module.state_dict()["2.weight"].tolist() == [0.0, 1.0, 0.0]
+
+
+def test_norms_of_shortcuts_are_left_alone_as_their_filters_are() -> None:
+    net = build("victim", {"name": "resnet", "width": 4, "blocks": [1, 1]}).make(toys.splits("image").train, 0)
+    every, some = (Neurons.filters(net, without, norms=True).weights for without in ((), ("shortcut",)))
+    assert any("shortcut" in n for n in every) and some == tuple(n for n in every if "shortcut" not in n)
+    assert all(net.get_parameter(n).ndim == 1 for n in every)
+    assert Neurons.filters(toys.victim("graph"), norms=True).weights == Neurons.of(toys.victim("graph")).weights
+
+
+@pytest.mark.parametrize("modality", ["image", "graph"])
+def test_the_options_layers_says_what_loses_weights(modality: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ranked: list[Neurons] = []
+
+    def noted(neurons: Neurons, *given: Any) -> Victim:
+        ranked.append(neurons)
+        return zeroed(neurons, *given)
+
+    monkeypatch.setattr("ostiary.purifiers.tsbd.zeroed", noted)
+    few, held, ctx = TSBD(neurons=0.3, steps=1, ascent_epochs=1), toys.evidence(modality), toys.context(modality)
+    found = [how.purify(held, ctx).notes["of"] for how in (few, few.replace(layers="bn"))]
+    dims = [{len(n.own[w].shape) for w in n.weights} for n in ranked]
+    assert dims[1] == {1} and 1 not in dims[0]
+    assert found == [len(n) for n in ranked]
+    assert "layers" not in few.spec() and few.replace(layers="bn").spec()["layers"] == "bn"
+
+
+def test_a_model_without_norms_is_refused_where_they_are_to_lose_weights() -> None:
+    with pytest.raises(Unsupported, match=r"not applicable: the module has no BatchNorm with weights .*; take layers=conv$"):
+        TSBD(layers="bn").purify(evidence(), toys.context("image"))
+    TSBD(layers="bn", neurons=0.3, steps=1, ascent_epochs=1).purify(evidence(norm=True), toys.context("image"))
+
+
 def test_the_gradient_is_mixed_with_that_of_weights_moved_along_it_tensor_by_tensor() -> None:
     net, data = victim(), images(third=DROWSY)
     state = UP.start(net, data, 0)
@@ -112,8 +158,9 @@ def test_the_share_is_the_smallest_that_costs_half_of_the_accuracy_and_halved_wh
 
 
 @pytest.mark.parametrize("modality", ["image", "graph"])
-def test_the_backdoor_falls_and_accuracy_stays(modality: str) -> None:
-    before, after, drop, found = rates(TSBD(), modality)
+@pytest.mark.parametrize("layers", ["conv", "bn"])
+def test_the_backdoor_falls_and_accuracy_stays(modality: str, layers: Literal["conv", "bn"]) -> None:
+    before, after, drop, found = rates(TSBD(layers=layers), modality)
     assert before >= 0.7 and after <= before - 0.5 and drop <= 0.15
     assert found.notes["neurons"] <= 0.5 and found.notes["checked on"] > 0
 

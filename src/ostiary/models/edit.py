@@ -33,14 +33,17 @@ class Neurons:
     def of(victim: Victim) -> Neurons:
         """The channels of every BatchNorm or, in a module without, the outputs of every linear and convolutional layer
         before the head. Raises Unsupported where there is neither."""
-        norms = [n for n, m in victim.named_modules() if isinstance(m, _BatchNorm) and m.affine]
-        return Neurons._named(victim, norms or _hidden(victim), "no BatchNorm, and no linear or convolutional layer")
+        names = _norms(victim) or _hidden(victim)
+        return Neurons._named(victim, names, "no BatchNorm, and no linear or convolutional layer")
 
     @staticmethod
-    def filters(victim: Victim, without: Sequence[str] = ()) -> Neurons:
-        """The filters of every convolution or, in a module without, the rows of every linear layer before the head; of no
-        layer whose name has one of `without` in it. Raises Unsupported where there is neither."""
-        names = [n for n in _hidden(victim) if not any(word in n for word in without)]
+    def filters(victim: Victim, without: Sequence[str] = (), norms: bool = False) -> Neurons:
+        """The filters of every convolution or, in a module without, the rows of every linear layer before the head; with
+        `norms` the channels of every BatchNorm instead; of no layer whose name has one of `without` in it. Raises Unsupported
+        where there is none."""
+        names = [n for n in (_norms(victim) if norms else _hidden(victim)) if not any(word in n for word in without)]
+        if norms:
+            return Neurons._named(victim, names, "no BatchNorm with weights")
         convs = [n for n in names if victim.get_submodule(n).weight.ndim > 2]  # type: ignore[operator]
         return Neurons._named(victim, convs or names, "no linear or convolutional layer")
 
@@ -87,6 +90,11 @@ class Neurons:
         for name, value in self.scaled(weight).items():
             own[name].copy_(value)
         return other
+
+
+def _norms(victim: Victim) -> list[str]:
+    """Names of the BatchNorms that have weights."""
+    return [n for n, m in victim.named_modules() if isinstance(m, _BatchNorm) and m.affine]
 
 
 def _hidden(victim: Victim) -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,13 +21,16 @@ from ostiary.training.trainer import TrainState
 
 class Aim(Component):
     """How perturbations are found, and what they weigh. shared: one for all inputs (`together`), for which of the settings
-    only `enough` and `weights` count."""
+    only `enough` and `weights` count. along: the sign of the gradient (l1: where it is steepest, of L1 length `step`), or the
+    gradient itself, of the mean over the batch, times `step`, as the authors' code goes on Tiny ImageNet (`eps` 6)."""
 
     kind = "purifier"
+    added = frozenset({"along"})
     norm: Norm = "l2"
     eps: PositiveFloat = 3.0
     inner: NonNegative = 2
     step: PositiveFloat = 0.1
+    along: Literal["sign", "gradient"] = "sign"
     enough: Rate = 0.6
     weights: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.4, 0.4, 0.4)
     shared: bool = False
@@ -75,7 +80,8 @@ class Towards(TrainHook):
             there = wide(logits.argmax(1) == goal).mean()
             return None if float(there) > self.how.enough else F.cross_entropy(logits, goal)
 
-        return descend(loss, start, ball, step=self.how.step, steps=self.how.inner)
+        along = ball.along if self.how.along == "sign" else torch.positive
+        return descend(loss, start, ball, step=self.how.step, steps=self.how.inner, along=along)
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         victim = state.victim

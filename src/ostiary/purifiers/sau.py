@@ -23,17 +23,18 @@ class SAU(Unlearner, Purifier, name="sau"):
     """Unlearns perturbations on which the model and what it was before err in the same way.
 
     Source: Wei et al., Shared adversarial unlearning, NeurIPS 2023, arXiv:2307.10562. The defender holds the model and a few
-    clean samples. Inner: a perturbation of each input, from +`eps` in every entry (l2: brought back to that length), takes
+    clean samples. Inner: a perturbation of each input, from +`eps` in every entry (l1, l2: brought back to that length), takes
     `inner` sign steps of `step` down 0.01 L_adv + L_share: the cross-entropy of both models where one is not yet fooled,
-    negative, and how far their answers are apart (Jensen-Shannon) where they do not yet err to the same class. Outer: Adam
-    on `clean` CE + `adversarial` CE of the perturbed + `shared` (-log(1 - p of the class that the old model errs to)).
-    `eps` and `step` 0.2, `inner` 5, weights 1, 0, 1: authors' code. lr 1e-3 and 200 `steps` are ours (theirs 1e-4 and 1,000,
-    as in the preset), for small networks; fewer steps left up to 15 % of a patch's success on digits (seeds 10 to 12).
-    Preset auto (ours): half of the targets of clean samples are the old model's own `answers`, which tell more than labels,
-    and a rate that falls along a cosine from 3e-3 (CIFAR-10, seeds 10 and 11: 5.0 and 4.9 % of a patch's success left for 1.8
-    and 3.8 points of accuracy; by labels 3.7 and 4.1 for 6.1 and 8.8). Differs from the code: images augmented as by the
-    model's own trainer; perturbed inputs in range; on images BatchNorm statistics (frozen in the preset) and rate by a trial
-    (at 3e-3 a ResNet18 collapsed). On graphs statistics are frozen, and node features perturbed.
+    negative, and how far their answers are apart (Jensen-Shannon) where they do not yet err to the same class. Outer: Adam on
+    `clean` CE + `adversarial` CE of the perturbed + `shared` (-log(1 - p of the class that the old model errs to)). `eps` and
+    `step` 0.2, `inner` 5, weights 1, 0, 1: authors' code. lr 1e-3 and 200 `steps` are ours (theirs 1e-4 and 1,000, as in the
+    preset), for small networks; fewer steps left up to 15 % of a patch's success on digits (seeds 10 to 12).
+    Preset auto (ours): half of the targets of clean samples are the old model's own `answers`, which tell more than labels, and
+    a rate that falls along a cosine from 3e-3 (CIFAR-10, seeds 10 and 11: 5.0 and 4.9 % of a patch's success left for 1.8 and
+    3.8 points of accuracy; by labels 3.7 and 4.1 for 6.1 and 8.8). Differs from the code: images augmented as by the model's
+    own trainer; perturbed inputs in range; l1 finds the nearest point of its ball, by steps of L1 length `step` where the slope
+    is steepest (there: shortened, by sign steps); on images BatchNorm statistics (frozen in the preset) and rate by a trial (at
+    3e-3 a ResNet18 collapsed). On graphs statistics are frozen, and node features perturbed.
     """
 
     modalities = frozenset({"graph", "image"})
@@ -82,7 +83,7 @@ class Unlearn(TrainHook):
                 losses = [F.cross_entropy(s, y, reduction="none")[~f].sum() for s, f in zip(said, fooled, strict=True)]
                 return -0.01 * sum(losses) / (2 * n) + apart(*said)[~shared].sum() / n
 
-            return descend(loss, start + how.eps, ball, step=how.step, steps=how.inner)
+            return descend(loss, start + how.eps, ball, step=how.step, steps=how.inner, along=ball.along)
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         how, victim = self.how, state.victim

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.context import Context
@@ -19,6 +19,7 @@ from ostiary.purifiers.holdout import Choice, accuracy, deepest, halved, hold_ou
 from ostiary.purifiers.weight_change import changes, unlearnt, zeroed
 
 Make = Callable[[float], Victim]
+PAPER = {"ascent_lr": 1e-4, "ascent_epochs": 1000, "batch_size": 256, "batches": 0, "optimizer": "sgd", "steps": 0}
 LEVELS = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5)
 
 
@@ -26,27 +27,27 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
     """Zeroes the weights that move most when clean samples are unlearnt, then fine-tunes with calm gradients.
 
     Source: Lin et al., Unveiling and mitigating backdoor vulnerabilities based on unlearning weight changes and backdoor
-    activeness, NeurIPS 2024, arXiv:2405.20291. The defender holds the model and a few clean samples. (1) A copy climbs
-    their loss (SGD at `ascent_lr`, at most `ascent_epochs`) until it gets no more than max(1 / classes, 10 %) right. (2) Of
-    the share `neurons` of filters that moved most (on graphs: rows of linear layers before the head), the share `weights`
-    of the weights that moved most become zero. (3) Fine-tuning by (1 - `mix`) g(w) + `mix` g(w + `reach` g / |g|), tensor
-    by tensor. `weights` 0.7, `reach` 0.05, `mix` 0.7, 200 `steps` (20 epochs of the paper's sample): authors' code; its
-    `ascent_lr` 1e-4 takes ten times the steps. Layers with one of `skip` in their name are left alone, as there. Where
-    `neurons` is not set: the smallest share that halves the clean accuracy, or 0.5 (where no model gets fewer than half
-    right, as of two classes of one size; AIDS, seed 10, four backdoors: 0.5 left none, smaller shares 10 % or more in 6 of 20),
-    halved, at most twice, while the accuracy after (3) on a part of the sample held out is more than `tolerance` lower than
-    before; then all anew on the whole sample (CIFAR-10, seeds 10 to 13: 4.5 points of accuracy lost, 6.5 without). Differs
-    from the code: Nesterov momentum; random order; accuracy measured after epochs; climbs on plain images; with `steps`, (3)
-    slows by a cosine; Adam on graphs.
+    activeness, NeurIPS 2024, arXiv:2405.20291. The defender holds the model and a few clean samples. (1) A copy climbs their
+    loss (SGD at `ascent_lr`, at most `ascent_epochs`) until it gets no more than max(1 / classes, 10 %) right. (2) Of the share
+    `neurons` of filters that moved most (on graphs: rows of linear layers before the head; `layers: bn`, as in the authors'
+    code: channels of BatchNorm, each one weight, biases left), the share `weights` of the weights that moved most become zero.
+    (3) Fine-tuning by (1 - `mix`) g(w) + `mix` g(w + `reach` g / |g|), tensor by tensor. `weights` 0.7, `reach` 0.05, `mix`
+    0.7, 200 `steps` (20 epochs of the paper's sample): authors' code; its `ascent_lr` 1e-4 takes ten times the steps. Layers
+    with one of `skip` in their name are left alone, as there. Where `neurons` is not set: the smallest share that halves the
+    clean accuracy, or 0.5 (where no model gets fewer than half right, as of two classes of one size; AIDS, seed 10, four
+    backdoors: 0.5 left none, smaller shares 10 % or more in 6 of 20), halved, at most twice, while the accuracy after (3) on a
+    part of the sample held out is more than `tolerance` lower than before; then all anew on the whole sample (CIFAR-10, seeds
+    10 to 13: 4.5 points of accuracy lost, 6.5 without). Differs from the code: Nesterov momentum; random order; accuracy
+    measured after epochs; climbs on plain images; with `steps`, (3) slows by a cosine; Adam on graphs.
     """
 
     modalities = frozenset({"graph", "image"})
-    presets = {
-        "paper": {"ascent_lr": 1e-4, "ascent_epochs": 1000, "batch_size": 256, "batches": 0, "optimizer": "sgd", "steps": 0}
-    }
+    presets = {"paper": PAPER}
+    added = FineTuning.added | {"layers"}
     neurons: Rate | None = None
     steps: NonNegative = 200
     weights: Rate = 0.7
+    layers: Literal["conv", "bn"] = "conv"
     ascent_lr: PositiveFloat = 1e-3
     ascent_epochs: Positive = 100
     reach: PositiveFloat = 0.05
@@ -55,8 +56,9 @@ class TSBD(Choice, FineTuning, Budget, Purifier, name="tsbd"):
     skip: tuple[str, ...] = ("shortcut", "downsample")
 
     def refuse(self, evidence: Evidence) -> str:
-        lack = refusal(Neurons.filters, evidence.victim, self.skip)
-        return lack or self.at_odds("share of neurons", self.neurons)
+        lack = refusal(Neurons.filters, evidence.victim, self.skip, self.layers == "bn")
+        instead = "; take layers=conv" if lack and self.layers == "bn" else ""
+        return f"{lack}{instead}" or self.at_odds("share of neurons", self.neurons)
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         whole, notes = Attempt(self, evidence.victim, evidence.clean, ctx), dict[str, Any]()
@@ -83,7 +85,7 @@ class Attempt:
 
     def __init__(self, how: TSBD, victim: Victim, data: Dataset, ctx: Context) -> None:
         self.how, self.victim, self.data, self.ctx = how, victim, data, ctx
-        self.filters = Neurons.filters(victim, how.skip)
+        self.filters = Neurons.filters(victim, how.skip, how.layers == "bn")
         trainer = how.trainer(ctx, data, how.passes(data))
         self.trainer = trainer if how.steps else trainer.replace(schedule="constant")  # the authors' budget, and their rate
         up = trainer.replace(optimizer="sgd", lr=how.ascent_lr, epochs=how.ascent_epochs, augment="none", schedule="constant")

@@ -62,7 +62,7 @@ def zeroed(neurons: Neurons, moved: Sequence[Tensor], share: float, part: float)
     """
     other = neurons.victim.clone()
     own = dict(other.named_parameters())
-    sums = torch.cat([m.flatten(1).sum(1) for m in moved])
+    sums = torch.cat([m.reshape(len(m), -1).sum(1) for m in moved])
     chosen = torch.zeros_like(sums, dtype=torch.bool)
     chosen[sums.argsort(descending=True, stable=True)[: math.ceil(share * len(sums))]] = True
     rows = chosen.split(neurons.sizes)
