@@ -1,4 +1,4 @@
-"""Perturbations within a budget, by projected steps along the sign of the gradient.
+"""Perturbations within a budget, by projected steps, as a rule along the sign of the gradient.
 
 Shared by attacks that look for a trigger and defences that look for what a trigger might be. What is perturbed, and how, is
 the modality's (`Modality.unperturbed`, `Modality.perturb`); the loss closes over inputs, model and labels.
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ostiary.errors import Unsupported
@@ -63,11 +64,18 @@ def owners(batch: Inputs, by: Tensor, n: int) -> Tensor:
 
 
 def descend(
-    loss: Callable[[Tensor], Tensor | None], start: Tensor, within: Callable[[Tensor], Tensor], *, step: float, steps: int
+    loss: Callable[[Tensor], Tensor | None],
+    start: Tensor,
+    within: Callable[[Tensor], Tensor],
+    *,
+    step: float,
+    steps: int,
+    along: Callable[[Tensor], Tensor] = torch.sign,
 ) -> Tensor:
-    """The perturbation after `steps` signed steps from `start` down the loss, each brought back `within`; to climb, negate.
+    """The perturbation after `steps` steps from `start` down the loss, each brought back `within`; to climb, negate.
 
     loss: a scalar of the perturbation, summed (not averaged) over inputs where each has its own; None ends the search early.
+    along: the direction that a gradient gives, where it is not its sign; `step` scales it.
     Models and random numbers are the loss's business: evaluation mode is the caller's to set, and of the parameters no
     gradient is asked.
     """
@@ -78,8 +86,13 @@ def descend(
             if value is None:
                 break
             (slope,) = torch.autograd.grad(value, by)
-        by = within(by.detach() - step * slope.sign())
+        by = within(by.detach() - step * along(slope))
     return by.detach()
+
+
+def row_by_row(slope: Tensor) -> Tensor:
+    """The slope of every row scaled to length 1 (L2), the steepest direction within an l2 ball."""
+    return F.normalize(slope.flatten(1), dim=1).view_as(slope)
 
 
 def stride(slope: Tensor, share: float, size: float) -> Tensor:

@@ -67,6 +67,10 @@ class Attack(Component):
     modalities: ClassVar[frozenset[str]]
     controls: ClassVar[frozenset[str]]
 
+    def content(self) -> str:
+        """A mark of the files that the attack reads, so that results are not reused after they changed; empty for none."""
+        return ""
+
     @final
     def poison(self, splits: Splits, ctx: Context) -> Poisoned:
         """Poisoned training data, the trigger, and the stamped test sources. The given splits are left as they are; what is
