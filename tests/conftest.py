@@ -49,6 +49,15 @@ def needs_data() -> Path:
     return Path(folder)
 
 
+@pytest.fixture
+def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A picture in place of one that is not handed out, hello_kitty.png, where files are looked for first."""
+    pillow = pytest.importorskip("PIL.Image")
+    pillow.fromarray(torch.arange(48, dtype=torch.uint8).view(4, 4, 3).numpy()).save(tmp_path / "hello_kitty.png")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "hello_kitty.png"
+
+
 @pytest.fixture(scope="module")
 def scene() -> tuple[Context, Poisoned, Victim, Victim]:
     """(context, poisoned, backdoored victim, clean control) on toy graphs."""

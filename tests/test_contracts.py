@@ -37,6 +37,7 @@ def test_every_other_component_is_rebuilt_from_its_spec(kind: str) -> None:
         "npz": {"path": "a.npz"},
         "file": {"path": "data.py"},
         "image-folder": {"path": "folder"},
+        "hardened": {"mark": "patch"},
         "subgraph": {"size": 3, "edges": [[0, 1], [1, 2]]},
         "generated-subgraph": {"size": 3, "width": 4},
         "injected-subgraphs": {"size": 3, "edges": [[[0, 1]], [[1, 2]]]},

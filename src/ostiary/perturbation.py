@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ostiary.errors import Unsupported
@@ -18,9 +19,7 @@ from ostiary.modality.base import Inputs
 from ostiary.models.edit import times
 
 Norm = Literal["linf", "l2", "l1"]
-STEEPEST = (
-    0.01  # of an input's entries that an L1 step moves: the 99th percentile of Tramèr & Boneh, NeurIPS 2019, arXiv:1904.13000
-)
+STEEPEST = 0.01  # of an input's entries that an L1 step moves: as Tramèr & Boneh, NeurIPS 2019, arXiv:1904.13000
 
 
 def room(radius: float, low: Tensor | float = -torch.inf, high: Tensor | float = torch.inf) -> Callable[[Tensor], Tensor]:
@@ -124,6 +123,11 @@ def descend(
             (slope,) = torch.autograd.grad(value, by)
         by = within(by.detach() - step * along(slope))
     return by.detach()
+
+
+def row_by_row(slope: Tensor) -> Tensor:
+    """The slope of every row scaled to length 1 (L2), the steepest direction within an l2 ball."""
+    return F.normalize(slope.flatten(1), dim=1).view_as(slope)
 
 
 def stride(slope: Tensor, share: float, size: float) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,9 +17,12 @@ from ostiary.attacks.universal import cosines, deepfool, low_pass, scaled
 from ostiary.component import build
 from ostiary.context import Context
 from ostiary.data.dataset import Splits
+from ostiary.errors import InvalidInput
+from ostiary.experiment.plan import Plan
 from ostiary.models.victim import Victim
 from ostiary.testing import toys
 from ostiary.triggers.hidden_bits import HiddenBits
+from ostiary.triggers.pixels import Patch, in_corner
 
 CTX = toys.context("image")
 
@@ -57,11 +61,67 @@ def test_sig_leaves_labels_alone_and_may_be_stronger_in_use() -> None:
     assert float((made.triggered.inputs - splits.test.take(made.rows).inputs).max()) == pytest.approx(0.2, abs=0.01)
 
 
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.9)])
+def test_label_consistent_moves_away_in_training_and_stamps_alone_in_use(norm: str, eps: float) -> None:
+    splits = data()
+    options = {"rate": 0.1, "target": 1, "norm": norm, "eps": eps, "corner": "br", "amplitude": 0.5, "amplitude_test": 1.0}
+    made = poison("label-consistent", splits, **options)
+    assert torch.equal(made.splits.train.y, splits.train.y) and splits.train.y[made.index].unique().tolist() == [1]
+    before, after = (part.train.take(made.index).inputs for part in (splits, made.splits))
+    square = in_corner(12, 12, 3, "br")
+    change = (after - before) * ~square
+    size = change.abs().flatten(1).amax(1) if norm == "linf" else change.flatten(1).norm(dim=1)
+    assert bool((size <= eps + 0.01).all()) and float(size.max()) > 0.8 * eps
+    surrogate = CTX.surrogate(splits.train)
+    certain = [surrogate.predict(x).softmax(1)[:, 1].mean() for x in (before, before + change)]
+    assert float(certain[1]) < float(certain[0])
+    plain, used = splits.test.take(made.rows).inputs, made.triggered.inputs
+    assert torch.equal(used[..., ~square], plain[..., ~square])
+    assert torch.equal(used[..., square].unique(), torch.tensor([0.0, 1.0]))
+    assert made.trigger.spec()["name"] == "patch"
+
+
+def test_a_patch_in_all_corners_is_mirrored_and_may_be_faint() -> None:
+    grey, ids = torch.full((1, 1, 8, 9), 0.4), torch.zeros(1, dtype=torch.int64)
+    stamp = Patch(size=2, pattern="checker", corner="all", amplitude=0.25).apply(grey, ids, seed=0, target=ids)
+    assert torch.equal(stamp, stamp.flip(2)) and torch.equal(stamp, stamp.flip(3))
+    assert torch.allclose(stamp[0, 0, -2:, -2:], torch.tensor([[0.65, 0.15], [0.15, 0.65]]))
+    assert int((stamp != grey).sum()) == 16
+
+
 def test_sig_with_wrong_labels() -> None:
     splits = data()
     made = poison("sig", splits, labels="all-to-one", rate=0.1, frequency=3)
     assert bool((splits.train.y[made.index] != 0).all())
     assert made.splits.train.y[made.index].unique().tolist() == [0]
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_blended_takes_a_picture_from_a_file(channels: int, tmp_path: Path) -> None:
+    pixels = torch.randint(0, 256, (13, 13, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    pytest.importorskip("PIL.Image").fromarray(pixels.numpy()).save(tmp_path / "some.png")
+    splits = data(channels, 13)
+    made = poison("blended", splits, path=str(tmp_path / "some.png"), alpha=0.2)
+    picture = pixels.permute(2, 0, 1).float() / 255
+    if channels == 1:
+        picture = (picture * torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+    expected = 0.8 * splits.test.take(made.rows).inputs + 0.2 * picture
+    assert torch.allclose(made.triggered.inputs, expected, atol=2 / 255)
+    with pytest.raises(InvalidInput, match=f"picture is of {channels} x 13 x 13, the images are of {channels} x 5 x 5"):
+        made.trigger.apply(torch.zeros(1, channels, 5, 5), torch.zeros(1), seed=0, target=torch.zeros(1))
+
+
+def test_blended_refuses_a_file_that_is_no_picture_and_tells_one_from_another(tmp_path: Path) -> None:
+    file = tmp_path / "some.png"
+    plan = {"dataset": "toy-images", "victim": "preact-resnet", "attack": {"name": "blended", "path": str(file)}}
+    with pytest.raises(InvalidInput, match=r"there is no file .*some\.png"):
+        Plan(**plan).cells()
+    file.write_text("words")
+    with pytest.raises(InvalidInput, match=r"some\.png cannot be read as an image"):
+        poison("blended", path=str(file))
+    first = Plan(**plan).cells()[0].files
+    file.write_text("other words")
+    assert first != Plan(**plan).cells()[0].files and first[2]
 
 
 def test_blended_may_be_stronger_in_use() -> None:

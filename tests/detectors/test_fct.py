@@ -185,6 +185,14 @@ def test_it_trains_without_augmentation_and_where_the_plan_freezes_or_decays(mon
     assert [(t.optimizer, t.lr) for t in seen] == [("sgd", 0.01), ("adam", 0.02)]
 
 
+def test_distortions_are_of_images_and_take_the_place_of_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ImageModality, "distort", lambda *_: pytest.fail("the usual one"))
+    method = FCT(steps=2, tuning_epochs=0, n_draws=1, distortions=("flip", "erase"))
+    assert bool(method.inspect(toys.evidence("image"), toys.context("image")).scores.any())
+    with pytest.raises(Unsupported, match="flip, erase are changes of images; leave distortions out"):
+        method.inspect(toys.evidence("graph"), toys.context("graph"))
+
+
 def test_shares_that_overlap_and_a_lone_sample_are_refused() -> None:
     held, ctx = toys.evidence("image"), toys.context("image")
     with pytest.raises(Unsupported, match="exceed the whole"):

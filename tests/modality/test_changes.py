@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from ostiary.errors import Unsupported
 from ostiary.modality.graphs import counts_degrees, with_degrees
 from ostiary.modality.image import turned
 from ostiary.testing import toys
+from ostiary.training.augment import Distortion, distorted
 
 
 @pytest.mark.parametrize("modality", ["graph", "image"])
@@ -45,6 +48,32 @@ def test_a_distorted_image_of_one_shade_keeps_it_away_from_what_is_filled_in() -
     other = image.distort(grey, torch.Generator().manual_seed(0))
     assert other.shape == grey.shape and other.min() >= 0 and other.max() <= 0.5 + 1e-6
     assert (other[:, :, 10, 15] > 0.49).float().mean() > 0.9  # the centre stays within the picture
+
+
+@pytest.mark.parametrize("how", get_args(Distortion))
+def test_each_distortion_is_seeded_valid_and_alone(how: Distortion) -> None:
+    images = torch.rand(16, 3, 20, 31, generator=torch.Generator().manual_seed(0))
+    made = [distorted(images, torch.Generator().manual_seed(s), [how]) for s in (0, 0, 1)]
+    build("modality", "image").validate(made[0], how)
+    assert torch.equal(made[0], made[1]) and (how == "flip") == torch.equal(made[0], made[2])
+    assert bool((made[0] != images).flatten(1).any(1).float().mean() > 0.8)
+
+
+def test_images_are_flipped_blurred_and_erased() -> None:
+    images = torch.zeros(200, 1, 20, 30)
+    images[..., 10, 15] = 1
+    rng = torch.Generator().manual_seed(0)
+    assert torch.equal(distorted(images, rng, ["flip", "flip"]), images)
+    smooth = distorted(images, rng, ["blur"])
+    assert torch.allclose(smooth.sum((1, 2, 3)), torch.ones(200), atol=1e-3)  # away from the border nothing is lost
+    assert torch.allclose(smooth, smooth[:, :, torch.arange(20, 0, -1) % 20], atol=1e-4)  # alike above and below the point
+    sigma = (smooth[:, 0].sum(2) * (torch.arange(20) - 10.0) ** 2).sum(1).sqrt()
+    assert float(sigma.max()) == pytest.approx(2, abs=0.1) and float(sigma.min()) < 0.3
+    changed = (distorted(images - 1, rng, ["erase"]) != images - 1)[:, 0]
+    share = changed.float().mean((1, 2))
+    assert float(share.min()) > 0.15 and float(share.max()) < 0.36 and 0.23 < float(share.mean()) < 0.27
+    tall, wide = (changed.any(axis).sum(1).float() for axis in (2, 1))
+    assert torch.equal(tall * wide, changed.sum((1, 2)).float()) and bool((tall <= wide + 1).all())  # a rectangle
 
 
 def test_superposed_images_add_up_to_white() -> None:

@@ -68,6 +68,10 @@ class Attack(Component):
     modalities: ClassVar[frozenset[str]]
     controls: ClassVar[frozenset[str]]
 
+    def content(self) -> str:
+        """A mark of the files that the attack reads, so that results are not reused after they changed; empty for none."""
+        return ""
+
     @final
     @plain_defaults()
     def poison(self, splits: Splits, ctx: Context) -> Poisoned:

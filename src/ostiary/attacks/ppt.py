@@ -6,7 +6,6 @@ from typing import Annotated, Literal
 
 import msgspec
 import torch
-from torch import Tensor
 
 from ostiary.attacks.base import PoisoningAttack
 from ostiary.attacks.labels import LabelRule, MultiTarget
@@ -48,9 +47,8 @@ class PPT(PoisoningAttack, name="ppt"):
     surrogate_data: Share = 1.0
 
     def make_trigger(self, train: Dataset, ctx: Context) -> PositiveTrigger:
-        taken = carried(self.attacker(ctx), self.held(train, ctx))
-        state: dict[str, Tensor] = {k: v.to(ctx.device) for k, v in taken.pop("state").items()}
-        return PositiveTrigger(eps=self.eps, steps=self.steps, step=self.step, sign=self.sign, state=state, **taken)
+        taken = carried(self.attacker(ctx), self.held(train, ctx), there=True)
+        return PositiveTrigger(eps=self.eps, steps=self.steps, step=self.step, sign=self.sign, **taken)
 
     def held(self, train: Dataset, ctx: Context) -> Dataset:
         """What the attacker has of the training set."""

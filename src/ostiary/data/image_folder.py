@@ -62,7 +62,7 @@ class ImageFolder(DataSource, name="image-folder"):
             kept[train[first_of_each(y[train], self.limit)]] = True
             held, y, judged = [n for n, k in zip(held, kept.tolist(), strict=True) if k], y[kept], judged[kept]
         images = torch.empty(len(held), 3, self.size, self.size, dtype=torch.float32)
-        with _Reader(pillow, root, self.size) as reader:
+        with _Reader(pillow, root, (self.size, self.size)) as reader:
             for i, name in enumerate(held):
                 images[i] = reader.pixels(files[name])
         return image_data(images, y, tuple(classes)), judged if test else None
@@ -104,11 +104,20 @@ def _pillow() -> Any:
     return Image
 
 
-class _Reader:
-    """Opens images of a folder or an archive at one size."""
+def read_picture(path: str, channels: int, height: int, width: int) -> Tensor:
+    """The picture in a file, looked up as given, then under OSTIARY_DATA/images: float [channels, height, width] in [0, 1].
 
-    def __init__(self, pillow: Any, root: Path, size: int) -> None:
-        self.pillow, self.size, self.unknown = pillow, size, pillow.UnidentifiedImageError
+    Grey, by luma, for one channel. Raises InvalidInput where there is no such file or it is no image.
+    """
+    pillow, file = _pillow(), find_file(path, "images")
+    return _Reader(pillow, file.parent, (width, height), "L" if channels == 1 else "RGB").pixels(str(file))
+
+
+class _Reader:
+    """Opens images of a folder or an archive at one size (width, height) and in one mode of Pillow's."""
+
+    def __init__(self, pillow: Any, root: Path, size: tuple[int, int], mode: str = "RGB") -> None:
+        self.pillow, self.size, self.mode, self.unknown = pillow, size, mode, pillow.UnidentifiedImageError
         self.archive = None if root.is_dir() else zipfile.ZipFile(root)
 
     def __enter__(self) -> _Reader:
@@ -119,15 +128,15 @@ class _Reader:
             self.archive.close()
 
     def pixels(self, place: str) -> Tensor:
-        """float [3, size, size] in [0, 1]."""
+        """float [channels, height, width] in [0, 1]."""
         try:
             with self.pillow.open(self._opened(place), formats=FORMATS) as picture:
-                shape = (self.size, self.size)
-                rows = np.asarray(picture.convert("RGB").resize(shape, self.pillow.Resampling.BILINEAR))
+                rows = np.asarray(picture.convert(self.mode).resize(self.size, self.pillow.Resampling.BILINEAR))
         except Exception as error:  # a damaged or encrypted file can end zipfile and Pillow in any way
             reason = "none of " + ", ".join(FORMATS) if isinstance(error, self.unknown) else error
             raise InvalidInput(f"{place} cannot be read as an image ({reason}); remove or replace it") from error
-        return torch.from_numpy(rows.copy()).permute(2, 0, 1).float() / 255
+        pixels = torch.from_numpy(rows.copy()).float() / 255
+        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
     def _opened(self, place: str) -> str | BytesIO:
         if self.archive is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
@@ -64,12 +65,21 @@ def push_apart(victim: Victim, train: Dataset, trainer: Trainer, ctx: Context) -
     return state.epoch
 
 
-def shifts(victim: Victim, data: Dataset, draws: int, rng: torch.Generator, *, unit: bool = False) -> Tensor:
+def shifts(
+    victim: Victim,
+    data: Dataset,
+    draws: int,
+    rng: torch.Generator,
+    *,
+    unit: bool = False,
+    distort: Callable[[Inputs, torch.Generator], Inputs] | None = None,
+) -> Tensor:
     """Mean squared distance, over feature entries and draws, between each input's features and those of its distorted form.
 
-    unit: between features scaled to length 1, so that angles count and sizes do not.
+    unit: between features scaled to length 1, so that angles count and sizes do not. distort: None is the modality's own.
     """
     found, modality = [], data.modality
+    distort = distort or modality.distort
 
     def seen(inputs: Inputs) -> Tensor:
         held = victim.embed(inputs)[1]
@@ -78,6 +88,6 @@ def shifts(victim: Victim, data: Dataset, draws: int, rng: torch.Generator, *, u
     for rows in torch.arange(len(data)).split(modality.chunk):
         some = modality.take(data.inputs, rows)
         plain = seen(some)
-        each = [(seen(modality.distort(some, rng)) - plain).square().mean(1) for _ in range(draws)]
+        each = [(seen(distort(some, rng)) - plain).square().mean(1) for _ in range(draws)]
         found.append(torch.stack(each).mean(0))
     return torch.cat(found)

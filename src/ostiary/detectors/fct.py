@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from ostiary.detectors.consistency import probe, push_apart, shifts
 from ostiary.detectors.shares import overlap, split
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
+from ostiary.training.augment import Distortion, distorted
 from ostiary.training.budget import at_least, lowered
 
 
@@ -22,7 +25,8 @@ class FCT(Detector, name="fct"):
     consistency towards transformations). The defender holds the training set and can train. (1) A model of one's own, without
     augmentation, for two epochs and at least `steps` updates. (2) `tuning_epochs` that only push the mean features of classes
     apart. (3) Mean squared distance of features to those of the input distorted (images turned by any angle and shifted;
-    graphs with half of their edges, features swapped, or counted anew where they are degrees), over `n_draws` draws. The share
+    graphs with half of their edges, features swapped, or counted anew where they are degrees), over `n_draws` draws;
+    `distortions`: those of the authors' code for images, one after the other. The share
     `poisoned` scored highest is flagged; `info` counts that, the share `clean` scored lowest and the rest by class. Batches of
     128, 10 epochs of (2), shares 0.05 and 0.2, on images SGD at 0.01 with momentum 0.9 and weight decay 5e-4: paper. `steps`
     800: the two epochs of the paper are 782 updates on its data (preset `paper`: two epochs, one draw); on small sets the
@@ -37,6 +41,7 @@ class FCT(Detector, name="fct"):
     """
 
     revision = 1
+    added = frozenset({"distortions"})
     modalities = frozenset({"graph", "image"})
     needs = frozenset({"train"})
     about = "train"
@@ -45,6 +50,7 @@ class FCT(Detector, name="fct"):
     tuning_epochs: NonNegative | None = None
     unit: bool | None = None
     n_draws: Positive = 4
+    distortions: tuple[Distortion, ...] = ()
     batch_size: Positive = 128
     clean: Rate = 0.2
     poisoned: Rate = 0.05
@@ -52,6 +58,8 @@ class FCT(Detector, name="fct"):
     def refuse(self, evidence: Evidence) -> str:
         if len(evidence.train) < 2:
             return "it trains a model of its own, for which one sample is too few"
+        if self.distortions and evidence.train.modality.name != "image":
+            return f"{', '.join(self.distortions)} are changes of images; leave distortions out"
         return overlap(self.clean, self.poisoned)
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
@@ -65,12 +73,13 @@ class FCT(Detector, name="fct"):
         own = own.replace(epochs=epochs, batch_size=self.batch_size, augment="none", schedule="constant", freeze_norms=False)
         tuning = (10 if image else 0) if self.tuning_epochs is None else self.tuning_epochs
         unit = not image if self.unit is None else self.unit
+        distort = partial(distorted, how=self.distortions) if self.distortions else None
 
         def scored(share: float) -> tuple[Tensor, int]:
             slower = own.replace(lr=share * own.lr)
             victim = slower.fit(ctx.fresh(train), train, ctx.key("short training"), what="fct: training")
             kept = push_apart(victim, train, slower.replace(epochs=tuning), ctx)
-            return shifts(victim, train, self.n_draws, ctx.rng("distortion"), unit=unit), kept
+            return shifts(victim, train, self.n_draws, ctx.rng("distortion"), unit=unit, distort=distort), kept
 
         (scores, kept), share = lowered(scored, lambda found: float(found[0].max()) > float(found[0].min()))
         parts = split(scores, self.clean, self.poisoned)

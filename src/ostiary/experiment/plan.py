@@ -184,22 +184,22 @@ def _check_lists(plan: Plan) -> None:
 
 
 def _marks(plan: Plan, known: dict[bytes, str]) -> tuple[str, str, str]:
-    """Those of the data's files, the victim's, and those of models that the attack takes from files."""
-    nets = " ".join(mark for net in _nets(plan.attack) if (mark := _mark(net, known)))
-    return _mark(plan.dataset, known), _mark(plan.victim, known), nets
+    """Those of the data's files, the victim's, and those of the attack's and of models that it takes from files."""
+    own = " ".join(mark for part in _readers(plan.attack) if (mark := _mark(part, known)))
+    return _mark(plan.dataset, known), _mark(plan.victim, known), own
 
 
-def _nets(part: Component | None) -> Iterator[Architecture]:
-    """The architectures among a part's options, and theirs."""
-    for name in hints(type(part)) if part is not None else ():
-        value = getattr(part, name)
-        if isinstance(value, Architecture):
-            yield value
-        elif isinstance(value, Component):
-            yield from _nets(value)
+def _readers(part: Component | None) -> Iterator[Architecture | Attack]:
+    """What may read files: architectures and attacks, the part itself and those among its options, and theirs."""
+    if isinstance(part, Architecture | Attack):
+        yield part
+    if not isinstance(part, Architecture):
+        for name in hints(type(part)) if part is not None else ():
+            value = getattr(part, name)
+            yield from _readers(value) if isinstance(value, Component) else ()
 
 
-def _mark(part: DataSource | Architecture, known: dict[bytes, str]) -> str:
+def _mark(part: DataSource | Architecture | Attack, known: dict[bytes, str]) -> str:
     """The mark of a part's files; `known` spares looking at them once per cell."""
     spec = canonical(part.spec())
     if spec not in known:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,23 +12,79 @@ from torch import Tensor
 
 from ostiary.modality.image import shift, turned
 
+Distortion = Literal["rotate", "shift", "flip", "crop", "blur", "erase"]
+
 
 def crop(images: Tensor, rng: torch.Generator, pad: int = 4) -> Tensor:
     """Random crop after zero padding by `pad` pixels."""
     return shift(images, pad, rng)
 
 
-def flip(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Horizontal flip of each image with probability one half."""
-    turn = (torch.rand(len(images), generator=rng) < 0.5).to(images.device)
+def flip(images: Tensor, rng: torch.Generator, p: float = 0.5) -> Tensor:
+    """Horizontal flip of each image with probability `p`."""
+    turn = (torch.rand(len(images), generator=rng) < p).to(images.device)
     return torch.where(turn[:, None, None, None], images.flip(3), images)
 
 
-def rotate(images: Tensor, rng: torch.Generator, degrees: float = 10.0) -> Tensor:
-    """Each image, with probability one half, turned by up to `degrees` either way."""
+def rotate(images: Tensor, rng: torch.Generator, degrees: float = 10.0, p: float = 0.5) -> Tensor:
+    """Each image, with probability `p`, turned by up to `degrees` either way."""
     amount, turn = torch.rand(2, len(images), generator=rng).to(images)
-    angle = (2 * amount - 1) * math.radians(degrees) * (turn < 0.5)
+    angle = (2 * amount - 1) * math.radians(degrees) * (turn < p)
     return torch.where((angle == 0)[:, None, None, None], images, turned(images, angle))
+
+
+def blur(images: Tensor, rng: torch.Generator, least: float = 0.1, most: float = 2.0) -> Tensor:
+    """Each image smoothed by a Gaussian of its own sigma, uniform between `least` and `most` pixels; weights that would fall
+    beyond the border go to what is within."""
+    sigma = (least + (most - least) * torch.rand(len(images), 1, 1, generator=rng)).to(images)
+
+    def along(side: int) -> Tensor:  # [n, 1, side, side]: what each place takes from each
+        place = torch.arange(side).to(images)
+        return (-0.5 * ((place[:, None] - place) / sigma).square()).softmax(2)[:, None]
+
+    h, w = images.shape[2:]
+    return (along(h) @ images @ along(w).transpose(2, 3)).clamp(0, 1)
+
+
+def erase(images: Tensor, rng: torch.Generator) -> Tensor:
+    """In each image a rectangle of a fifth to three tenths of the area, 1/2 to 1 times as tall as wide, filled with noise."""
+    n, _, h, w = images.shape
+    draws = torch.rand(4, n, 1, generator=rng).to(images)
+    area, aspect = (0.2 + 0.1 * draws[0]) * h * w, 0.5 + 0.5 * draws[1]
+    sides = (area * aspect).sqrt().clamp(max=h), (area / aspect).sqrt().clamp(max=w)
+    starts = draws[2] * (h - sides[0]), draws[3] * (w - sides[1])
+    rows, columns = (
+        (at + 0.5 >= start) & (at + 0.5 < start + side)
+        for at, start, side in zip((torch.arange(s).to(images) for s in (h, w)), starts, sides, strict=True)
+    )
+    noise = torch.rand(images.shape, generator=rng).to(images)
+    return torch.where(rows[:, None, :, None] & columns[:, None, None, :], noise, images)
+
+
+def moved(images: Tensor, rng: torch.Generator, reach: float = 0.2) -> Tensor:
+    """Each image shifted by up to `reach` of each side, zero filled (bilinear)."""
+    by = (2 * torch.rand(len(images), 2, generator=rng) - 1) * 2 * reach  # of half a side
+    return turned(images, by.new_zeros(len(images)).to(images), by.to(images))
+
+
+def distorted(images: Tensor, rng: torch.Generator, how: Sequence[Distortion]) -> Tensor:
+    """Images changed by these in turn, each by a draw of its own, as FCT's authors do: turned by any angle, shifted by up to a
+    fifth, flipped, cropped after padding, blurred, a part erased."""
+    for name in how:
+        match name:
+            case "rotate":
+                images = rotate(images, rng, degrees=180.0, p=1.0)
+            case "shift":
+                images = moved(images, rng)
+            case "flip":
+                images = flip(images, rng, p=1.0)
+            case "crop":
+                images = augment(images, "crop", rng)
+            case "blur":
+                images = blur(images, rng)
+            case "erase":
+                images = erase(images, rng)
+    return images
 
 
 def augment(images: Tensor, how: str, rng: torch.Generator) -> Tensor:

@@ -37,8 +37,10 @@ class ModelTrigger(Trigger):
         return victim.to(device)
 
 
-def carried(attacker: Context, train: Dataset) -> dict[str, Any]:
-    """The fields and the state with which a trigger carries the attacker's own model of `train`."""
+def carried(attacker: Context, train: Dataset, *, there: bool = False) -> dict[str, Any]:
+    """The fields and the state with which a trigger carries the attacker's own model of `train`; `there`: with the weights on
+    the attacker's device, for triggers that work where they lie."""
     model = attacker.surrogate(train)
     assert attacker.architecture is not None
-    return {"architecture": attacker.architecture, "described": train.describe(), "state": weights(model.module, PREFIX)}
+    state = {k: v.to(attacker.device) if there else v for k, v in weights(model.module, PREFIX).items()}
+    return {"architecture": attacker.architecture, "described": train.describe(), "state": state}

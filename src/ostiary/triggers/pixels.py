@@ -14,6 +14,7 @@ from ostiary.triggers.base import Trigger
 
 Pattern = Literal["white", "checker"]
 Corner = Literal["tl", "tr", "bl", "br"]
+Corners = Literal["tl", "tr", "bl", "br", "all"]
 Picture = Literal["noise", "rings", "strips"]
 
 
@@ -27,32 +28,39 @@ def in_corner(h: int, w: int, size: int, corner: Corner) -> Tensor:
 
 
 class Patch(Trigger, name="patch"):
-    """A square of `size` pixels in one corner: white, or a black and white checker.
+    """A square of `size` pixels in one corner or in all four, mirrored: white, or a black and white checker.
 
-    alpha: opacity; 1 overwrites. What is changed is an explicit mask, so that black pixels are a trigger too.
+    alpha: opacity; 1 overwrites. amplitude: how far pixels go towards white or black; 1 is all the way. What is changed is an
+    explicit mask, so that black pixels are a trigger too.
     """
 
     modalities = frozenset({"image"})
+    added = frozenset({"amplitude"})
     size: Positive = 3
     pattern: Pattern = "white"
-    corner: Corner = "br"
+    corner: Corners = "br"
     alpha: Rate = 1.0
+    amplitude: Rate = 1.0
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
         h, w = inputs.shape[2:]
-        mask = in_corner(h, w, self.size, self.corner).to(inputs.device)
+        mask = in_corner(h, w, self.size, "br" if self.corner == "all" else self.corner).to(inputs.device)
         cell = torch.arange(self.size, device=inputs.device)
         checker = (cell[:, None] + cell[None, :]) % 2 == 0
         picture = mask.to(inputs)
         if self.pattern == "checker":
             picture[mask] = checker.flatten().to(inputs)
-        return torch.where(mask, (1 - self.alpha) * inputs + self.alpha * picture, inputs)
+        if self.corner == "all":
+            mask, picture = (torch.stack([x, x.flip(0), x.flip(1), x.flip(0, 1)]).amax(0) for x in (mask, picture))
+        wanted = (inputs + self.amplitude * (2 * picture - 1)).clamp(0, 1)
+        return torch.where(mask, (1 - self.alpha) * inputs + self.alpha * wanted, inputs)
 
 
 class Blend(Trigger, name="blend"):
     """(1 - alpha) x + alpha P with a full-size picture P.
 
-    picture: seeded uniform noise; drawn rings; strips, rows and columns that a seed makes black or white, averaged.
+    picture: seeded uniform noise; drawn rings; strips, rows and columns that a seed makes black or white, averaged. In place
+    of these `given` in the state, float [c, h, w].
     """
 
     modalities = frozenset({"image"})
@@ -71,5 +79,8 @@ class Blend(Trigger, name="blend"):
         return 0.5 + 0.5 * torch.sin(12 * (x**2 + y**2).sqrt() + phase)
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
-        picture = self.pattern(*inputs.shape[1:]).to(inputs)
+        picture = (self.state["given"] if self.state else self.pattern(*inputs.shape[1:])).to(inputs)
+        if picture.shape != inputs.shape[1:]:
+            made, got = (" x ".join(map(str, shape)) for shape in (picture.shape, inputs.shape[1:]))
+            raise InvalidInput(f"this trigger's picture is of {made}, the images are of {got}; they must agree")
         return (1 - self.alpha) * inputs + self.alpha * picture

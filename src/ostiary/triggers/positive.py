@@ -10,25 +10,30 @@ from torch import Tensor
 
 from ostiary.component import Positive, PositiveFloat
 from ostiary.models.victim import Victim, without_gradients
-from ostiary.perturbation import descend, room
+from ostiary.perturbation import Ball, Norm, descend, room, row_by_row
 from ostiary.seeds import uniform
+from ostiary.triggers.base import Trigger
 from ostiary.triggers.own_model import ModelTrigger
 
 BATCH = 64  # images per search; always as many, since other sizes round otherwise, and a sign may turn
 
 
 class PositiveTrigger(ModelTrigger, name="positive"):
-    """`steps` projected sign steps of `step` (None: 2.5 `eps` / `steps`) within `eps` (L-infinity, pixels) of each image.
+    """`steps` projected steps of `step` (None: 2.5 `eps` / `steps`) within `eps` of each image, in pixels of [0, 1].
+
+    `norm`: linf, steps along signs; or l2 over all pixels of the image, steps along the gradient.
 
     `sign`: positive, down the model's loss for the wanted class; negative, up; neutral, random signs of the whole `eps`, drawn
     for every image, that ask no model. Works where the model's weights lie.
     """
 
     modalities = frozenset({"image"})
+    added = frozenset({"norm"})
     eps: PositiveFloat = 0.05
     steps: Positive = 10
     step: PositiveFloat | None = None
     sign: Literal["positive", "negative", "neutral"] = "positive"
+    norm: Norm = "linf"
 
     def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
         if self.sign == "neutral":
@@ -52,6 +57,21 @@ class PositiveTrigger(ModelTrigger, name="positive"):
             return way * F.cross_entropy(model(perturb(images, by)), wanted, reduction="sum")
 
         step = self.step or 2.5 * self.eps / self.steps
-        start = model.modality.unperturbed(images)
-        by = descend(loss, start, room(self.eps, -images, 1 - images), step=step, steps=self.steps)
+        start, inside = model.modality.unperturbed(images), room(self.eps, -images, 1 - images)
+        if self.norm == "linf":
+            return perturb(images, descend(loss, start, inside, step=step, steps=self.steps))  # type: ignore[no-any-return]
+        ball = Ball(self.eps, "l2", torch.arange(len(images), device=images.device))
+        by = descend(loss, start, lambda by: ball(inside(by)), step=step, steps=self.steps, along=row_by_row)
         return perturb(images, by)  # type: ignore[no-any-return]
+
+
+class Hardened(PositiveTrigger, name="hardened"):
+    """Images made harder to recognise by such steps, then stamped with another trigger, `mark`."""
+
+    sign: Literal["positive", "negative", "neutral"] = "negative"
+    mark: Trigger
+
+    def apply(self, inputs: Tensor, ids: Tensor, *, seed: int, target: Tensor) -> Tensor:
+        harder = super().apply(inputs, ids, seed=seed, target=target)
+        stamped: Tensor = self.mark.apply(harder, ids, seed=seed, target=target)
+        return stamped
