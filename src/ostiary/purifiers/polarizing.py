@@ -20,9 +20,9 @@ from ostiary.training.trainer import TrainState
 
 
 class Aim(Component):
-    """How perturbations are found, and what they weigh. shared: one for all inputs (`together`), for which of the settings
-    only `enough` and `weights` count. along: the sign of the gradient (l1: where it is steepest, of L1 length `step`), or the
-    gradient itself, of the mean over the batch, times `step`, as the authors' code goes on Tiny ImageNet (`eps` 6)."""
+    """How perturbations are found, and what they weigh. shared: one for all inputs (`together`), which only `enough` and
+    `weights` concern. along: the sign of the gradient (l1: where it is steepest, of L1 length `step`), or `step` times the
+    gradient of the batch's mean, as the authors' code goes on Tiny ImageNet (`eps` 6)."""
 
     kind = "purifier"
     added = frozenset({"along"})
@@ -77,8 +77,8 @@ class Towards(TrainHook):
 
         def loss(by: Tensor) -> Tensor | None:
             logits = self.said(victim, batch, by)
-            there = wide(logits.argmax(1) == goal).mean()
-            return None if float(there) > self.how.enough else F.cross_entropy(logits, goal)
+            there = float(wide(logits.argmax(1) == goal).mean())
+            return None if there > self.how.enough else F.cross_entropy(logits, goal)
 
         along = ball.along if self.how.along == "sign" else torch.positive
         return descend(loss, start, ball, step=self.how.step, steps=self.how.inner, along=along)
@@ -88,8 +88,7 @@ class Towards(TrainHook):
         with watched(self.lens) as seen:
             plain = victim(batch).float()
         goal = self.aimed(plain, y)
-        start = self.nothing(victim, batch, seen[0])
-        logits = self.said(victim, batch, self.find(victim, batch, start, goal))
+        logits = self.said(victim, batch, self.find(victim, batch, self.nothing(victim, batch, seen[0]), goal))
         p = logits.softmax(1)
         wrong = [-(1.0001 - p.gather(1, c[:, None])).log().mean() for c in (others(logits, y), goal)]
         terms = torch.stack([F.cross_entropy(logits, plain.argmax(1)), *wrong])
