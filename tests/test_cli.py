@@ -105,7 +105,7 @@ codes = [main(words) for words in {commands!r}]
 sys.exit(str([m for m in {HEAVY!r} if m in sys.modules] or codes))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.stderr.splitlines()[-1] == str([0] * 5 + [2] + [0] * 6 + [2] * 4 + [0, 0, 2])
+    assert done.stderr.splitlines()[-1] == str([0] * 5 + [2] + [0] * 7 + [2] * 4 + [0, 0, 2])
     assert "Traceback" not in done.stderr
 
 
