@@ -169,7 +169,7 @@ def _apart(value: Any, others: Sequence[Any]) -> str:
 def short(value: Any) -> str:
     """A setting in a few words: parts by their name."""
     if isinstance(value, dict):
-        return str(value.get("name") or ", ".join(f"{k}={short(v)}" for k, v in value.items()) or "as they are")
+        return str(value.get("name") or ", ".join(f"{k}={short(v)}" for k, v in value.items()) or "as by default")
     if isinstance(value, list):
         return ", ".join(short(v) for v in value) or "none"
     return "none" if value is None else str(value)
