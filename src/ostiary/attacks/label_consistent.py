@@ -28,9 +28,9 @@ class LabelConsistent(PoisoningAttack, name="label-consistent"):
 
     Differs from the paper: its second way, by a generative model, is left out; the ninth pixel of the patch is white, so that
     it is a checker. The surrogate is trained as the victim is, as in FCT's code; BackdoorBox and BackdoorBench take one that
-    was trained against adversarial examples. On high contrast it takes more than the defaults: on digits of seeds 10 and 11
-    (8 % poisoned, a small ResNet, 20 epochs) they had 15 and 3 % of success; with `eps` 0.3 and white squares of 4 px, after
-    15 epochs, 55 and 88 %, but 11 % with seed 0: judge it by several seeds.
+    was trained against adversarial examples. 10,000 images of CIFAR-10 (8 % poisoned, a narrow ResNet, 15 epochs, seed 10):
+    success 100 %, natural rate 1.8. On high contrast it takes more than the defaults: on digits of seeds 10 and 11 (20
+    epochs) they had 15 and 3 %; with `eps` 0.3 and white squares of 4 px 55 and 88 %, but 11 % with seed 0.
     """
 
     modalities = frozenset({"image"})
