@@ -61,7 +61,7 @@ def test_sig_leaves_labels_alone_and_may_be_stronger_in_use() -> None:
     assert float((made.triggered.inputs - splits.test.take(made.rows).inputs).max()) == pytest.approx(0.2, abs=0.01)
 
 
-@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.9)])
+@pytest.mark.parametrize(("norm", "eps"), [("linf", 0.1), ("l2", 0.9), ("l1", 6.0)])
 def test_label_consistent_moves_away_in_training_and_stamps_alone_in_use(norm: str, eps: float) -> None:
     splits = data()
     options = {"rate": 0.1, "target": 1, "norm": norm, "eps": eps, "corner": "br", "amplitude": 0.5, "amplitude_test": 1.0}
@@ -70,7 +70,7 @@ def test_label_consistent_moves_away_in_training_and_stamps_alone_in_use(norm: s
     before, after = (part.train.take(made.index).inputs for part in (splits, made.splits))
     square = in_corner(12, 12, 3, "br")
     change = (after - before) * ~square
-    size = change.abs().flatten(1).amax(1) if norm == "linf" else change.flatten(1).norm(dim=1)
+    size = torch.linalg.vector_norm(change.flatten(1), ord={"linf": torch.inf, "l2": 2, "l1": 1}[norm], dim=1)
     assert bool((size <= eps + 0.01).all()) and float(size.max()) > 0.8 * eps
     surrogate = CTX.surrogate(splits.train)
     certain = [surrogate.predict(x).softmax(1)[:, 1].mean() for x in (before, before + change)]

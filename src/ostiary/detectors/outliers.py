@@ -1,7 +1,8 @@
-"""Which class stands out among a model's classes."""
+"""What stands out: a class among those of a model, rows by their scores."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 LEAST = 4  # classes from which a deviation from their median says something
@@ -18,3 +19,10 @@ def anomaly(scores: Tensor) -> Tensor:
 def too_few(classes: int) -> str:
     """Why the median of so many classes tells no outlier, or nothing."""
     return "" if classes >= LEAST else f"the median of {classes} classes says nothing; it takes at least {LEAST}"
+
+
+def highest(scores: Tensor, share: float) -> Tensor:
+    """Which rows are the share that is scored highest, of equals the first: bool [n], on the CPU."""
+    found = torch.zeros(len(scores), dtype=torch.bool)
+    found[scores.cpu().argsort(descending=True, stable=True)[: round(share * len(scores))]] = True
+    return found

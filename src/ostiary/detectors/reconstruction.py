@@ -11,6 +11,7 @@ from ostiary.component import NonNegative, Positive, PositiveFloat, Rate
 from ostiary.console import progress
 from ostiary.context import Context
 from ostiary.detectors.base import Detector, Findings
+from ostiary.detectors.outliers import highest
 from ostiary.evidence import Evidence
 from ostiary.modality.graphs import Graphs
 from ostiary.modality.nodes import Nodes
@@ -50,9 +51,7 @@ class Reconstruction(Detector, name="reconstruction"):
         nodes = isinstance(inputs, Nodes)
         errors = self.errors(inputs.graphs if nodes else inputs, ctx)
         scores = around(errors, inputs.graphs, self.hops)[inputs.roots] if nodes else pool(errors[:, None], inputs, "max")[:, 0]
-        flagged = torch.zeros(len(scores), dtype=torch.bool)
-        flagged[scores.cpu().argsort(descending=True, stable=True)[: round(self.share * len(scores))]] = True
-        return Findings(scores, flagged)
+        return Findings(scores, highest(scores, self.share))
 
     def errors(self, graphs: Graphs, ctx: Context) -> Tensor:
         """Of every node, by an autoencoder trained on them all: float [N]."""

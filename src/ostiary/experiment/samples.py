@@ -16,7 +16,7 @@ from ostiary.attacks.base import Poisoned, handed_out
 from ostiary.attacks.none import Unknown
 from ostiary.component import build, suggest
 from ostiary.data.dataset import Dataset, Splits
-from ostiary.data.source import DataSource
+from ostiary.data.source import DataSource, expanded
 from ostiary.data.user_code import executed
 from ostiary.errors import InvalidInput, StoreError, UnknownName, UnsafeFile
 from ostiary.experiment.bench import unpacked
@@ -49,7 +49,7 @@ def write_data(record: Record, store: str | Path, path: str | Path, *, of: str =
     """
     if of not in PARTS:
         raise UnknownName(f"a record has no samples '{of}'{suggest(of, PARTS)}")
-    place = Path(path).expanduser()
+    place = expanded(path)
     if place.suffix not in (".npz", ".safetensors"):
         raise InvalidInput(f"samples are written as .npz or .safetensors, not as '{place.name}'; give the file such an ending")
     found = _samples(record, Path(store), of, trust)

@@ -7,6 +7,7 @@ import torch
 from ostiary.component import Rate
 from ostiary.context import Context
 from ostiary.detectors.base import Detector
+from ostiary.detectors.outliers import highest
 from ostiary.detectors.spectral import Spectral
 from ostiary.errors import InvalidInput, Unsupported
 from ostiary.evidence import Evidence
@@ -36,10 +37,7 @@ class RetrainWithout(Purifier, name="retrain-without"):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train, found = evidence.train, self.detector.findings(evidence, ctx)
-        dropped = found.flagged
-        if self.share > 0:
-            dropped = torch.zeros(len(train), dtype=torch.bool)
-            dropped[found.scores.argsort(descending=True, stable=True)[: round(self.share * len(train))]] = True
+        dropped = highest(found.scores, self.share) if self.share > 0 else found.flagged
         if dropped is None:
             raise Unsupported(f"the detector '{self.detector.name}' scores samples but flags none; set share=")
         left = train.take((~dropped).nonzero().flatten())

@@ -21,7 +21,7 @@ BATCH = 64  # images per search; always as many, since other sizes round otherwi
 class PositiveTrigger(ModelTrigger, name="positive"):
     """`steps` projected steps of `step` (None: 2.5 `eps` / `steps`) within `eps` of each image, in pixels of [0, 1].
 
-    `norm`: linf, steps along signs; or l2 over all pixels of the image, steps along the gradient.
+    `norm`: linf, steps along signs; or, over all pixels of the image, l2, along the gradient, or l1, where it is steepest.
 
     `sign`: positive, down the model's loss for the wanted class; negative, up; neutral, random signs of the whole `eps`, drawn
     for every image, that ask no model. Works where the model's weights lie.
@@ -58,10 +58,9 @@ class PositiveTrigger(ModelTrigger, name="positive"):
 
         step = self.step or 2.5 * self.eps / self.steps
         start, inside = model.modality.unperturbed(images), room(self.eps, -images, 1 - images)
-        if self.norm == "linf":
-            return perturb(images, descend(loss, start, inside, step=step, steps=self.steps))  # type: ignore[no-any-return]
-        ball = Ball(self.eps, "l2", torch.arange(len(images), device=images.device))
-        by = descend(loss, start, lambda by: ball(inside(by)), step=step, steps=self.steps, along=row_by_row)
+        ball = Ball(self.eps, self.norm, torch.arange(len(images), device=images.device))
+        along = row_by_row if self.norm == "l2" else ball.along
+        by = descend(loss, start, lambda by: ball(inside(by)), step=step, steps=self.steps, along=along)
         return perturb(images, by)  # type: ignore[no-any-return]
 
 
