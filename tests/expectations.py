@@ -592,6 +592,8 @@ ROWS: tuple[Row, ...] = (
     Row("victim", "gcn", GRAPHS, {"acc": (0.85, 1)}),
     Row("victim", "graphsage", GRAPHS, {"acc": (0.85, 1)}),
     Row("victim", "gat", GRAPHS, {"acc": (0.85, 1)}),
+    Row("victim", "gnnguard", GRAPHS, {"acc": (0.85, 1)}),
+    Row("victim", "robust-gcn", GRAPHS, {"acc": (0.85, 1)}),
     Row("victim", "preact-resnet", IMAGES, {"acc": (0.95, 1)}),
     Row(
         "victim",

@@ -13,6 +13,7 @@ from torch_geometric.data import Data
 
 from ostiary.errors import InvalidInput
 from ostiary.modality.graphs import DEGREES, Graphs, degree_features, join
+from ostiary.models.graph_layers import neighbour_sum
 from ostiary.testing import toys
 
 WIDTH = 3
@@ -119,6 +120,15 @@ def test_derived_columns(items: list[Data]) -> None:
     key = graphs.edge_index[:, graphs.by_source]
     pairs = list(zip(*key.tolist(), strict=True))
     assert pairs == sorted(pairs)
+
+
+def test_edges_that_lie_transposed_in_memory_pass_gradients() -> None:
+    """As of `torch.tensor(pairs).T`, which some of torch's kernels do not take."""
+    g = Graphs.build(torch.eye(2), torch.tensor([[1, 0], [0, 1]]).T, torch.tensor([2]))
+    weight = torch.ones(2, requires_grad=True)
+    neighbour_sum(g.x, g.with_(edge_weight=weight)).sum().backward()
+    assert weight.grad is not None
+    assert weight.grad.tolist() == [1.0, 1.0]
 
 
 def test_with_keeps_the_structure_and_what_was_derived() -> None:

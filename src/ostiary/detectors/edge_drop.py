@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 
@@ -70,5 +72,5 @@ class LooplessConv(Conv):
 class Loopless(GraphArchitecture):
     """A graph convolutional network without self-loops. Not registered: only a means of detection."""
 
-    def conv(self, d_in: int, d_out: int) -> Conv:
-        return LooplessConv(d_in, d_out)
+    def convs(self, *widths: int) -> list[Conv]:
+        return [LooplessConv(a, b) for a, b in pairwise(widths)]

@@ -56,8 +56,8 @@ class Graphs:
             edge_index = edge_index[:, order]
             edge_attr = None if edge_attr is None else edge_attr[order]
             edge_weight = None if edge_weight is None else edge_weight[order]
-        node_ptr = pointer(n_nodes)
-        edge_ptr = torch.searchsorted(edge_index[1].contiguous(), node_ptr)
+        edge_index, node_ptr = edge_index.contiguous(), pointer(n_nodes)  # some kernels take nothing else
+        edge_ptr = torch.searchsorted(edge_index[1], node_ptr)
         return Graphs(x, edge_index, node_ptr, edge_ptr, edge_attr, edge_weight)
 
     @staticmethod

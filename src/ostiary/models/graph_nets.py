@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from abc import abstractmethod
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -113,14 +113,14 @@ class GraphArchitecture(Architecture):
     deep_head: bool = True
 
     @abstractmethod
-    def conv(self, d_in: int, d_out: int) -> Conv:
-        """A new layer of its kind."""
+    def convs(self, *widths: int) -> list[Conv]:
+        """New layers of its kind, one between each width (of the features first) and the next."""
 
     def module(self, data: Mapping[str, Any]) -> nn.Module:
         nodes, classes = data.get("level") == "node", int(data["classes"])
         widths = self.widths or (self.hidden,) * (self.layers or (2 if nodes else 3))
         dropout = (0.5 if nodes else 0.0) if self.dropout is None else self.dropout
-        convs = [self.conv(a, b) for a, b in itertools.pairwise((int(data["width"]), *widths))]
+        convs = self.convs(int(data["width"]), *widths)
         if nodes:
             return NodeNet(convs, widths[-1], classes, dropout)
         return GraphNet(convs, widths[-1], classes, self.pooling, dropout, self.deep_head)
@@ -131,22 +131,22 @@ class GIN(GraphArchitecture, name="gin"):
 
     norm: bool = True
 
-    def conv(self, d_in: int, d_out: int) -> Conv:
-        return GINConv(d_in, d_out, self.norm)
+    def convs(self, *widths: int) -> list[Conv]:
+        return [GINConv(a, b, self.norm) for a, b in pairwise(widths)]
 
 
 class GCN(GraphArchitecture, name="gcn"):
     """Graph convolutional network. Kipf & Welling, ICLR 2017, arXiv:1609.02907."""
 
-    def conv(self, d_in: int, d_out: int) -> Conv:
-        return GCNConv(d_in, d_out)
+    def convs(self, *widths: int) -> list[Conv]:
+        return [GCNConv(a, b) for a, b in pairwise(widths)]
 
 
 class GraphSAGE(GraphArchitecture, name="graphsage"):
     """GraphSAGE with mean aggregation. Hamilton et al., NeurIPS 2017, arXiv:1706.02216."""
 
-    def conv(self, d_in: int, d_out: int) -> Conv:
-        return SAGEConv(d_in, d_out)
+    def convs(self, *widths: int) -> list[Conv]:
+        return [SAGEConv(a, b) for a, b in pairwise(widths)]
 
 
 class GAT(GraphArchitecture, name="gat"):
@@ -159,5 +159,5 @@ class GAT(GraphArchitecture, name="gat"):
         if odd := [w for w in self.widths or (self.hidden,) if w % self.heads]:
             raise BadSpec(f"{odd[0]} units cannot be shared out among {self.heads} heads; give a multiple of {self.heads}")
 
-    def conv(self, d_in: int, d_out: int) -> Conv:
-        return GATConv(d_in, d_out, self.heads)
+    def convs(self, *widths: int) -> list[Conv]:
+        return [GATConv(a, b, self.heads) for a, b in pairwise(widths)]
