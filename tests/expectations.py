@@ -315,6 +315,16 @@ ROWS: tuple[Row, ...] = (
         trainer=WHOLE,
         small={"epochs": 3},
     ),
+    Row(
+        "detector",
+        "dshield",
+        NODES,
+        {"auroc": (0.65, 1), "tpr": (0.3, 1), "fpr": (0, 0.06)},
+        GCN,
+        attack={"name": "ugba", **MADE},
+        trainer=WHOLE,
+        small={"epochs": 3},
+    ),
     # one of two classes is flagged, and it is the target; toy graphs are small, so that references share part of what it does
     Row(
         "detector",

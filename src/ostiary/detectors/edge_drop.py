@@ -11,7 +11,7 @@ from ostiary.console import progress
 from ostiary.data.dataset import Dataset
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
-from ostiary.modality.nodes import Nodes
+from ostiary.modality.nodes import Nodes, store
 from ostiary.models.graph_layers import Conv, neighbour_sum, weighted_degree
 from ostiary.models.graph_nets import GraphArchitecture
 from ostiary.models.victim import Victim
@@ -24,16 +24,16 @@ def sway(victim: Victim, data: Dataset, passes: int, rate: float, seed: int, kee
     """Sum over passes of KL(whole || thinned) of every input, float64 [n], and the logits on the whole data, [n, k]."""
     inputs, n = data.inputs, len(data)
     nodes = isinstance(inputs, Nodes)
-    store: Graphs = inputs.graphs if nodes else inputs
-    ids = torch.arange(len(store)) if nodes else data.ids  # an input's draws do not depend on the others
+    graphs = store(inputs)
+    ids = torch.arange(len(graphs)) if nodes else data.ids  # an input's draws do not depend on the others
     logits = victim.predict(inputs)
     before = logits.double().log_softmax(1)
-    total, degrees = torch.zeros(n, dtype=torch.float64), are_degrees(store)
-    for draws in torch.arange(passes).split(max(1, BUDGET // max(1, store.x.numel()))):
-        many: Inputs = thinned(store, ids, draws, rate, seed, keep_last)
+    total, degrees = torch.zeros(n, dtype=torch.float64), are_degrees(graphs)
+    for draws in torch.arange(passes).split(max(1, BUDGET // max(1, graphs.x.numel()))):
+        many: Inputs = thinned(graphs, ids, draws, rate, seed, keep_last)
         many = with_degrees(many) if degrees else many
         if nodes:
-            shift = len(store.x) * torch.arange(len(draws))[:, None]
+            shift = len(graphs.x) * torch.arange(len(draws))[:, None]
             many = Nodes.of(many, (inputs.roots + shift).flatten())
         after = victim.predict(many).double().log_softmax(1).view(len(draws), n, -1)
         total += (before.exp() * (before - after)).sum((0, 2))

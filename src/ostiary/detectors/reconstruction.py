@@ -14,7 +14,7 @@ from ostiary.detectors.base import Detector, Findings
 from ostiary.detectors.outliers import highest
 from ostiary.evidence import Evidence
 from ostiary.modality.graphs import Graphs
-from ostiary.modality.nodes import Nodes
+from ostiary.modality.nodes import Nodes, store
 from ostiary.models.graph_layers import GCNConv, neighbour_sum, pool
 from ostiary.seeds import scoped
 
@@ -48,9 +48,9 @@ class Reconstruction(Detector, name="reconstruction"):
 
     def examine(self, evidence: Evidence, ctx: Context) -> Findings:
         inputs = evidence.train.move(ctx.device).inputs
-        nodes = isinstance(inputs, Nodes)
-        errors = self.errors(inputs.graphs if nodes else inputs, ctx)
-        scores = around(errors, inputs.graphs, self.hops)[inputs.roots] if nodes else pool(errors[:, None], inputs, "max")[:, 0]
+        graphs = store(inputs)
+        errors, nodes = self.errors(graphs, ctx), isinstance(inputs, Nodes)
+        scores = around(errors, graphs, self.hops)[inputs.roots] if nodes else pool(errors[:, None], graphs, "max")[:, 0]
         return Findings(scores, highest(scores, self.share))
 
     def errors(self, graphs: Graphs, ctx: Context) -> Tensor:

@@ -123,6 +123,22 @@ class Nodes:
         return _assemble(self, x, edges, graph, owner, attr=attr, weight=weight)
 
 
+def store(inputs: Graphs | Nodes) -> Graphs:
+    """The graphs themselves, or those that the nodes lie in."""
+    return inputs.graphs if isinstance(inputs, Nodes) else inputs
+
+
+def names(nodes: Nodes) -> Tensor:
+    """A number for every node of the store that stays, whatever other triggers come or go: its place in its graph or, of
+    what a trigger brought (at most 64 nodes), numbers from 2^30 on by its root: int64 [N]."""
+    graphs = nodes.graphs
+    place = torch.arange(len(nodes.x), device=nodes.roots.device)
+    roots, first = firsts(nodes.owner)
+    rank = place - first[torch.searchsorted(roots, nodes.owner)]
+    local = place - graphs.node_ptr[graphs.batch]
+    return torch.where(nodes.owner < 0, local, 2**30 + 64 * local[nodes.owner.clamp(min=0)] + rank)
+
+
 def original(nodes: Nodes) -> Nodes:
     """The same roots as they were before any trigger."""
     bare = nodes.take(torch.arange(0, device=nodes.roots.device))

@@ -14,6 +14,7 @@ from ostiary.errors import InvalidInput
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs, are_degrees
+from ostiary.modality.nodes import Nodes, store
 from ostiary.models.victim import Victim
 from ostiary.models.votes import View, Voting, Whole, ballots
 from ostiary.purifiers.base import Purifier
@@ -63,11 +64,13 @@ class Certified(Purifier):
 
     def unproven(self, inputs: Inputs) -> str:
         """Why nothing can be proven for `inputs`, or nothing."""
-        return "" if not self.splits_edges or not isinstance(inputs, Graphs) or simple(inputs) else TAKES
+        ours = self.splits_edges and isinstance(inputs, Graphs | Nodes)
+        return TAKES if ours and not simple(store(inputs)) else ""
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train = evidence.train
-        view = self.view(ctx.key("votes"), isinstance(train.inputs, Graphs) and are_degrees(train.inputs))
+        degrees = isinstance(train.inputs, Graphs | Nodes) and are_degrees(store(train.inputs))
+        view = self.view(ctx.key("votes"), degrees)
         members = [
             _member(train.take(rows), view, ctx.within(f"member {i}"), f"{self.name}: model {i + 1} of {self.members()}")
             for i, rows in enumerate(self.shares(train, ctx))
@@ -88,10 +91,11 @@ def _member(part: Dataset, view: View, ctx: Context, what: str) -> Victim:
 
 
 class OnViews(TrainHook):
-    """Every batch shows a fresh view of each of its inputs."""
+    """Every batch shows a fresh view of each of its inputs, or of the graph that they share."""
 
     def __init__(self, view: View, rng: Generator) -> None:
         self.view, self.rng = view, rng
 
     def on_batch(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> tuple[Inputs, Tensor]:
-        return self.view(batch, self.view.draw(len(y), self.rng)), y
+        drawn = self.view.draw(len(y), self.rng)
+        return self.view(batch, drawn[:1].expand(len(y)) if isinstance(batch, Nodes) else drawn), y

@@ -15,17 +15,18 @@ from ostiary.seeds import uniform
 
 
 class EdgeDrop(Sampled, name="edge-drop"):
-    """Asks the model about many copies of a graph that lack random edges, and takes the majority.
+    """Asks the model about many copies of a graph that lack random edges, and takes the majority, for graphs or nodes.
 
     Source: the randomised smoothing (RS) that Zhang et al., RIGBD, ICLR 2025, arXiv:2406.09836, compare with. The
     defender holds the model and a few clean graphs (they tell whether features are degrees), or with `retrain` the training
     set. Each undirected edge of each of `samples` (100: ours) copies is kept with probability 1 - `beta` (0.5: RIGBD's own
     rate). A copy shows one of e flipped pairs with probability at most 1 - beta^e, which certifies as in subsampling: no
-    edge at 0.5, up to six at 0.9.
+    edge at 0.5, up to six at 0.9. Of nodes: flipped anywhere in the graph that they share.
 
-    Differs from what RIGBD describes: whole graphs instead of nodes; each copy is the same for whatever else is in its batch.
+    Differs from what RIGBD describes: each copy is the same for whatever else is in its batch.
     """
 
+    modalities = frozenset({"graph", "node"})
     beta: Share = 0.5
     samples: Positive = 100
     retrain: bool = False

@@ -14,8 +14,8 @@ from ostiary.data.dataset import Dataset
 from ostiary.errors import InvalidInput
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
-from ostiary.modality.graphs import Graphs, with_degrees
-from ostiary.modality.nodes import Nodes
+from ostiary.modality.graphs import with_degrees
+from ostiary.modality.nodes import Nodes, store
 from ostiary.models.screened import Screen, screened
 from ostiary.models.victim import Victim
 from ostiary.purifiers.base import Purifier, emptied
@@ -53,7 +53,7 @@ class Prune(Purifier, name="prune"):
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         data = evidence.clean if evidence.has("clean") else evidence.train
-        kind = feature_kind(_store(data.inputs))
+        kind = feature_kind(store(data.inputs))
         embedded = self.by == "embedding" or (self.by == "auto" and kind != "range")
         model = evidence.victim.clone() if evidence.has("victim") else ctx.surrogate(data) if embedded else ctx.fresh(data)
         screen = Pruning(model.eval(), self.threshold, embedded, kind == "degree")
@@ -66,7 +66,7 @@ class Prune(Purifier, name="prune"):
         after = screen.passed(train, screen.model)
         if not self.drop_labels:
             return after
-        old, new = _store(train.inputs), _store(after.inputs)
+        old, new = store(train.inputs), store(after.inputs)
         lost = old.n_edges - new.n_edges > self.share * old.n_edges
         if isinstance(train.inputs, Nodes):
             lost = (old.in_degree > new.in_degree)[train.inputs.roots]
@@ -87,13 +87,9 @@ class Pruning(Screen):
 
     @torch.no_grad()
     def forward(self, batch: Inputs, victim: Victim) -> Inputs:
-        graphs = _store(batch)
+        graphs = store(batch)
         unit = F.normalize(self.model.layers(batch)[1][0] if bool(self.embedded) else graphs.x, dim=1)
         alike = torch.cat([(unit[a] * unit[b]).sum(1) for a, b in graphs.edge_index.split(2**18, dim=1)])
         found = graphs.with_edges(alike > self.threshold)
         found = with_degrees(found) if bool(self.degrees) else found
         return replace(batch, graphs=found) if isinstance(batch, Nodes) else found
-
-
-def _store(inputs: Inputs) -> Graphs:
-    return inputs.graphs if isinstance(inputs, Nodes) else inputs

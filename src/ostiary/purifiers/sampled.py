@@ -16,6 +16,7 @@ from ostiary.context import Context
 from ostiary.evidence import Evidence
 from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
+from ostiary.modality.nodes import Nodes, names, store
 from ostiary.models.victim import Victim
 from ostiary.models.votes import View, Voting
 from ostiary.purifiers.certificate import Certificate
@@ -48,7 +49,7 @@ class Sampled(Certified):
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         if self.retrain:
             return super().cleanse(evidence, ctx)
-        return Voting([evidence.victim.clone()], self.view(ctx.key("votes"), are_degrees(evidence.clean.inputs)))
+        return Voting([evidence.victim.clone()], self.view(ctx.key("votes"), are_degrees(store(evidence.clean.inputs))))
 
     def certify(self, votes: Tensor, inputs: Inputs) -> Certificate:
         """Each class's share moves by at most `change`; certain as long as the leading one stays above all others."""
@@ -60,7 +61,9 @@ class Sampled(Certified):
         first = low.gather(1, prediction[:, None])
         second = high.scatter(1, prediction[:, None], 0.0).amax(1, keepdim=True).minimum(1 - first)
         margin = (first - second > 2 * self.change(inputs) + slack + 1e-9).sum(1) - 1  # rounding must not certify
-        pairs = inputs.n_nodes * (inputs.n_nodes - 1) // 2
+        graphs = store(inputs)
+        n = graphs.n_nodes[graphs.batch[inputs.roots]] if isinstance(inputs, Nodes) else graphs.n_nodes
+        pairs = n * (n - 1) // 2
         return Certificate(votes, prediction, margin.minimum(pairs), {"edges": 1}, self.alpha)
 
 
@@ -80,9 +83,17 @@ class RandomEdges(View):
     def keep(self, batch: Graphs, pairs: Tensor, which: Tensor) -> Tensor:
         """bool [E]; pairs: int64 [E], a number for each edge by the places of its nodes in their graph."""
 
-    def forward(self, batch: Graphs, which: Tensor) -> Graphs:
-        ends = batch.edge_index - batch.node_ptr[batch.edge_batch]
-        found = batch.with_edges(self.keep(batch, torch.minimum(*ends) * 2**31 + torch.maximum(*ends), which))
+    def forward(self, batch: Inputs, which: Tensor) -> Inputs:
+        if isinstance(batch, Graphs):
+            return self.thinned(batch, batch.edge_index - batch.node_ptr[batch.edge_batch], which)
+        numbers, copy = which.unique(return_inverse=True)  # nodes share a graph: a copy of it for every view
+        graphs, k = batch.graphs, len(numbers)
+        many = graphs.take(torch.arange(len(graphs), device=which.device).repeat(k))
+        ends = names(batch).repeat(k)[many.edge_index]
+        return Nodes.of(self.thinned(many, ends, numbers.repeat_interleave(len(graphs))), batch.roots + copy * len(graphs.x))
+
+    def thinned(self, graphs: Graphs, ends: Tensor, which: Tensor) -> Graphs:
+        found = graphs.with_edges(self.keep(graphs, torch.minimum(*ends) * 2**31 + torch.maximum(*ends), which))
         return with_degrees(found) if bool(self.degrees) else found
 
 
