@@ -21,12 +21,11 @@ from ostiary.metrics.certified import certified
 from ostiary.modality.graphs import Graphs, are_degrees, degree_features, with_degrees
 from ostiary.models.victim import Victim
 from ostiary.models.votes import View, Voting, Whole, ballots
-from ostiary.purifiers.certificate import Certificate, margins
+from ostiary.purifiers.certificate import Certificate, clopper_pearson, margins
 from ostiary.purifiers.certified import Certified
 from ostiary.purifiers.edge_drop import EdgeDrop
 from ostiary.purifiers.edge_partition import EdgePartition
 from ostiary.purifiers.joint_partition import JointPartition
-from ostiary.purifiers.sampled import clopper_pearson
 from ostiary.purifiers.subsampling import PairSubsets, Subsampling, log_choose
 from ostiary.purifiers.training_partition import TrainingPartition, contents
 from ostiary.seeds import generator

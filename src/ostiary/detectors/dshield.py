@@ -22,8 +22,7 @@ FEWEST = 4  # nodes of a class in which others can stand apart: authors' code
 
 
 class DShield(Detector, name="dshield"):
-    """Scores training nodes by how far they stand apart from their class where a model that was taught without labels, or
-    what the given model attends to, disagrees with it.
+    """Scores training nodes by how far from their class a model without labels, or the features it rests on, set them apart.
 
     Source: Yu et al., DShield, NDSS 2025, and its code. The defender holds the model and the training set. (1) An encoder
     learns from features and edges; views lack unlike edges and the features that speak for a node's label. (2) Within a
@@ -69,7 +68,7 @@ class DShield(Detector, name="dshield"):
                 drift, stress = scaled(spans(own[at]).maximum(spans(near[at]))), scaled(spans(shown[at]))
                 strange[mine], scores[mine] = self.apart(drift, stress)
                 stressed |= {c} if bool(stress.std() > drift.std()) else set()
-        if self.by == "clusters":
+        if self.by == "clusters" and bool(strange.any()):
             for c in train.y[strange].unique().tolist():
                 bad = strange & (train.y == c)
                 scores[bad] = unlearnt(train, bad, sure & ~bad, shown if c in stressed else train.inputs.x, c, ctx)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,3 +54,13 @@ def margins(votes: Tensor) -> tuple[Tensor, Tensor]:
     lead = votes.gather(1, winner[:, None]) - votes - (winner[:, None] > torch.arange(k)).long()
     lead = lead.scatter(1, winner[:, None], int(votes.sum(1).max()) if len(votes) else 0)
     return winner, lead.amin(1).div(2, rounding_mode="floor")
+
+
+def clopper_pearson(hits: Tensor, n: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
+    """Exact bounds on a probability from counts, each wrong with probability alpha / 2 (Clopper & Pearson, 1934): float64."""
+    from scipy.special import betaincinv
+
+    h, m = (np.asarray(v.cpu(), dtype=float) for v in torch.broadcast_tensors(hits, n))
+    low = np.where(h > 0, betaincinv(np.maximum(h, 1), m - h + 1, alpha / 2), 0.0)
+    high = np.where(h < m, betaincinv(h + 1, np.maximum(m - h, 1), 1 - alpha / 2), 1.0)
+    return torch.from_numpy(low), torch.from_numpy(high)

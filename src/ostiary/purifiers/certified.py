@@ -64,8 +64,7 @@ class Certified(Purifier):
 
     def unproven(self, inputs: Inputs) -> str:
         """Why nothing can be proven for `inputs`, or nothing."""
-        ours = self.splits_edges and isinstance(inputs, Graphs | Nodes)
-        return TAKES if ours and not simple(store(inputs)) else ""
+        return TAKES if self.splits_edges and isinstance(inputs, Graphs | Nodes) and not simple(store(inputs)) else ""
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
         train = evidence.train

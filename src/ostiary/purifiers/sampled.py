@@ -7,7 +7,6 @@ from abc import abstractmethod
 from typing import Annotated
 
 import msgspec
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,7 +18,7 @@ from ostiary.modality.graphs import Graphs, are_degrees, with_degrees
 from ostiary.modality.nodes import Nodes, names, store
 from ostiary.models.victim import Victim
 from ostiary.models.votes import View, Voting
-from ostiary.purifiers.certificate import Certificate
+from ostiary.purifiers.certificate import Certificate, clopper_pearson
 from ostiary.purifiers.certified import Certified
 
 Share = Annotated[float, msgspec.Meta(gt=0.0, lt=1.0)]
@@ -95,13 +94,3 @@ class RandomEdges(View):
     def thinned(self, graphs: Graphs, ends: Tensor, which: Tensor) -> Graphs:
         found = graphs.with_edges(self.keep(graphs, torch.minimum(*ends) * 2**31 + torch.maximum(*ends), which))
         return with_degrees(found) if bool(self.degrees) else found
-
-
-def clopper_pearson(hits: Tensor, n: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """Exact bounds on a probability from counts, each wrong with probability alpha / 2 (Clopper & Pearson, 1934): float64."""
-    from scipy.special import betaincinv
-
-    h, m = (np.asarray(v.cpu(), dtype=float) for v in torch.broadcast_tensors(hits, n))
-    low = np.where(h > 0, betaincinv(np.maximum(h, 1), m - h + 1, alpha / 2), 0.0)
-    high = np.where(h < m, betaincinv(h + 1, np.maximum(m - h, 1), 1 - alpha / 2), 1.0)
-    return torch.from_numpy(low), torch.from_numpy(high)
