@@ -33,6 +33,7 @@ class MESA(PatchLearning, Detector, name="mesa"):
     modalities = frozenset({"image"})
     needs = frozenset({"victim", "clean"})
     about = "model"
+    measure = "success of the patches"
     searches = True
     presets = {
         "paper": {

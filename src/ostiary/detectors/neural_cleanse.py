@@ -39,6 +39,7 @@ class NeuralCleanse(Detector, name="neural-cleanse"):
     modalities = frozenset({"image"})
     needs = frozenset({"victim", "clean"})
     about = "model"
+    measure = "anomaly index of the mask's norm"
     searches = True
     presets = {"paper": {"steps": 1000}, "auto": {"scale": "log", "outlier": 3.5}}
     added = frozenset({"scale"})

@@ -15,7 +15,9 @@ import numpy as np
 from ostiary.errors import StoreError
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
+from ostiary.report.causes import ONE_TARGET
 from ostiary.report.certified import certified
+from ostiary.report.classes import class_bars
 from ostiary.report.drawing import (
     ATTACK,
     INK,
@@ -55,7 +57,7 @@ def figures(group: Group, store: Store) -> tuple[list[Figure], list[str]]:
     if record is not None:
         known = "asr" in record.metrics["victim"]
         made += [*([_scatter(group)] if known else []), *certified(group)]
-        for maker in (_scores, _recovered, _confusions, _embeddings, _drawings):
+        for maker in (_scores, _classes, _recovered, _confusions, _embeddings, _drawings):
             try:
                 made += maker(record, store)
             except StoreError as error:
@@ -146,6 +148,15 @@ def _scores(record: Record, store: Store) -> Iterator[Figure]:
             said += " Dashed: from there on it is flagged."
         words = f"Scores of {label}: {int(poisoned.sum())} {bad} and {int((~poisoned).sum())} other {what}"
         yield Figure("scores", f"scores-{stem(label)}", f"Scores of {label}", said, words, specification(drawn, 290, 160))
+
+
+def _classes(record: Record, store: Store) -> Iterator[Figure]:
+    attack = record.plan.get("attack") or {}
+    single = attack.get("labels", {}).get("name", "all-to-one") in ONE_TARGET
+    target = attack.get("target") if single else None
+    for label, found in record.metrics.get("detectors", {}).items():
+        lines = found.get("info", {}).get("classes", {})
+        yield from class_bars(label, found, _names(record, len(lines)), target, _seed(record))
 
 
 _SUSPECTS = {  # what a detector scores: how the bad ones are called, and all
