@@ -320,6 +320,9 @@ def test_files_of_methods_are_named_by_the_environment(
         monkeypatch.setenv("OSTIARY_PLUGINS", str(tmp_path / f"{name}.py"))
         with pytest.raises(InvalidInput, match=why):
             component.listed(["detector"])
+    monkeypatch.setenv("OSTIARY_PLUGINS", "~nobody-has-this-name/mine.py")
+    with pytest.raises(InvalidInput, match="no home folder is known here for the ~"):
+        component.listed(["detector"])
     sys.modules.pop("method_of_a_file")
 
 

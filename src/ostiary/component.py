@@ -29,6 +29,7 @@ import msgspec
 from ostiary import declared, sources
 from ostiary.console import log
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, UnknownName
+from ostiary.writing import expanded
 
 if TYPE_CHECKING:
     from ostiary.attacks.base import Attack
@@ -340,7 +341,7 @@ def load_plugins() -> None:
     """Import what is registered, and the files that OSTIARY_PLUGINS names (a list like PATH). A plugin that cannot be imported
     is named, once, and the others go on without it; of a file that was asked for, InvalidInput is raised."""
     for file in filter(None, os.environ.get("OSTIARY_PLUGINS", "").split(os.pathsep)):
-        _load_file(Path(file).expanduser())
+        _load_file(expanded(file))
     for entry in metadata.entry_points(group="ostiary.plugins"):
         if (entry.name, entry.value) in _broken:
             continue

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Paths as users write them, and files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ostiary.errors import StoreError
+from ostiary.errors import InvalidInput, StoreError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -46,3 +46,11 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str,
     content = save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, metadata)
     with whole(path) as part:
         part.write_bytes(content)  # its own save_file tells of no full disk, and puts a file in the place of a link to a device
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with the home folder for `~`. Raises InvalidInput where none is known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise InvalidInput(f"no home folder is known here for the ~ of {path}; give the whole path, or set HOME") from error

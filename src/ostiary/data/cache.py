@@ -12,9 +12,9 @@ from pathlib import Path
 from torch import Tensor
 
 from ostiary.console import warn_once
-from ostiary.data.source import data_folder, expanded
+from ostiary.data.source import data_folder
 from ostiary.errors import InvalidInput, StoreError
-from ostiary.writing import write_tensors
+from ostiary.writing import expanded, write_tensors
 
 
 def cache_folder() -> Path:

@@ -18,6 +18,7 @@ from ostiary.data.dataset import Dataset, Splits
 from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, InvalidInput
 from ostiary.seeds import generator
+from ostiary.writing import expanded
 
 P = TypeVar("P", bound=PurePath)
 
@@ -135,14 +136,6 @@ def data_folder() -> Path | None:
     """The offline source of data files, if the environment names one (OSTIARY_DATA)."""
     folder = os.environ.get("OSTIARY_DATA")
     return expanded(folder) if folder else None
-
-
-def expanded(path: str | Path) -> Path:
-    """The path with the home folder for `~`. Raises InvalidInput where none is known."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise InvalidInput(f"no home folder is known here for the ~ of {path}; give the whole path, or set HOME") from error
 
 
 def find_file(path: str, room: str) -> Path:

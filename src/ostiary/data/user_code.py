@@ -13,9 +13,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ostiary.data.source import expanded, file_mark, in_order
+from ostiary.data.source import file_mark, in_order
 from ostiary.data.torchvision_import import import_torchvision
 from ostiary.errors import InvalidInput
+from ostiary.writing import expanded
 
 
 def executed(settings: Any) -> Iterator[str]:

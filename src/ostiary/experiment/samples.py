@@ -16,13 +16,13 @@ from ostiary.attacks.base import Poisoned, handed_out
 from ostiary.attacks.none import Unknown
 from ostiary.component import build, suggest
 from ostiary.data.dataset import Dataset, Splits
-from ostiary.data.source import DataSource, expanded
+from ostiary.data.source import DataSource
 from ostiary.data.user_code import executed
 from ostiary.errors import InvalidInput, StoreError, UnknownName, UnsafeFile
 from ostiary.experiment.bench import unpacked
 from ostiary.experiment.record import Record
 from ostiary.experiment.store import Store
-from ostiary.writing import whole, write_tensors
+from ostiary.writing import expanded, whole, write_tensors
 
 PARTS = ("train", "triggered", "test", "clean")
 

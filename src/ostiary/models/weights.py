@@ -13,9 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ostiary.data.source import expanded
 from ostiary.errors import InvalidInput, UnsafeFile
-from ostiary.writing import write_tensors
+from ostiary.writing import expanded, write_tensors
 
 
 def save_weights(module: nn.Module, path: str | Path) -> None:
