@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 
 from ostiary.modality.graphs import Graphs
-from ostiary.modality.sparse import bag_sum, pointer, ranges
+from ostiary.modality.sparse import bag_sum, pointer, ranges, row_products
 
 
 def store(dtype: torch.dtype = torch.float64) -> Graphs:
@@ -65,6 +65,14 @@ def test_second_derivative_reaches_weights_through_a_nonlinearity() -> None:
         return torch.autograd.grad(slope.square().sum(), weight)[0]
 
     torch.testing.assert_close(second(bag_sum(x, graphs.adjacency, weight)), second(naive(x, graphs, weight)))
+
+
+def test_row_products_are_those_of_the_ends_of_each_edge_with_two_derivatives() -> None:
+    graphs, a, b = store(), leaf(8, 3), leaf(8, 3, seed=2)
+    source, target = graphs.edge_index
+    torch.testing.assert_close(row_products(a, b, graphs.adjacency), (a[target] * b[source]).sum(1))
+    assert gradcheck(lambda a, b: row_products(a, b, graphs.adjacency), (a, b))
+    assert gradgradcheck(lambda a, b: row_products(a, b, graphs.adjacency), (a, b))
 
 
 def test_no_edges_at_all_sums_to_nothing() -> None:

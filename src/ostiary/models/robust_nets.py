@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ostiary.component import NonNegativeFloat, Rate
 from ostiary.modality.graphs import Graphs
-from ostiary.modality.sparse import bag_sum
+from ostiary.modality.sparse import bag_sum, row_products
 from ostiary.models.graph_layers import Conv, neighbour_sum, weighted_degree
 from ostiary.models.graph_nets import GraphArchitecture
 
@@ -40,9 +40,8 @@ class GuardConv(Conv):
 
     def weights(self, x: Tensor, graphs: Graphs) -> tuple[Tensor, Tensor]:
         """What a message counts, and a node itself; both together are 1 at each node: float [E] and [N]."""
-        source, target = graphs.edge_index
-        unit = F.normalize(x, dim=1)
-        alike = (unit.index_select(0, source) * unit.index_select(0, target)).sum(1)
+        target, unit = graphs.edge_index[1], F.normalize(x, dim=1)
+        alike = row_products(unit, unit, graphs.adjacency)
         there = (alike.detach() >= self.threshold).to(x.dtype)
         there = there if graphs.edge_weight is None else there * graphs.edge_weight
         alike = alike * there

@@ -11,6 +11,7 @@ from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors import rigbd
 from ostiary.detectors.base import Detector, Findings
+from ostiary.detectors.dshield import DShield
 from ostiary.detectors.rank_sum import RankSum
 from ostiary.errors import Unsupported
 from ostiary.evidence import Evidence
@@ -36,7 +37,8 @@ class RIGBD(Purifier, name="rigbd"):
     instead of one. Presets (ours): auto (AIDS, solubility, seeds 10 and 11) asks the given model, for a network that takes
     means does not see three added edges, and looks at 15 %: answers of small clean graphs sway too, and rows pushed away from
     a right label cost accuracy; nodes (block model, seeds 10 to 13) asks both and drops last edges too, as the authors' code
-    does, since triggers give many nodes their only one, and looks at 30 %.
+    does, since triggers give many nodes their only one, and looks at 30 %; nodes-dshield adds what DShield's distances say
+    (small block model, four attacks on labels, seeds 10 to 13: 14 of 16 backdoors taken to 5 %, 13 without).
     """
 
     modalities = frozenset({"graph", "node"})
@@ -44,6 +46,7 @@ class RIGBD(Purifier, name="rigbd"):
     presets = {
         "auto": {"finder": rigbd.RIGBD(), "look": 0.15},
         "nodes": {"finder": RankSum(), "look": 0.3},
+        "nodes-dshield": {"finder": RankSum(first=RankSum(), second=DShield(by="median")), "look": 0.3},
     }
     finder: Detector = rigbd.RIGBD(own_model=True)
     weight: PositiveFloat = 1.0
