@@ -174,3 +174,14 @@ def test_a_class_of_three_nodes_is_left_alone() -> None:
     part = data.take(few)
     found = DShield(epochs=2).inspect(Evidence(victim=toys.victim("node"), train=part), toys.context("node"))
     assert found.scores[part.y == 0].tolist() == [0, 0, 0]
+
+
+def test_a_graph_without_edges_is_judged_by_its_features() -> None:
+    data = toys.splits("node").train
+    bare = data.inputs.graphs.with_edges(torch.zeros(data.inputs.edge_index.shape[1], dtype=torch.bool))
+    alone = replace(data, inputs=replace(data.inputs, graphs=bare))
+    for by in ("clusters", "median"):
+        found = build("detector", {"name": "dshield", "epochs": 2, "by": by}).inspect(
+            Evidence(victim=toys.victim("node"), train=alone), toys.context("node")
+        )
+        assert len(found.scores.unique()) > 10

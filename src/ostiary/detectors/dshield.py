@@ -88,8 +88,8 @@ class DShield(Detector, name="dshield"):
         """What an encoder without labels makes of every node: float [N, hidden]."""
         with scoped(ctx.key("encoder"), "init"):
             encoder = SelfTaught(graphs.x.shape[1], self.hidden).to(ctx.device)
-        unit, (source, target) = F.normalize(near, dim=1), graphs.edge_index
-        alike = near.new_zeros(int(graphs.pairs.max()) + 1).index_copy(0, graphs.pairs, (unit[source] * unit[target]).sum(1))
+        unit, (source, target), pairs = F.normalize(near, dim=1), graphs.edge_index, graphs.pairs
+        alike = near.new_zeros(len(pairs.unique())).index_copy(0, pairs, (unit[source] * unit[target]).sum(1))
         lesson = Lesson(self.epochs, temperature=self.temperature, edges=self.edges, features=self.features)
         encoder.teach(graphs, rows, alike, speaks[rows], lesson, ctx.rng("views"))
         return encoder.embed(graphs).detach()
