@@ -71,7 +71,8 @@ def outside(apart: Tensor) -> tuple[Tensor, Tensor]:
     from sklearn.cluster import HDBSCAN
 
     how = HDBSCAN(len(apart) // 2 + 1, min_samples=1, allow_single_cluster=True, metric="precomputed", copy=True)
-    even = apart.double().cpu()
+    even = apart.cpu().double()
     how.fit(((even + even.T) / 2).fill_diagonal_(0).numpy())  # which rounding had left uneven
     out = torch.as_tensor(how.labels_) < 0
-    return out.to(apart.device), torch.where(out, 1.0, 1 - torch.as_tensor(how.probabilities_)).to(apart)
+    held = torch.as_tensor(how.probabilities_, dtype=apart.dtype)  # not every device knows float64
+    return out.to(apart.device), torch.where(out, 1.0, 1 - held).to(apart.device)
