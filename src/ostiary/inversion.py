@@ -66,6 +66,10 @@ class Recovered:
             marked = mount(graphs, chosen, adjacency.round(), features)
         return with_degrees(marked) if self.kind == "degree" else marked
 
+    def on(self, data: Dataset, places: Tensor) -> Graphs:
+        """Graphs of other data with the trigger. places: int64 [n, nodes], within each graph."""
+        return self.stamp(data.inputs, placed(data.inputs, places))
+
     def softly(self, onto: SoftMount, graphs: Graphs) -> Graphs:
         """The same with gradients; `onto` mounts on nodes of `graphs`. Degrees as features count every edge that might be: with
         those of the edges there are, which have no gradient, six toy backdoors were recovered worse."""
@@ -111,6 +115,10 @@ class Recovery:
     def anywhere(self, clean: Dataset, seed: int) -> Tensor:
         """Random nodes of each clean graph, as places within it: int64 [n, nodes]."""
         return within(clean.inputs, top_nodes(clean.inputs, random_score(clean.inputs, clean.ids, seed), self.nodes))
+
+    def chosen(self, victim: Victim, explainer: Explainer | None, ctx: Context, data: Dataset) -> Tensor:
+        """The least important nodes, or random ones without an `explainer`, as places within each graph: int64 [n, nodes]."""
+        return self.least(victim, data, explainer, ctx) if explainer else self.anywhere(data, ctx.key("positions"))
 
     def of(self, victim: Victim, clean: Dataset, places: Tensor, goal: int, ctx: Context) -> Recovered:
         """The trigger that leads clean graphs of other classes to `goal` (all graphs, without `by_class`), the best of

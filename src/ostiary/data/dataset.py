@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -112,3 +113,7 @@ class Splits:
 
     def fingerprint(self) -> str:
         return "-".join(part.fingerprint()[:12] for part in (self.train, self.test, self.clean))
+
+
+Trial = Callable[[Dataset, int], Inputs | None]
+"""From samples, any number of them, and a class: their inputs with the trigger that was recovered for it, None without one."""

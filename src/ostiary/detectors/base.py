@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, final, get_args
 
@@ -12,11 +11,10 @@ from torch import Tensor
 
 from ostiary.component import Component, who
 from ostiary.context import Context
-from ostiary.data.dataset import Dataset
+from ostiary.data.dataset import Dataset, Trial
 from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, Unsupported
 from ostiary.evidence import Evidence
-from ostiary.modality.base import Inputs
 
 About = Literal["train", "incoming", "model"]
 
@@ -32,7 +30,7 @@ class Findings:
     flagged: Tensor | None = None
     classes: tuple[int, ...] = ()
     info: dict[str, Any] = field(default_factory=dict)
-    trial: Callable[[Dataset, int], Inputs] | None = None
+    trial: Trial | None = None
     doubts: tuple[str, ...] = ()
 
 

@@ -38,8 +38,7 @@ class ClassTrigger:
 
     def on(self, data: Dataset, seed: int) -> Graphs:
         """Other graphs with the trigger, on nodes drawn at random."""
-        with torch.no_grad():
-            return self.found.stamp(data.inputs, placed(data.inputs, Recovery(self.nodes).anywhere(data, seed)))
+        return self.found.on(data, Recovery(self.nodes).anywhere(data, seed))
 
 
 def spread(clean: Dataset, goal: int, copies: int) -> Dataset:

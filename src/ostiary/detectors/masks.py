@@ -29,7 +29,7 @@ class Patches:
 
     def stamp(self, images: Tensor, goal: int) -> Tensor:
         """The images with the patch of class `goal`."""
-        mask, pattern = self.masks[goal], self.patterns[goal]
+        mask, pattern = (part[goal].to(images.device) for part in (self.masks, self.patterns))
         return (1 - mask) * images + mask * pattern
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from ostiary.component import Positive, Rate
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.detectors.base import Detector, Findings
-from ostiary.detectors.masks import AT_ONCE
 from ostiary.detectors.patch_learning import PatchLearning
-from ostiary.detectors.patch_search import Found
 from ostiary.evidence import Evidence
 
 
@@ -53,7 +50,7 @@ class MESA(PatchLearning, Detector, name="mesa"):
         flagged = scores >= self.threshold
 
         def trial(data: Dataset, goal: int) -> Tensor:
-            return stamped(found, data.inputs, goal * len(self.levels) + int(level[goal]), ctx.rng("trial"))
+            return found.stamp(data.inputs, goal * len(self.levels) + int(level[goal]), ctx.rng("trial"))
 
         drawn, lines = [], {}
         for goal, name in enumerate(clean.classes):
@@ -65,8 +62,3 @@ class MESA(PatchLearning, Detector, name="mesa"):
             drawn += [{"class": goal, "rate": rate, "score": float(scores[goal]), "sample": s} for s in sample]
         info = {"classes": lines, "drawn": drawn}
         return Findings(scores, flagged, tuple(flagged.nonzero().flatten().tolist()), info, trial)
-
-
-def stamped(found: Found, images: Tensor, which: int, rng: torch.Generator) -> Tensor:
-    """The images, if any, each with a patch of generator `which`, in parts, since all generators draw along."""
-    return torch.cat([found.stamp(some, which, rng) if len(some) else some for some in images.split(AT_ONCE)])

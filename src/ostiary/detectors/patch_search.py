@@ -31,17 +31,18 @@ class Found:
 
     @torch.no_grad()
     def stamp(self, images: Tensor, which: int, rng: torch.Generator) -> Tensor:
-        """The images (float [n, c, h, w]), each with a patch of generator `which`."""
-        n = len(images)
-        flat = self.nets.draw(max(2, n), rng)[1][which][:n]  # at least two, since their statistics are those of the batch
-        at = self.places.draw(n, rng)[which].to(images.device)
-        return self.footprint.paste(images, flat.view(n, images.shape[1], -1).to(images.device), at)
+        """The images (float [n, c, h, w]), each with a patch of generator `which`; in parts: all generators draw along."""
+        stamped = [images[:0]]
+        for some in images.split(AT_ONCE) if len(images) else ():
+            flat = self.nets.draw(max(2, len(some)), rng)[1][which][: len(some)]  # their statistics are those of the batch
+            at = self.places.draw(len(some), rng)[which].to(some.device)
+            stamped.append(self.footprint.paste(some, flat.view(len(some), some.shape[1], -1).to(some.device), at))
+        return torch.cat(stamped)
 
 
 @dataclass(frozen=True)
 class PatchSearch:
-    """alpha: weight of the dependence; noise: standard deviation of what is added to patches; learnt: places are learnt along,
-    else random, bar a fixed one."""
+    """alpha: weight of the dependence; noise: standard deviation added to patches; learnt: else they are random or `fixed`."""
 
     footprint: Footprint
     steps: int

@@ -18,7 +18,7 @@ from ostiary import sanity
 from ostiary.attacks.base import Poisoned
 from ostiary.component import Component, lookup, who
 from ostiary.context import Context
-from ostiary.data.dataset import Dataset, Splits
+from ostiary.data.dataset import Dataset, Splits, Trial
 from ostiary.detectors.base import Detector, Findings
 from ostiary.devices import plain_defaults
 from ostiary.errors import BrokenContract, InvalidInput, Unsupported
@@ -29,12 +29,13 @@ from ostiary.experiment.plan import Cell
 from ostiary.experiment.record import encode, finite
 from ostiary.experiment.rescan import rescan, succeed, trials
 from ostiary.experiment.stages import Stage
-from ostiary.experiment.store import Damaged
+from ostiary.experiment.store import Damaged, now
 from ostiary.explainers.grad_cam import GradCAM
 from ostiary.metrics.certified import certified
 from ostiary.metrics.detection import detection
 from ostiary.metrics.intervals import rate
 from ostiary.metrics.reactivation import reactivated
+from ostiary.metrics.recovery import recovery
 from ostiary.metrics.stealth import spaced, stealth
 from ostiary.models.victim import Victim
 from ostiary.models.votes import ballots
@@ -48,7 +49,8 @@ DRAWN = 6  # samples drawn in the report
 
 @dataclass
 class Result:
-    """borrowed: seconds that another stage took for what this one built on without making it again."""
+    """borrowed: seconds that another stage took for what this one built on without making it again, less those that judging
+    took, which are not the method's."""
 
     metrics: Metrics = field(default_factory=dict)
     doubts: list[str] = field(default_factory=list)
@@ -188,26 +190,23 @@ def _detector(stage: Stage, bench: Bench) -> Result:
     incoming, truth, ids = None, torch.zeros(len(splits.train), dtype=torch.bool), splits.train.ids
     truth[poisoned.index] = True
     if "incoming" in detector.needed():
-        mixed = splits.modality.join([splits.test.inputs, poisoned.triggered.inputs])
-        order = torch.randperm(len(splits.test) + len(poisoned.rows), generator=generator(cell.seed, "incoming"))
-        blank, own = torch.zeros(len(order), dtype=torch.int64), splits.test.ids
-        inputs = splits.modality.take(mixed, order)
-        incoming = held(replace(splits.test, inputs=inputs, y=blank, ids=torch.arange(len(order))))
+        incoming, order = _mixed(poisoned, cell)
         if detector.subject() == "incoming":
-            truth, ids = order >= len(splits.test), torch.cat([own, own[poisoned.rows]])[order]
+            truth = order >= len(splits.test)
+            ids = torch.cat([splits.test.ids, splits.test.ids[poisoned.rows]])[order]
     findings = detector.inspect(Evidence(victim, held(splits.train), copied(splits.clean), incoming), ctx)
     info = {k: v for k, v in findings.info.items() if k != "drawn"}  # drawings are for the report, not for tables
     _json(detector, info, "info")
-    metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, "info": finite(info)}
-    metrics["classes"] = list(findings.classes)
+    found, judging = _recovered(cell, victim, poisoned, findings.trial)
+    told = {"info": finite(info), "classes": list(findings.classes), **found}
+    metrics: Metrics = {"about": detector.subject(), "measure": detector.measure, **told}
     artefacts = {"drawn": json.dumps(findings.info["drawn"]).encode()} if "drawn" in findings.info else {}
     arrays = {"scores": findings.scores.numpy(), "poisoned": truth.numpy()}
     if detector.subject() == "model":
-        aimed = poisoned.triggered.y.unique().tolist()
         if len(poisoned.index):
-            metrics["found_target"] = float(set(aimed) <= set(findings.classes))
-        metrics["score"], metrics["alarm"] = float(findings.scores.max()), float(len(findings.classes) > 0)
-        metrics["highest"] = int(findings.scores.argmax())
+            metrics["found_target"] = float(set(poisoned.triggered.y.tolist()) <= set(findings.classes))
+        alarm, highest = float(len(findings.classes) > 0), int(findings.scores.argmax())
+        metrics |= {"score": float(findings.scores.max()), "alarm": alarm, "highest": highest}
         if not cell.plan.attack and (packed := trials(findings, splits.test, victim)):
             metrics["trials"] = succeed(packed, victim, findings.classes)
             artefacts["trials"] = _save(packed)
@@ -219,7 +218,17 @@ def _detector(stage: Stage, bench: Bench) -> Result:
         arrays["ids"] = ids.numpy()
         if findings.flagged is not None:
             arrays["flagged"] = findings.flagged.numpy()
-    return Result(metrics, sanity.about_findings(findings, detector.subject()), {"scores": _npz(arrays), **artefacts})
+    doubts = sanity.about_findings(findings, detector.subject())
+    return Result(metrics, doubts, {"scores": _npz(arrays), **artefacts}, -judging)
+
+
+def _mixed(poisoned: Poisoned, cell: Cell) -> tuple[Dataset, Tensor]:
+    """Test inputs and triggered ones as they come in, without labels, and which of both, end to end, each is: int64 [n]."""
+    test = poisoned.splits.test
+    order = torch.randperm(len(test) + len(poisoned.rows), generator=generator(cell.seed, "incoming"))
+    inputs = test.modality.take(test.modality.join([test.inputs, poisoned.triggered.inputs]), order)
+    blank = torch.zeros(len(order), dtype=torch.int64)
+    return held(replace(test, inputs=inputs, y=blank, ids=torch.arange(len(order)))), order
 
 
 def _purifier(stage: Stage, bench: Bench) -> Result:
@@ -252,10 +261,18 @@ def _purifier(stage: Stage, bench: Bench) -> Result:
         return detector.inspect(shown, ctx.within(f"detector {detector.name}"))
 
     cleaned = purifier.purify(evidence, replace(ctx, ask=ask).within(f"purifier {purifier.name}"))
+    found, judging = _recovered(cell, victim, poisoned, cleaned.trial)
     _json(purifier, cleaned.notes, "notes")
     _saved(purifier, cleaned, clean, bench.context(cell).fresh(bench.splits(cell).train))
     doubts = ["it chose by its success on the test set (oracle), which no defender can"] if peeks else []
-    return Result({"notes": finite(cleaned.notes), "oracle": peeks}, doubts, {"weights": _weights(cleaned)}, sum(asked))
+    metrics = {"notes": finite(cleaned.notes), "oracle": peeks, **found}
+    return Result(metrics, doubts, {"weights": _weights(cleaned)}, sum(asked) - judging)
+
+
+def _recovered(cell: Cell, victim: Victim, poisoned: Poisoned, trial: Trial | None) -> tuple[Metrics, float]:
+    """Figures of a recovered trigger, where there is an attacker's to compare it with, and the seconds that they took."""
+    began = now()
+    return (recovery(victim, poisoned, trial) if trial and cell.plan.attack else {}), now() - began
 
 
 def _json(part: Component, values: dict[str, Any], what: str) -> None:

@@ -17,6 +17,7 @@ from ostiary.experiment.record import encode
 PUBLISHED = (  # metrics that a report sets beside a paper's
     *("acc", "asr", "natural", "asr_lift", "ra", "drop", "der", "seconds", "cad"),
     *("asr_strict", "asr_candidates", "asr_strict_candidates", "natural_candidates"),
+    *("recovered_asr", "recovered_similarity"),
 )
 MOST = 100_000  # values of a plan
 # YAML 1.1 takes 1e-3 for text, 010 for eight and 1:30 for ninety

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ostiary.component import build
 from ostiary.console import warn_once
+from ostiary.data.dataset import Trial
 from ostiary.devices import plain_defaults
 from ostiary.errors import BadSpec, InvalidInput, OstiaryError, Unsupported
 from ostiary.modality.base import Inputs, Modality
@@ -67,6 +68,7 @@ class Victim(nn.Module):
         self._takes: dict[str, bool] = {}  # soft_edges.acts, once known
         self._overwrites: bool | None = None  # whether the module changes what it is given, once known
         self.notes: dict[str, Any] = {}  # what a purifier found out on the way, as JSON values
+        self.trial: Trial | None = None  # puts on the triggers that a purifier recovered from the model that it was given
 
     def forward(self, batch: Inputs) -> Tensor:
         """Logits: float [b, k]."""

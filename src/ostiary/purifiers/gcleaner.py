@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 from ostiary.component import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Rate
@@ -75,13 +76,12 @@ class GCleaner(Purifier, name="gcleaner"):
     vary: NonNegativeFloat = 1.5
 
     def cleanse(self, evidence: Evidence, ctx: Context) -> Victim:
-        victim, clean = evidence.victim, evidence.clean.move(evidence.victim.device)
-        clean = clean.balanced() if self.balance else clean
-        by_class = self.objective == "class"
+        victim, held = evidence.victim, evidence.clean.move(evidence.victim.device)
+        clean, by_class = held.balanced() if self.balance else held, self.objective == "class"
         how = (self.recovery_steps, self.recovery_lr, self.threshold, by_class, self.restarts if by_class else 1)
         recovery = Recovery(self.nodes, *how, patience=self.patience)
-        least = self.positions != "random"
-        places = recovery.least(victim, clean, self.explainer, ctx) if least else recovery.anywhere(clean, ctx.key("positions"))
+        chosen = partial(recovery.chosen, victim, None if self.positions == "random" else self.explainer, ctx)
+        places = chosen(clean)
         found = [recovery.of(victim, clean, places, goal, ctx) for goal in range(clean.n_classes if by_class else 1)]
         flagged = [f for f in found if f.rate >= self.flag or not by_class]
         student = victim.clone()
@@ -93,6 +93,7 @@ class GCleaner(Purifier, name="gcleaner"):
             hook = Unlearning(teacher, clean, recovery, [*flagged], places, weights, self.flag, *n, anywhere=both, ctx=ctx)
             trainer = trainer.replace(epochs=self.rounds * self.epochs, schedule=self.schedule)
             trainer.fit(student, clean, ctx.key("order"), [hook], what="gcleaner: unlearning")
+        student.trial = lambda data, goal: found[goal if by_class else 0].on(data, chosen(data))
         if by_class:
             student.notes["unlearned"] = [clean.classes[f.goal] for f in flagged]
             student.notes["recovered rate"] = {clean.classes[f.goal]: f.rate for f in found}

@@ -45,6 +45,7 @@ class NCUnlearn(FineTuning, Purifier, name="nc-unlearn"):
             # patches stay where they are; a rate that falls leaves more of them
             trainer = trainer.replace(augment="none", schedule="constant")
             trainer.fit(victim, clean, ctx.key("order"), [hook], what="nc-unlearn: fine-tuning")
+        victim.trial = lambda data, goal: patches.stamp(data.inputs, goal)
         victim.notes["unlearned"] = [clean.classes[int(g)] for g in goals]
         victim.notes["no patch found"] = [clean.classes[int(g)] for g in patches.norms.isinf().nonzero()]
         victim.notes["anomaly index"] = dict(zip(clean.classes, index.tolist(), strict=True))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import Estimate
-from ostiary.report.tables import FIGURES, Row, purifiers, short, text
+from ostiary.report.tables import FIGURES, UNSCALED, Row, purifiers, short, text
 
 
 class Paired(NamedTuple):
@@ -50,7 +50,7 @@ def paired(record: Record, lines: Sequence[Row]) -> list[Paired]:
     else stands as it is."""
     ours, unit = _ours(lines), 100 if any(abs(v) > 1 for v in _rates(record.published)) else 1
     rates = {(label, k): v for label, k, v in _given(record, lines) if _is_figure(k, v)}
-    scaled = {(label, k): v if k in ("der", "seconds") else v / unit for (label, k), v in rates.items()}
+    scaled = {(label, k): v if k in UNSCALED else v / unit for (label, k), v in rates.items()}
     return [Paired(label, k, v, ours.get(label, {}).get(k)) for (label, k), v in scaled.items()]
 
 
@@ -81,7 +81,7 @@ def _rates(given: dict[str, Any]) -> Iterator[float]:
     for name, value in given.items():
         if isinstance(value, dict):
             yield from _rates(value)
-        elif name in FIGURES and name not in ("der", "seconds") and isinstance(value, int | float):
+        elif name in FIGURES and name not in UNSCALED and isinstance(value, int | float):
             yield value
 
 

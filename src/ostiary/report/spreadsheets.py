@@ -21,6 +21,7 @@ from ostiary.report.tables import (
     COLUMNS,
     DETECTION,
     REACTIVATION,
+    RECOVERY,
     STEALTH,
     TITLES,
     Group,
@@ -30,6 +31,7 @@ from ostiary.report.tables import (
     few,
     groups,
     reactivation_rows,
+    recovery_rows,
     rows,
     seeds,
     stealth_rows,
@@ -42,7 +44,7 @@ Line = dict[str, Any]
 def save_tables(records: Sequence[Record], folder: str | Path) -> list[Path]:
     """Write the tables of the page into `folder`: runs.csv (a line per run and defence; rates as shares of 1), and as .csv
     (shares of 1, ends of the 95 % interval but of seconds, how many seeds or runs) and as .tex (percent or points; needs the
-    package booktabs) defences, ranking, reactivation, stealth, detectors, scans, certified and published.
+    package booktabs) defences, ranking, reactivation, recovery, stealth, detectors, scans, certified and published.
 
     Tables without a line are left out, and their files from before removed. Raises StoreError where nothing can be written.
     """
@@ -52,6 +54,7 @@ def save_tables(records: Sequence[Record], folder: str | Path) -> list[Path]:
         "defences": _by_seed([row for group in found for row in rows(group)], "defence", TITLES),
         "ranking": _ranked(ranking(records)),
         "reactivation": _by_seed([row for group in found for row in reactivation_rows(group)], "model", REACTIVATION),
+        "recovery": _by_seed([row for group in found for row in recovery_rows(group)], "defence", RECOVERY),
         "stealth": _by_seed([row for group in found for row in stealth_rows(group)], "of", STEALTH),
         "detectors": _by_seed([row for group in found for row in detector_rows(group)], "detector", DETECTION),
         "scans": _scanned(scan_rows(records)),

@@ -26,6 +26,12 @@ TITLES = {
     "der": "DER",
     "seconds": "seconds",
 }
+RECOVERY = {
+    "recovered_asr": "ASR % of the recovered trigger",
+    "recovered_similarity": "its similarity to the attacker's",
+    "source_similarity": "without a trigger",
+}
+COSINES = ("recovered_similarity", "source_similarity")
 FIGURES = {  # all that may stand beside a paper's
     **TITLES,
     "cad": "CAD",
@@ -33,7 +39,9 @@ FIGURES = {  # all that may stand beside a paper's
     "asr_candidates": "ASR % of the paper's candidates",
     "asr_strict_candidates": "strict ASR % of the paper's candidates",
     "natural_candidates": "natural % of the paper's candidates",
+    **{name: RECOVERY[name] for name in ("recovered_asr", "recovered_similarity")},
 }
+UNSCALED = ("der", "seconds", *COSINES)  # of these, what papers do not print in percent
 STEALTH = {
     "nodes_added": "nodes added",
     "edges_added": "edges added",
@@ -321,6 +329,18 @@ def reactivation_rows(group: Group) -> list[Row]:
     return found if len(found) > 1 else []
 
 
+def recovery_rows(group: Group) -> list[Row]:
+    """One line per defence that recovered a trigger: how it does, and how near to the attacker's it comes."""
+    found = []
+    for kind in ("detectors", "purifiers"):
+        held = [r.metrics.get(kind, {}) for r in group.records]
+        for label in dict.fromkeys(label for m in held for label in m):
+            having = [m[label] for m in held if "recovered_asr" in m.get(label, {})]
+            figures = {name: over_seeds([m[name] for m in having]) for name in RECOVERY if having}
+            found += [Row(group.name, label, figures)] if having else []
+    return found
+
+
 def stealth_rows(group: Group) -> list[Row]:
     """How visible the trigger is, in one line: what it changes, and the AUROC of a detector that saw clean inputs only."""
     having = [r.metrics["victim"]["stealth"] for r in group.records if "stealth" in r.metrics.get("victim", {})]
@@ -353,7 +373,7 @@ def ends(name: str, figure: Estimate | None) -> tuple[float, float] | None:
     low, high = (math.nan if figure is None else _number(figure.get(end)) for end in ("low", "high"))
     if name == "seconds" or math.isnan(low + high):
         return None
-    if name == "score" or (name in STEALTH and name not in ("cross", "ssim", "anomaly_auc")):
+    if name in ("score", *COSINES) or (name in STEALTH and name not in ("cross", "ssim", "anomaly_auc")):
         return low, high
     least = -1.0 if name in ("drop", "cad", "asr_lift", "clean_drop") else 0.0  # differences may fall below zero
     return max(least, low), min(1.0, high)
@@ -372,6 +392,6 @@ def _shown(name: str, value: float) -> str:
         return f"{value:.1f}"
     if name in ("backdoored", "clean"):
         return f"{value:.0f}"
-    if name in ("der", "auroc", "auprc", "f1", "score") or (name in STEALTH and name != "cross"):
+    if name in ("der", "auroc", "auprc", "f1", "score", *COSINES) or (name in STEALTH and name != "cross"):
         return f"{value:.3f}"
     return f"{100 * value:z.1f}"

@@ -28,6 +28,7 @@ LEGEND = (
     "model trained on clean data already sends to the target; lift: ASR - natural. RA: triggered inputs given their true "
     "label. DER: 0.5 is no gain, 1 the best."
 )
+NEAR = "How near recovered triggers come to the attacker's"
 UNKNOWN = "No attack is named, so there is no rate of success: whether the model has a backdoor is for detectors to say."
 Rows = Callable[[tables.Group], list[tables.Row]]
 Found = Sequence[tuple[tables.Group, list[tables.Row]]]
@@ -57,15 +58,10 @@ def results(out: Console, records: Sequence[Record]) -> None:
         out.line()
         shown = [f"{title} {tables.text(name, row.figures[name])}" for name, title in SCANS.items()]
         say(out, f"{row.defence} over all victims, backdoored (lift of 30 points or more) and clean: {', '.join(shown)}")
-    purified = [g for g in groups if tables.reactivation_rows(g)]
-    if purified:
-        out.line()
-        say(out, "How fast the backdoor comes back", "bold")
-        _figures(out, purified, tables.reactivation_rows, "model", tables.REACTIVATION)
-    if len({g.plan["attack"]["name"] for g in groups if g.plan["attack"]}) > 1:
-        out.line()
-        say(out, "How visible the triggers are", "bold")
-        _figures(out, groups, tables.stealth_rows, "attack", tables.STEALTH)
+    several = len({g.plan["attack"]["name"] for g in groups if g.plan["attack"]}) > 1
+    _section(out, "How fast the backdoor comes back", groups, tables.reactivation_rows, "model", tables.REACTIVATION)
+    _section(out, NEAR, groups, tables.recovery_rows, "defence", tables.RECOVERY)
+    _section(out, "How visible the triggers are", groups if several else (), tables.stealth_rows, "attack", tables.STEALTH)
     _beside(out, groups)
     doubts = [*_repeated(groups, _doubts), *_unlike(groups)]
     for heading, found, style in (("Doubts", doubts, "yellow"), ("Failed", _repeated(groups, _failures), "red")):
@@ -74,6 +70,14 @@ def results(out: Console, records: Sequence[Record]) -> None:
             say(out, heading, f"bold {style}")
         for line in found:
             say(out, f"- {line}", style)
+
+
+def _section(out: Console, title: str, groups: Sequence[tables.Group], rows: Rows, of: str, titles: dict[str, str]) -> None:
+    """A table under its title, of those cells that have a line of it."""
+    if having := [g for g in groups if rows(g)]:
+        out.line()
+        say(out, title, "bold")
+        _figures(out, having, rows, of, titles)
 
 
 def preview(out: Console, runs: Sequence[dict[str, Any]], stages: int, left: int, trusted: Sequence[str]) -> None:
