@@ -12,6 +12,8 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -335,6 +337,22 @@ def test_an_interrupt_says_how_to_go_on(call: Call, toy: list[object], monkeypat
     assert answer.err.count("\n") == 1
     assert "finished stages are kept" in answer.err
     assert "the same command goes on" in answer.document["error"]
+
+
+def test_an_interrupt_while_the_command_line_is_loaded_is_a_sentence_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Interrupting(MetaPathFinder):
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "ostiary.cli":
+                raise KeyboardInterrupt
+
+    (script,) = entry_points(group="console_scripts", name="ostiary")
+    command = script.load()
+    monkeypatch.delitem(sys.modules, "ostiary.cli")
+    monkeypatch.setattr(sys, "meta_path", [Interrupting(), *sys.meta_path])
+    assert command() == 130
+    assert capsys.readouterr() == ("", "ostiary: interrupted\n")
 
 
 def piped(*words: object, before: str = "", encoding: str = "utf-8") -> subprocess.CompletedProcess[bytes]:
