@@ -19,7 +19,7 @@ from ostiary.metrics.recovery import JUDGED, recovery
 from ostiary.modality.base import Inputs
 from ostiary.report.html import write_report
 from ostiary.report.spreadsheets import save_tables
-from ostiary.report.tables import RECOVERY, groups, recovery_rows
+from ostiary.report.tables import RECOVERY, ends, groups, recovery_rows
 from ostiary.testing import toys
 
 
@@ -118,6 +118,7 @@ def test_a_run_measures_and_every_report_tells(tmp_path: Path) -> None:
     alike = own["recovered_similarity"]["value"]
     for shown in (f"{alike:.3f}", "98.4</td>", "0.625</td>"):  # a cosine is no share in percent
         assert f"<td>{shown}" in page
+    assert ends("recovered_similarity", {"value": 0.8, "low": -1.3, "high": 1.1, "n": 3}) == (-1.0, 1.0)
     save_tables(records, tmp_path)
     saved = list(csv.DictReader((tmp_path / "recovery.csv").read_text(encoding="utf-8").splitlines()))
     assert float(saved[1]["recovered_similarity"]) == pytest.approx(alike)

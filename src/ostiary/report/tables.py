@@ -29,7 +29,7 @@ TITLES = {
 RECOVERY = {
     "recovered_asr": "ASR % of the recovered trigger",
     "recovered_similarity": "its similarity to the attacker's",
-    "source_similarity": "without a trigger",
+    "source_similarity": "similarity without a trigger",
 }
 COSINES = ("recovered_similarity", "source_similarity")
 FIGURES = {  # all that may stand beside a paper's
@@ -373,9 +373,9 @@ def ends(name: str, figure: Estimate | None) -> tuple[float, float] | None:
     low, high = (math.nan if figure is None else _number(figure.get(end)) for end in ("low", "high"))
     if name == "seconds" or math.isnan(low + high):
         return None
-    if name in ("score", *COSINES) or (name in STEALTH and name not in ("cross", "ssim", "anomaly_auc")):
+    if name == "score" or (name in STEALTH and name not in ("cross", "ssim", "anomaly_auc")):
         return low, high
-    least = -1.0 if name in ("drop", "cad", "asr_lift", "clean_drop") else 0.0  # differences may fall below zero
+    least = -1.0 if name in ("drop", "cad", "asr_lift", "clean_drop", *COSINES) else 0.0  # differences may fall below zero
     return max(least, low), min(1.0, high)
 
 
