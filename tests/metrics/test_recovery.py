@@ -81,7 +81,7 @@ def test_classes_without_a_recovered_trigger_do_not_count() -> None:
         ("image", {"name": "mesa", "target": 0, "steps": 5, "epochs": 1}),
     ],
     ids=["gcleaner", "gcleaner-similarity", "nc-unlearn", "mesa"],
-)  # fmt: skip
+)
 def test_a_purifier_hands_out_the_triggers_that_it_recovered(modality: str, method: dict[str, Any]) -> None:
     """On inputs it has not seen, and the same each time."""
     cleaned = build("purifier", method).purify(toys.evidence(modality), toys.context(modality))
