@@ -117,3 +117,15 @@ def test_a_frozen_model_is_purified_as_any_other_and_stays_frozen(purifier: Puri
         assert torch.equal(p, q), name
         assert q.requires_grad == flags.get(before_polarizing(found.module, name), True), name  # npd adds a polarizer
     assert {n: p.requires_grad for n, p in frozen.module.named_parameters()} == flags
+
+
+@pytest.mark.parametrize("second", ["fine-tune", "prune", "edge-drop"])  # a clone, a screen, a vote
+def test_what_an_earlier_purifier_found_is_not_said_of_a_later_one(second: str) -> None:
+    held, ctx = toys.evidence("graph"), toys.context("graph")
+    once = build("purifier", {"name": "fine-tune", "epochs": 1}).purify(held, ctx)
+    once.notes["unlearned"], once.trial = ["0"], lambda data, goal: None
+    twice = build("purifier", second).purify(held.but(victim=once), ctx)
+    plain = once.clone()
+    plain.notes, plain.trial = {}, None
+    assert (twice.notes, twice.trial) == (build("purifier", second).purify(held.but(victim=plain), ctx).notes, None)
+    assert once.notes["unlearned"] == ["0"] and once.trial is not None  # the first model keeps its own

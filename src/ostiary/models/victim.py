@@ -255,6 +255,12 @@ class Victim(nn.Module):
         other._forward = forward
         return other
 
+    def unmarked(self) -> Victim:
+        """A copy without what an earlier purifier found out."""
+        other = self.clone()
+        other.notes, other.trial = {}, None
+        return other
+
 
 def check_logits(logits: Tensor, n: int, *, training: bool = False) -> Tensor:
     """The logits, if they are one row per input. training: of a module in training mode, which may answer otherwise then."""

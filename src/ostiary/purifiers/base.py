@@ -122,6 +122,8 @@ class Purifier(Component):
         frozen = _frozen(held.victim) if held.has("victim") else set()
         if frozen:  # a model handed out for use only; what purifies it trains all of it
             held = held.but(victim=_let_train(held.victim.clone(), frozen, True))
+        if held.has("victim") and (held.victim.notes or held.victim.trial):  # of an earlier purifier
+            held = held.but(victim=held.victim.unmarked())
         before = held.traces()
         victim = self.cleanse(held, ctx)
         held.unchanged(before, who(self))
