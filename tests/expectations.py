@@ -506,6 +506,16 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         "purifier",
+        "flexible-noise",
+        MOLECULES,
+        {"before": (0.8, 1), "fall": (0.5, 1), "drop": (-1, 0.08)},
+        GIN,
+        {"samples": 100},
+        attack=RARE_CLIQUE,
+        small={"samples": 8},
+    ),
+    Row(
+        "purifier",
         "edge-partition",
         MOLECULES,
         {"before": (0.8, 1), "fall": (0.5, 1), "drop": (-1, 0.08)},

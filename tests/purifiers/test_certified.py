@@ -25,6 +25,8 @@ from ostiary.purifiers.certificate import Certificate, clopper_pearson, margins
 from ostiary.purifiers.certified import Certified
 from ostiary.purifiers.edge_drop import EdgeDrop
 from ostiary.purifiers.edge_partition import EdgePartition
+from ostiary.purifiers.flexible_noise import FlexibleNoise, Noisy
+from ostiary.purifiers.flips import MOST, lead, least
 from ostiary.purifiers.joint_partition import JointPartition
 from ostiary.purifiers.subsampling import PairSubsets, Subsampling, log_choose
 from ostiary.purifiers.training_partition import TrainingPartition, contents
@@ -201,7 +203,15 @@ def test_every_edge_stands_in_one_view_and_degrees_are_counted_again() -> None:
     assert are_degrees(Subsampling().view(3, True)(counted, torch.arange(n)))
 
 
-@pytest.mark.parametrize("method", [Subsampling(samples=40, kappa=0.4), EdgeDrop(samples=40), EdgePartition(groups=7)])
+@pytest.mark.parametrize(
+    "method",
+    [
+        Subsampling(samples=40, kappa=0.4),
+        EdgeDrop(samples=40),
+        FlexibleNoise(samples=40, p_minus=0.5, p_plus=0.1),
+        EdgePartition(groups=7),
+    ],
+)
 def test_votes_do_not_depend_on_the_batch(method: Certified) -> None:
     inputs = toys.splits("graph").clean.inputs
     victim = Voting([toys.victim("graph")], method.view(key=5))
@@ -274,6 +284,89 @@ def test_certified_subsampling_is_sound() -> None:
             for other in flips(5, pairs, e):
                 assert int(shares(5, other, 1).argmax()) == int(found.prediction)
     assert some
+
+
+# noise
+
+
+def patterns(n: int) -> list[Pairs]:
+    return [frozenset(s) for s in _subsets(all_pairs(n))]
+
+
+def chances(n: int, pairs: Pairs, minus: float, plus: float) -> Tensor:
+    """Of every graph of n nodes, in the order of `patterns`, to be the noisy copy of this one: float64."""
+    own = {True: (minus, 1 - minus), False: (1 - plus, plus)}  # of a pair to be absent, to be there
+    found = [[own[p in pairs][p in copy] for p in all_pairs(n)] for copy in patterns(n)]
+    return torch.tensor(found, dtype=torch.float64).prod(1)
+
+
+@pytest.mark.parametrize(("minus", "plus"), [(0.5, 0.2), (0.8, 0.05), (0.3, 0.6), (0.6, 0.001), (0.9, 0.0)])
+def test_no_flips_take_more_of_a_lead_than_the_noise_allows(minus: float, plus: float) -> None:
+    """Exact shares, over all copies of all graphs within reach; the voter is right about most copies of each graph."""
+    certain, closest = 0, 1.0
+    for salt, pairs in enumerate(some_graphs(4, 6)):
+        own = chances(4, pairs, minus, plus)
+        rng = torch.Generator().manual_seed(salt)
+        says = torch.where(own.argsort(descending=True).argsort() < 40, 0, torch.randint(K, (len(own),), generator=rng))
+        before = torch.zeros(K, dtype=torch.float64).index_add(0, says, own)
+        top, first = before.topk(2).values, int(before.argmax())
+        bounds = lead(top[:1, None], top[1:, None], minus, plus)[0].tolist()
+        for e, bound in list(enumerate(bounds))[1:3]:
+            certain += bound > 0
+            for other in flips(4, pairs, e):
+                after = torch.zeros(K, dtype=torch.float64).index_add(0, says, chances(4, other, minus, plus))
+                left = float(after[first] - after[torch.arange(K) != first].max())
+                assert left >= bound - 1e-11, (pairs, other)
+                closest = min(closest, left - bound)
+    assert certain and closest < 0.3
+
+
+@pytest.mark.parametrize("plus", [0.15, 0.0])
+@pytest.mark.parametrize(("added", "deleted"), [(1, 0), (0, 1), (2, 1), (0, 3), (3, 2)])
+def test_the_worst_voter_reaches_the_bound(added: int, deleted: int, plus: float) -> None:
+    """Neyman and Pearson's own: it counts which of the flipped pairs show."""
+    flipped = all_pairs(4)[: added + deleted]
+    before = frozenset(flipped[added:])
+    after = before ^ frozenset(flipped)
+    was, now = (chances(4, p, 0.6, plus) for p in (before, after))
+    shown = torch.tensor([sum(p in c for p in flipped[:added]) - sum(p in c for p in flipped[added:]) for c in patterns(4)])
+    for cut in range(-deleted, added + 1):
+        share = was[shown < cut].sum().view(1, 1)
+        if float(share) < 1 - 1e-9:
+            found = float(least(share, added, deleted, 0.6, plus))
+            assert found == pytest.approx(float(now[shown < cut].sum()), abs=1e-12)
+
+
+def test_with_ever_fewer_edges_gained_flexible_noise_is_edge_drop() -> None:
+    inputs = graph(30, frozenset()).take(torch.zeros(4, dtype=torch.int64))
+    votes = torch.tensor([[1000, 0], [990, 10], [900, 100], [510, 490]])
+    for p in (0.5, 0.8, 0.9):
+        noise = FlexibleNoise(p_minus=p, p_plus=1e-12).certify(votes, inputs)
+        assert torch.equal(noise.margin, EdgeDrop(beta=p, samples=1000).certify(votes, inputs).margin)
+    assert int(FlexibleNoise(p_minus=0.9, p_plus=0.02).certify(votes, inputs).margin[0]) > 3 * 6  # edge-drop's are 6
+    assert int(FlexibleNoise(p_minus=0.95, p_plus=0.0499).certify(votes, inputs).margin[0]) == MOST
+
+
+def test_noisy_copies_are_drawn_with_their_exact_chances() -> None:
+    pairs, many = frozenset([(0, 1), (1, 2), (2, 3)]), 40000
+    found = Noisy(0.5, 0.2, many, 7, False)(graph(4, pairs).take(torch.zeros(many, dtype=torch.int64)), torch.arange(many))
+    build("modality", "graph").validate(found, "a copy")
+    assert found.symmetric and torch.equal(found.n_nodes, torch.full((many,), 4))
+    low, high = (found.edge_index - found.node_ptr[found.edge_batch])[:, found.edge_index[0] < found.edge_index[1]]
+    numbers = {p: 2**i for i, p in enumerate(all_pairs(4))}
+    bits = torch.tensor([numbers[p] for p in zip(low.tolist(), high.tolist(), strict=True)])
+    owner = found.edge_batch[found.edge_index[0] < found.edge_index[1]]
+    seen = torch.bincount(torch.zeros(many, dtype=torch.int64).index_add(0, owner, bits), minlength=64).double()
+    expected = torch.zeros(64, dtype=torch.float64)
+    for copy, chance in zip(patterns(4), chances(4, pairs, 0.5, 0.2).tolist(), strict=True):
+        expected[sum(numbers[p] for p in copy)] += chance
+    assert bool(((seen - many * expected).abs() < 5 * (many * expected * (1 - expected)).sqrt() + 1).all())
+
+
+def test_noise_that_hides_everything_is_refused() -> None:
+    train = toys.splits("graph").train
+    with pytest.raises(Unsupported, match=r"p_minus and p_plus add up to 1.1.*lower one"):
+        FlexibleNoise(p_minus=0.9, p_plus=0.2).purify(Evidence(train=train), TINY)
 
 
 class Eager(nn.Module):
@@ -439,7 +532,7 @@ def test_a_vote_has_no_layers_and_clones_share_nothing() -> None:
 def test_self_loops_and_one_way_edges_are_refused() -> None:
     train = toys.splits("graph").train
     one_way = train.inputs.with_edges(train.inputs.edge_index[0] < train.inputs.edge_index[1])
-    for method in (Subsampling(), EdgePartition(), JointPartition()):
+    for method in (Subsampling(), FlexibleNoise(), EdgePartition(), JointPartition()):
         with pytest.raises(Unsupported, match="undirected"):
             method.purify(Evidence(train=replace(train, inputs=one_way)), TINY)
         assert "undirected" in method.unproven(one_way) and not method.unproven(train.inputs)

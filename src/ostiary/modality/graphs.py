@@ -199,6 +199,16 @@ class Graphs:
         part.__dict__["by_source"] = rank[self.by_source[keep[self.by_source]]]
         return part
 
+    def with_added(self, new: Tensor) -> Graphs:
+        """The same nodes with more edges, int64 [2, e]; these have an edge_attr of zeros, and weight and mask 1."""
+        edges = torch.cat([self.edge_index, new], 1)
+        order = (edges[1] * max(1, len(self.x)) + edges[0]).argsort(stable=True)
+        attr, weight, mask = self.edge_attr, self.edge_weight, self.edge_mask
+        fill = ((attr, 0.0), (weight, 1.0), (mask, 1.0))
+        held = (None if v is None else torch.cat([v, v.new_full((new.shape[1], *v.shape[1:]), f)])[order] for v, f in fill)
+        edges = edges[:, order].contiguous()
+        return Graphs(self.x, edges, self.node_ptr, torch.searchsorted(edges[1], self.node_ptr), *held)
+
 
 def join(parts: Sequence[Graphs]) -> Graphs:
     """One store after the other."""

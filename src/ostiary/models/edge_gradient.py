@@ -98,10 +98,7 @@ def flip(graphs: Graphs, pairs: Tensor) -> Graphs:
     new = key[torch.isin(key, present, invert=True)]
     low, high = new // max(1, n), new % max(1, n)
     added = torch.stack([torch.cat([low, high]), torch.cat([high, low])])
-    attr = graphs.edge_attr
-    if attr is not None:
-        attr = torch.cat([attr[keep], attr.new_zeros(added.shape[1], attr.shape[1])])
-    return Graphs.build(graphs.x, torch.cat([graphs.edge_index[:, keep], added], 1), graphs.n_nodes, edge_attr=attr)
+    return graphs.with_edges(keep).with_added(added)
 
 
 def pair_gradient(victim: Victim, graphs: Graphs, loss: Loss) -> list[Tensor]:

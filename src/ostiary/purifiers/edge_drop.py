@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
 
 from ostiary.component import Positive
 from ostiary.modality.graphs import Graphs
 from ostiary.models.votes import View
+from ostiary.purifiers.flips import lead
 from ostiary.purifiers.sampled import RandomEdges, Sampled, Share
 from ostiary.seeds import uniform
 
@@ -20,8 +18,8 @@ class EdgeDrop(Sampled, name="edge-drop"):
     Source: the randomised smoothing (RS) that Zhang et al., RIGBD, ICLR 2025, arXiv:2406.09836, compare with. The
     defender holds the model and a few clean graphs (they tell whether features are degrees), or with `retrain` the training
     set. Each undirected edge of each of `samples` (100: ours) copies is kept with probability 1 - `beta` (0.5: RIGBD's own
-    rate). A copy shows one of e flipped pairs with probability at most 1 - beta^e, which certifies as in subsampling: no
-    edge at 0.5, up to six at 0.9. Of nodes: flipped anywhere in the graph that they share.
+    rate). A copy shows one of e flipped pairs with probability at most 1 - beta^e, which certifies no edge at 0.5 and up to six
+    at 0.9 (the bound of `flexible-noise`, without edges gained). Of nodes: flipped anywhere in the graph that they share.
 
     Differs from what RIGBD describes: each copy is the same for whatever else is in its batch.
     """
@@ -34,9 +32,8 @@ class EdgeDrop(Sampled, name="edge-drop"):
     def view(self, key: int = 0, degrees: bool = False) -> View:
         return Dropped(self.beta, self.samples, key, degrees)
 
-    def change(self, inputs: Graphs) -> Tensor:
-        most = int(math.log(0.5) / math.log(self.beta)) + 2  # from here on above one half
-        return (1 - torch.tensor(self.beta, dtype=torch.float64) ** torch.arange(most)).expand(len(inputs), most)
+    def lead(self, first: Tensor, second: Tensor, inputs: Graphs) -> Tensor:
+        return lead(first, second, self.beta, 0.0)
 
 
 class Dropped(RandomEdges):

@@ -39,8 +39,9 @@ class Sampled(Certified):
     delivered: bool = False
 
     @abstractmethod
-    def change(self, inputs: Graphs) -> Tensor:
-        """An upper bound on the probability that a subgraph shows any of e flipped pairs, for e = 0, 1, ...: float64 [n, e]."""
+    def lead(self, first: Tensor, second: Tensor, inputs: Graphs) -> Tensor:
+        """By how much the leading class leads the next, at least, once e pairs are flipped, for e = 0, 1, ...: float64 [n, e].
+        first, second: float64 [n, 1], bounds on their shares before, from below and from above."""
 
     def needed(self) -> frozenset[str]:
         return frozenset({"train"}) if self.retrain else frozenset({"victim", "clean"})
@@ -51,23 +52,21 @@ class Sampled(Certified):
         return Voting([evidence.victim.clone()], self.view(ctx.key("votes"), are_degrees(store(evidence.clean.inputs))))
 
     def certify(self, votes: Tensor, inputs: Inputs) -> Certificate:
-        """Each class's share moves by at most `change`; certain as long as the leading one stays above all others."""
-        k = votes.shape[1]
-        alpha = self.alpha / 2 if self.delivered else self.alpha
+        """Certain as long as the leading class stays above all others."""
+        k, alpha = votes.shape[1], self.alpha / (2 if self.delivered else 1)
         slack = math.sqrt(2 * math.log(2 * k / self.alpha) / self.samples) if self.delivered else 0.0
         prediction = (votes * k - torch.arange(k)).argmax(1)
         low, high = clopper_pearson(votes, votes.sum(1, keepdim=True), alpha / k)
         first = low.gather(1, prediction[:, None])
         second = high.scatter(1, prediction[:, None], 0.0).amax(1, keepdim=True).minimum(1 - first)
-        margin = (first - second > 2 * self.change(inputs) + slack + 1e-9).sum(1) - 1  # rounding must not certify
+        margin = (self.lead(first, second, inputs) > slack + 1e-9).long().cumprod(1).sum(1) - 1  # rounding must not certify
         graphs = store(inputs)
         n = graphs.n_nodes[graphs.batch[inputs.roots]] if isinstance(inputs, Nodes) else graphs.n_nodes
-        pairs = n * (n - 1) // 2
-        return Certificate(votes, prediction, margin.minimum(pairs), {"edges": 1}, self.alpha)
+        return Certificate(votes, prediction, margin.minimum(n * (n - 1) // 2), {"edges": 1}, self.alpha)
 
 
 class RandomEdges(View):
-    """View s: every node, and edges that chance number s keeps. Both directions of an edge share their fate."""
+    """View s: every node, edges that chance number s keeps, and those it adds. Both directions of an edge share their fate."""
 
     among = 2**62
     key: Tensor
@@ -82,6 +81,10 @@ class RandomEdges(View):
     def keep(self, batch: Graphs, pairs: Tensor, which: Tensor) -> Tensor:
         """bool [E]; pairs: int64 [E], a number for each edge by the places of its nodes in their graph."""
 
+    def gained(self, kept: Graphs, batch: Graphs, which: Tensor) -> Graphs:
+        """What is left of the batch, with the edges that chance adds."""
+        return kept
+
     def forward(self, batch: Inputs, which: Tensor) -> Inputs:
         if isinstance(batch, Graphs):
             return self.thinned(batch, batch.edge_index - batch.node_ptr[batch.edge_batch], which)
@@ -92,5 +95,6 @@ class RandomEdges(View):
         return Nodes.of(self.thinned(many, ends, numbers.repeat_interleave(len(graphs))), batch.roots + copy * len(graphs.x))
 
     def thinned(self, graphs: Graphs, ends: Tensor, which: Tensor) -> Graphs:
-        found = graphs.with_edges(self.keep(graphs, torch.minimum(*ends) * 2**31 + torch.maximum(*ends), which))
+        kept = graphs.with_edges(self.keep(graphs, torch.minimum(*ends) * 2**31 + torch.maximum(*ends), which))
+        found = self.gained(kept, graphs, which)
         return with_degrees(found) if bool(self.degrees) else found

@@ -34,7 +34,11 @@ class Subsampling(Sampled, name="subsampling"):
     def view(self, key: int = 0, degrees: bool = False) -> View:
         return PairSubsets(self.kappa, self.samples, key, degrees)
 
+    def lead(self, first: Tensor, second: Tensor, inputs: Graphs) -> Tensor:
+        return first - second - 2 * self.change(inputs)
+
     def change(self, inputs: Graphs) -> Tensor:
+        """The probability that a subset shows any of e flipped pairs; no share moves by more: float64 [n, e]."""
         n = inputs.n_nodes.cpu() * (inputs.n_nodes.cpu() - 1) // 2
         k = chosen(n, self.kappa)
         part = float((k[k > 0] / n[k > 0]).min()) if bool((k > 0).any()) else 1.0
