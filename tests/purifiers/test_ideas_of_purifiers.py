@@ -36,13 +36,20 @@ def test_nad_weighs_the_attention_maps_of_the_last_layers() -> None:
 
 
 def test_a_smoothed_margin_is_what_all_classes_bounds_together_allow() -> None:
+    """Copies in which none of the flipped pairs shows are those of either graph, once as likely as by these powers of beta."""
+
+    def left(share: float, added: int, deleted: int) -> float:
+        return max(0.0, share - 1 + 0.9**deleted) * 0.9 ** (added - deleted)
+
     graphs = toys.splits("graph").test.inputs.take(torch.tensor([0]))
     how, n, k = EdgeDrop(beta=0.9, samples=100), 100, 3
     for hits in range(50, 100):
         low = beta.ppf(how.alpha / k / 2, hits, n - hits + 1)
         high = beta.ppf(1 - how.alpha / k / 2, n - hits + 1, hits)
-        gap = low - min(high, 1 - low)
-        want = sum(gap > 2 * (1 - 0.9**e) for e in range(9)) - 1
+        second = min(high, 1 - low)
+        leads = [min(left(low, e - d, d) + left(1 - second, e - d, d) - 1 for d in range(e + 1)) for e in range(9)]
+        want = sum(lead > 0 for lead in leads) - 1
+        assert want >= sum(low - second > 2 * (1 - 0.9**e) for e in range(9)) - 1, "what both shares may lose alone allows less"
         assert int(how.certify(torch.tensor([[hits, n - hits, 0]]), graphs).margin) == want, hits
 
 

@@ -22,7 +22,8 @@ class FlexibleNoise(Sampled, name="flexible-noise"):
     `retrain` off the model and a few clean graphs. A copy loses each edge with probability `p_minus` and gains each absent
     pair with `p_plus`; degree features are counted again. A pair that a backdoor flips seldom shows in a copy; where it does,
     noise may have made it: a few gained edges hide many more flips than lost ones alone (`edge-drop`), here up to 64. The
-    defaults are ours, of five pairs tried (AIDS and NCI1, seed 10) that which certifies most of NCI1 from two flips on.
+    defaults are ours, of five pairs tried (AIDS and NCI1, seed 10) that which certifies most of NCI1 from two flips on;
+    gained edges grow with the square of a graph's nodes, so that larger graphs than molecules need a smaller `p_plus`.
     """
 
     p_minus: Share = 0.9
