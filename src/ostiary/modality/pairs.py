@@ -22,14 +22,17 @@ def absent(graphs: Graphs, chance: float, seed: int, ids: Tensor) -> Tensor:
     From hit to hit, in the order of the pairs, it is geometrically far, so that hits are drawn and not pairs.
     """
     near = exact(graphs.edge_index.device)
-    n = graphs.n_nodes.to(near)
-    size, at, hits, draw = n * (n - 1) // 2, torch.full_like(n, -1), [n.new_zeros(2, 0)], 0
-    while bool((at < size).any()):
-        left = 1 - uniform(seed, ids.to(near)[:, None], torch.arange(draw, draw + AT_ONCE, device=near))
+    n, ids = graphs.n_nodes.to(near), ids.to(near)
+    size, hits, draw = n * (n - 1) // 2, [n.new_zeros(2, 0)], 0
+    going = (size > 0).nonzero().flatten()  # graphs whose end is not reached: a large one does not hold up the others
+    at = torch.full_like(going, -1)
+    while len(going):
+        left = 1 - uniform(seed, ids[going, None], torch.arange(draw, draw + AT_ONCE, device=near))
         places = at[:, None] + ((left.log() / math.log1p(-chance)).floor().long() + 1).cumsum(1)
-        owner, column = (places < size[:, None]).nonzero(as_tuple=True)
-        hits.append(torch.stack([owner, places[owner, column]]))
-        at, draw = places[:, -1], draw + AT_ONCE
+        row, column = (places < size[going, None]).nonzero(as_tuple=True)
+        hits.append(torch.stack([going[row], places[row, column]]))
+        on = places[:, -1] < size[going]
+        going, at, draw = going[on], places[on, -1], draw + AT_ONCE
     owner, place = torch.cat(hits, 1)
     new, held, many = pointer(n)[owner] + torch.stack(pair(place, n[owner])), graphs.edge_index.to(near), max(1, len(graphs.x))
     new = new[:, ~torch.isin(new[0] * many + new[1], held[0] * many + held[1])]
