@@ -1,227 +1,270 @@
 """Write docs/graph-grid-causes.md: why defences fall short in the runs of the grid, measured with what only a judge knows.
 
-    python scripts/make_causes_page.py STORE
+    python scripts/make_causes_page.py CAUSES RECORDS...
 
-STORE: that of `ostiary run plans/graph-grid.yaml`. Takes about ten CPU seconds a run, on all cores.
+CAUSES: what scripts/measure_causes.py keeps, results/causes/graph-grid.jsonl.xz. RECORDS: stores, or files of records, of the
+same runs: results/graph-grid.jsonl.xz results/graph-grid-networks.jsonl.xz. A run whose victim is not the one that was measured
+is told of and left out.
 """
 
 from __future__ import annotations
 
-import re
+import math
 import sys
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-from make_grid_page import name, place
-from torch import Tensor
+from make_grid_page import name, newest, once, percent, place
+from measure_causes import SHARES, Told, lines, victim_of
+from scipy.stats import spearmanr
 
-from ostiary.attacks.base import Poisoned
-from ostiary.context import Context
-from ostiary.detectors.class_triggers import margin
-from ostiary.evidence import Evidence
-from ostiary.experiment.bench import Bench
-from ostiary.experiment.plan import Cell, Plan
+from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
-from ostiary.experiment.stages import Stage
-from ostiary.experiment.store import Store
-from ostiary.modality.graphs import Graphs
-from ostiary.models.screened import Screen
-from ostiary.models.victim import Victim
-from ostiary.purifiers.abl import ABL
-from ostiary.purifiers.fine_pruning import zero_inputs
-from ostiary.purifiers.prune import Prune
-from ostiary.report.drawing import MANY, Figure, alt, chart, specification
-from ostiary.report.ranking import attacked
+from ostiary.metrics.intervals import mean
+from ostiary.report.drawing import ATTACK, MANY, Figure, alt, chart, header, specification
+from ostiary.report.ranking import attacked, solves
 
 ROOT = Path(__file__).parent.parent
-PAGE, FIGURE = ROOT / "docs" / "graph-grid-causes.md", ROOT / "docs" / "figures" / "graph-grid-pruning.svg"
-SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-COLUMNS = {
-    "edges only": "ASR, edges only",
-    "features only": "ASR, features only",
-    "abl": "poison among the isolated",
-    "abl base": "poison in the set",
-    "spectral": "spectral: TPR / FPR",
-    "xgbd": "XGBD: AUROC, TPR / FPR",
-    "cut": "Prune: trigger's edges cut / all edges cut",
-    "margin": "margin of triggered graphs over clean ones",
+PAGE, FIGURES = ROOT / "docs" / "graph-grid-causes.md", ROOT / "docs" / "figures"
+PRUNING, LIFTS = "graph-grid-pruning.svg", "graph-grid-lifts.svg"
+COLUMNS = {  # of the table run by run: what measure_causes.py calls them, and whether a share
+    "ASR, edges only": ("edges only",),
+    "ASR, features only": ("features only",),
+    "poison among the isolated / in the set": ("isolated", "poison"),
+    "Prune: trigger's edges cut / all edges cut": ("prune: trigger", "prune: all"),
+    "ED: the same": ("ed-removal: trigger", "ed-removal: all"),
+    "margin of triggered graphs over clean ones": ("margin",),
+    "I-BAU's perturbation: reaches / alike": ("i-bau: reaches", "i-bau: alike"),
+    "SAU's": ("sau: reaches", "sau: alike"),
+    "NPD's": ("npd: reaches", "npd: alike"),
 }
+PLAIN = ("margin", "i-bau: alike", "sau: alike", "npd: alike")  # no shares
+INF = math.inf
+Bands = dict[str, tuple[float, float]]
+BY_SHARE = {"below 10 %": (-INF, 0.1), "10 to 90 %": (0.1, 0.9), "90 % and more": (0.9, INF)}
+BY_MARGIN = {"below 1": (-INF, 1.0), "1 to 3": (1.0, 3.0), "3 and more": (3.0, INF)}
+BY_COSINE = {"below 0.3": (-INF, 0.3), "0.3 to 0.7": (0.3, 0.7), "0.7 and more": (0.7, INF)}
+BY_CHANNELS = {"none": (-INF, 1e-9), "up to 30 %": (1e-9, 0.3), "more": (0.3, INF)}
+BY_NEURONS = {"below 10 %": (-INF, 0.1), "10 to 40 %": (0.1, 0.45), "half": (0.45, INF)}
+NO_CLASS, OTHERS, BOTH, TARGET = range(4)
+BY_CLASSES: Bands = {"no class": (0, 1), "others alone": (1, 2), "the target and others": (2, 3), "the target alone": (3, 4)}
 
 
-def main(folder: str) -> None:
-    book = Store(folder, create=False)
-    told = {name(r): r for r in attacked(book.records()) if "xgbd" in r.metrics["detectors"]}
-    book.close()
-    found, curves = {}, []
-    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        names = sorted(told)
-        for run, (said, points) in zip(names, pool.map(partial(causes, folder), (told[n] for n in names)), strict=True):
-            found[run] = said
-            curves += [{**p, "run": run, "of": place(told[run])} for p in points]
-            sys.stderr.write(f"{run}: {said}\n")
-    FIGURE.write_text(drawn(curves), encoding="utf-8")
-    PAGE.write_text("\n".join(page(found)) + "\n", encoding="utf-8")
+@dataclass(frozen=True)
+class Cause:
+    """Of one defence what was measured, and the bands in which its runs are told. of: from a run's record and figures."""
+
+    defence: str
+    what: str
+    bands: Bands
+    of: Callable[[Record, dict[str, float]], float]
 
 
-def causes(folder: str, record: Record) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    torch.set_num_threads(1)
-    plan = Plan(**{k: v for k, v in record.plan.items() if k != "seed"}, seeds=(record.plan["seed"],))
-    cell, book = Cell(plan, record.plan["seed"], ("", "", "")), Store(folder, create=False)
-    bench = Bench(book)
-    poisoned, victim, ctx = bench.poisoned(cell), bench.victim(Stage("victim", cell)), bench.context(cell)
-    book.close()
-    said = {
-        **parts(victim, poisoned),
-        **isolation(poisoned, ctx.within("purifier abl")),
-        **flags(record),
-        **cut(victim, poisoned, ctx.within("purifier prune")),
-        **margins(victim, poisoned),
-    }
-    return said, pruning(victim, poisoned)
+def measured(defence: str, what: str, bands: Bands, figure: str) -> Cause:
+    return Cause(defence, what, bands, lambda _, figures: figures[figure])
 
 
-def success(victim: Victim, poisoned: Poisoned, graphs: Graphs) -> float:
-    return float((victim.predict(graphs).argmax(1) == poisoned.triggered.y).double().mean())
+def unlearned(defence: str) -> Cause:
+    """Which classes it found a trigger of, and unlearned."""
+
+    def of(record: Record, _: dict[str, float]) -> float:
+        notes = record.metrics["purifiers"][defence]["notes"]
+        target, held = list(notes["recovered rate"])[record.plan["attack"]["target"]], notes["unlearned"]
+        if target in held:
+            return BOTH if len(held) > 1 else TARGET
+        return OTHERS if held else NO_CLASS
+
+    return Cause(defence, "unlearned triggers of", BY_CLASSES, of)
 
 
-def parts(victim: Victim, poisoned: Poisoned) -> dict[str, str]:
-    """What of the trigger does it: its edges without its features, and the other way round."""
-    before, after = poisoned.splits.test.take(poisoned.rows).inputs, poisoned.triggered.inputs
-    edges, features = after.with_(x=before.x), before.with_(x=after.x)
-    return {"edges only": pc(success(victim, poisoned, edges)), "features only": pc(success(victim, poisoned, features))}
+def noted(defence: str, what: str, bands: Bands, *names: str) -> Cause:
+    """From what it says itself: a note, or the ratio of two."""
+
+    def of(record: Record, _: dict[str, float]) -> float:
+        value, *whole = (float(record.metrics["purifiers"][defence]["notes"][n]) for n in names)
+        return value / whole[0] if whole else value
+
+    return Cause(defence, what, bands, of)
 
 
-def isolation(poisoned: Poisoned, ctx: Context) -> dict[str, str]:
-    """ABL's first phase: how much of what it sets apart is poison."""
-    abl, train = ABL(), poisoned.splits.train
-    order = abl.ranked(train, ctx)[1]
-    hit = truth(poisoned)[order[: abl.count(len(train))]]
-    return {"abl": pc(float(hit.double().mean())), "abl base": pc(len(poisoned.index) / len(train))}
+MARGIN = "margin of triggered graphs over clean ones"
+CAUSES = (
+    unlearned("gcleaner"),
+    unlearned("gcleaner(preset=fast)"),
+    unlearned("gcleaner(preset=paper)"),
+    measured("abl", "poison among the isolated", BY_SHARE, "isolated"),
+    *(measured(vote, "ASR by the trigger's edges alone", BY_SHARE, "edges only") for vote in (
+        "subsampling(samples=100)", "edge-partition", "joint-partition")),
+    measured("edge-drop", "ASR by the trigger's features alone", BY_SHARE, "features only"),
+    measured("ed-removal", "trigger's edges cut", BY_SHARE, "ed-removal: trigger"),
+    measured("prune", "trigger's edges cut", BY_SHARE, "prune: trigger"),
+    *(measured(tuned, MARGIN, BY_MARGIN, "margin") for tuned in ("fine-tune", "nad", "graphnad")),
+    noted("fine-pruning", "channels pruned", BY_CHANNELS, "pruned", "of"),
+    noted("anp", "channels pruned", BY_CHANNELS, "pruned", "of"),
+    noted("tsbd", "filters whose weights were zeroed", BY_NEURONS, "neurons"),
+    measured("i-bau", "sources led to the target by its perturbation", BY_SHARE, "i-bau: reaches"),
+    measured("sau", "likeness of its perturbations to the trigger", BY_COSINE, "sau: alike"),
+    measured("npd", "likeness of its perturbations to the trigger", BY_COSINE, "npd: alike"),
+)  # fmt: skip
 
 
-def flags(record: Record) -> dict[str, str]:
-    """What the filters before retraining flag."""
-    said = {}
-    for detector in ("spectral", "xgbd"):
-        figures = record.metrics["detectors"][detector]
-        rates = f"{pc(figures['tpr']['value'])} / {pc(figures['fpr']['value'])}"
-        said[detector] = rates if detector == "spectral" else f"{figures['auroc']:.2f}, {rates}"
-    return said
+def main(sources: Sequence[str]) -> None:
+    told = {line["run"]: line for line in lines(Path(sources[0]))}
+    taken = {name(r): r for r in attacked(newest([r for source in sources[1:] for r in read_records(source)]))}
+    runs = [(record, told[run]) for run, record in taken.items() if told.get(run, {}).get("victim") == victim_of(record)]
+    for run in sorted({run for run in taken if run in told} - {name(r) for r, _ in runs}):
+        sys.stderr.write(f"{run}: the victim that was measured is another one, left out\n")
+    if not runs:
+        sys.exit("no run of these records has figures of its causes")
+    FIGURES.joinpath(PRUNING).write_text(pruning(runs), encoding="utf-8")
+    FIGURES.joinpath(LIFTS).write_text(lifts(runs), encoding="utf-8")
+    PAGE.write_text("\n".join(page(runs, len(taken))) + "\n", encoding="utf-8")
 
 
-def cut(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, str]:
-    """Share of the trigger's own edges that Prune deletes, and of all edges of untriggered graphs."""
-    splits = poisoned.splits
-    screened = Prune().purify(Evidence(victim, None, splits.clean), ctx)
-    screen = screened.module.screen
-    assert isinstance(screen, Screen)
-    before, after = splits.test.take(poisoned.rows).inputs, poisoned.triggered.inputs
-    n = len(after.x)
-
-    def keys(graphs: Graphs) -> Tensor:
-        return graphs.edge_index[0] * n + graphs.edge_index[1]
-
-    new = keys(after)[~torch.isin(keys(after), keys(before))]
-    kept = torch.isin(new, keys(screen(after, victim)))
-    lost = 1 - screen(before, victim).edge_index.shape[1] / max(1, before.edge_index.shape[1])
-    return {"cut": f"{pc(float(1 - kept.double().mean()))} / {pc(lost)}"}
+def held(cause: Cause, runs: Sequence[tuple[Record, Told]]) -> list[tuple[float, dict[str, Any]]]:
+    """What was measured in each run that has figures of the defence, and these."""
+    having = [(r, t, r.metrics["purifiers"].get(cause.defence, {})) for r, t in runs]
+    return [(cause.of(r, t["figures"]), m) for r, t, m in having if "asr_lift" in m]
 
 
-def margins(victim: Victim, poisoned: Poisoned) -> dict[str, str]:
-    """Median logit margin of triggered graphs for their target, over that of clean graphs for their own class."""
-    logits = victim.predict(poisoned.triggered.inputs)
-    own = margin(logits, int(poisoned.triggered.y[0])).median()
-    two = victim.predict(poisoned.splits.clean.inputs).topk(2).values
-    return {"margin": f"{float(own / (two[:, 0] - two[:, 1]).median()):.1f}"}
+def bands(runs: Sequence[tuple[Record, Told]]) -> list[str]:
+    """A row a defence: how the lift that it leaves goes with what was measured."""
+    heads = "| defence | what was measured | runs | rank correlation | lift left, by what was measured |"
+    rows = [heads, "|---|---|---:|---:|---|"]
+    for cause in CAUSES:
+        points = held(cause, runs)
+        cells = []
+        for band, (low, high) in cause.bands.items():
+            those = [m for x, m in points if low <= x < high]
+            if those:
+                left = mean([m["asr_lift"]["value"] for m in those])["value"]
+                cells.append(f"{band}: **{percent(left)}** ({sum(map(solves, those))} of {len(those)} solved)")
+        rows.append(f"| {cause.defence} | {cause.what} | {len(points)} | {ranked(cause, points)} | {'; '.join(cells)} |")
+    return rows
 
 
-def pruning(victim: Victim, poisoned: Poisoned) -> list[dict[str, Any]]:
-    """Accuracy and ASR while the channels that clean graphs leave asleep go, before any fine-tuning."""
-    clean, test = poisoned.splits.clean, poisoned.splits.test
-    features = victim.embed(clean.inputs)[1]
-    order, points = features.abs().mean(0).argsort(stable=True), []
-    for share in SHARES:
-        other = victim.clone()
-        zero_inputs(other, order[: round(share * len(order))])
-        acc = float((other.predict(test.inputs).argmax(1) == test.y).double().mean())
-        asr = success(other, poisoned, poisoned.triggered.inputs)
-        points += [{"pruned": 100 * share, "%": 100 * v, "what": w} for v, w in ((acc, "ACC"), (asr, "ASR"))]
-    return points
+def ranked(cause: Cause, points: Sequence[tuple[float, dict[str, Any]]]) -> str:
+    """Spearman's correlation of what was measured with the lift left, where both have an order and vary."""
+    both = [x for x, _ in points], [m["asr_lift"]["value"] for _, m in points]
+    told = cause.bands is not BY_CLASSES and all(len(set(values)) > 1 for values in both)
+    return f"{spearmanr(*both).statistic:z.2f}" if told else "-"
 
 
-def truth(poisoned: Poisoned) -> Tensor:
-    found = torch.zeros(len(poisoned.splits.train), dtype=torch.bool)
-    found[poisoned.index] = True
-    return found
+def lifts(runs: Sequence[tuple[Record, Told]]) -> str:
+    """The lift that each defence leaves over what was measured, a point a run."""
+    points = []
+    for cause in CAUSES:
+        share = cause.bands in (BY_SHARE, BY_CHANNELS, BY_NEURONS)
+        for x, m in held(cause, runs) if cause.bands is not BY_CLASSES else ():
+            most = 10.0 if cause.bands is BY_MARGIN else INF
+            shown = round(100 * x, 1) if share else round(min(x, most), 2)
+            points.append({"x": shown, "lift": round(100 * m["asr_lift"]["value"], 1), "of": f"{cause.defence}: {cause.what}"})
+    labels = list(dict.fromkeys(p["of"] for p in points))
+    dots = chart(points).mark_circle(size=14, opacity=0.5, color=ATTACK).encode(
+        x=alt.X("x:Q", title=None), y=alt.Y("lift:Q", title="lift left, points")
+    )  # fmt: skip
+    facet = alt.Facet("of:N", title=None, sort=labels, header=header(labels, 190))
+    whole = dots.properties(width=170, height=110).facet(facet=facet, columns=4).resolve_scale(x="independent")
+    return once(Figure("causes", "lifts", "", "", "", specification(whole)).file())
 
 
-def pc(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
-def drawn(curves: list[dict[str, Any]]) -> str:
-    lines = chart(curves).mark_line(strokeWidth=1, opacity=0.5).encode(
+def pruning(runs: Sequence[tuple[Record, Told]]) -> str:
+    """Accuracy and ASR while channels go, a line a run."""
+    curves = [
+        {"pruned": 100 * share, "%": 100 * value, "what": what, "run": t["run"], "of": place(r)}
+        for r, t in runs
+        for what, values in t["pruning"].items()
+        for share, value in zip(SHARES, values, strict=True)
+    ]
+    drawn = chart(curves).mark_line(strokeWidth=1, opacity=0.5).encode(
         x=alt.X("pruned:Q", title="channels pruned, %"),
         y=alt.Y("%:Q", title="%"),
         color=alt.Color("what:N", scale=alt.Scale(domain=["ACC", "ASR"], range=[MANY[2], MANY[3]])),
         detail="run:N",
     )  # fmt: skip
-    whole = lines.properties(width=170, height=110).facet(facet=alt.Facet("of:N", title=None), columns=4)
+    whole = drawn.properties(width=170, height=110).facet(facet=alt.Facet("of:N", title=None), columns=4)
     return Figure("causes", "pruning", "", "", "", specification(whole)).file()
 
 
-def medians(found: dict[str, dict[str, str]]) -> list[str]:
-    """A line per set and network: the median over its runs of the first figure in each column."""
-    lines = []
-    for where in dict.fromkeys(run.partition(",")[0] for run in found):
-        runs = [said for run, said in found.items() if run.startswith(f"{where},")]
-        firsts = {c: [re.match(r"[\d.-]+( %)?", said[c]) for said in runs] for c in COLUMNS}
-        parted = {c: [(float(m[0].removesuffix(" %")), m[1] or "") for m in ms if m] for c, ms in firsts.items()}
-        cells = (f"{median(v for v, _ in held):.4g}{held[0][1]}" for held in parted.values())
-        lines.append(f"| {where}, {len(runs)} runs | {' | '.join(cells)} |")
-    return lines
+def shown(figure: str, value: float) -> str:
+    return f"{value:z.1f}" if figure in PLAIN else f"{percent(value)} %"
 
 
-def page(found: dict[str, dict[str, str]]) -> list[str]:
-    table = [f"| run | {' | '.join(COLUMNS.values())} |", f"|---|{'---|' * len(COLUMNS)}"]
-    each = [f"| {run} | {' | '.join(said[c] for c in COLUMNS)} |" for run, said in found.items()]
+def medians(runs: Sequence[tuple[Record, Told]]) -> list[str]:
+    """A line per set and network: medians over its runs."""
+    rows = []
+    for where in dict.fromkeys(place(r) for r, _ in runs):
+        those = [t["figures"] for r, t in runs if place(r) == where]
+        cells = (" / ".join(shown(f, median(t[f] for t in those)) for f in figures) for figures in COLUMNS.values())
+        rows.append(f"| {where}, {len(those)} runs | {' | '.join(cells)} |")
+    return rows
+
+
+def row(told: Told) -> str:
+    cells = (" / ".join(shown(f, told["figures"][f]) for f in figures) for figures in COLUMNS.values())
+    return f"| {told['run']} | {' | '.join(cells)} |"
+
+
+def page(runs: Sequence[tuple[Record, Told]], of: int) -> list[str]:
+    heads = [f"| {{}} | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
     return [
         "# Why graph defences fall short: measured causes",
         "",
-        "Written by `scripts/make_causes_page.py` from the victims of `ostiary run plans/graph-grid.yaml`, with what only a "
-        "judge knows: the trigger, the poisoned rows, the triggered test graphs. Read it beside [the grid](graph-grid.md).",
+        "Written by `scripts/make_causes_page.py` from the victims of `ostiary run plans/graph-grid.yaml` "
+        "(`scripts/measure_causes.py`), with what only a judge knows: the trigger, the poisoned rows, the triggered "
+        f"test graphs; {len(runs)} of the {of} runs in which the attack works. Read it beside [the "
+        "grid](graph-grid.md).",
         "",
-        "Medians over runs, where a column has several figures of the first:",
+        "## What goes with the lift that is left",
         "",
-        *(line.replace("| run |", "| set and network |") for line in table),
-        *medians(found),
+        "For each defence what its idea stands or falls with, and the lift it leaves (mean, in points) where that is "
+        "so and where it is not. Rank correlation (Spearman's) is over runs, between what was measured and the lift "
+        "left.",
         "",
-        "- **ABL** isolates the 1 % learnt first. Where they are poison the backdoor goes; where they are not (compare with "
-        "the share in the set) it stays, and benign graphs are unlearnt: "
-        "[how often](results.md#defences-of-graph-classifiers).",
-        "- **Retraining** is as good as its filter: read what it leaves in the grid beside the filter's TPR.",
-        "- **Prune** takes a trigger for what joins unlike nodes. Where none of the trigger's own edges is among those cut, it "
-        "costs other edges and nothing else.",
-        "- **Subsampling and edge partition** hide edges. A trigger that works by its features alone passes them by (degrees, "
-        "which follow the edges, are counted again there, so that on Bitcoin and Fingerprint they hide these too).",
+        *bands(runs),
+        "",
+        f"![Lift left by each defence over what was measured, a point a run; margins over ten at ten](figures/{LIFTS})",
+        "",
+        "- **GCleaner** takes the trigger away where it finds the attacked class: never where it unlearned nothing. Unlearning "
+        "other classes, too, costs accuracy.",
+        "- **ABL** isolates the 1 % learnt first. Where they are poison the backdoor goes; where they are not it stays, and "
+        "benign graphs are unlearnt: [how often](results.md#abl-stands-and-falls-with-its-isolation).",
+        "- **Retraining** and RIGBD are as good as their filters: [by what these find](graph-grid.md"
+        "#what-detectors-find-and-what-it-is-worth).",
+        "- **Subsampling, edge and joint partition, edge-drop** hide edges. A trigger that works by its features "
+        "passes them by (degrees, which follow the edges, are counted again there).",
+        "- **ED's removal and Prune** change what the trigger does only where they cut its own edges. Prune takes for "
+        "a trigger what joins unlike nodes.",
         "- **Fine-tuning, NAD, GraphNAD** see clean graphs only. The larger the margin of triggered graphs, the less a few "
         "epochs on clean ones change.",
-        "- **Fine-pruning** takes channels that clean graphs leave asleep; below, ASR falls with accuracy or after it where "
-        "the backdoor uses channels that are awake.",
+        "- **Fine-pruning and ANP** take channels that clean graphs leave asleep, or that a small change of the "
+        "weights upsets, as far as accuracy on held-out graphs lets them; below, ASR falls with accuracy or after it "
+        "where the backdoor uses channels that are awake.",
+        "- **TSBD** zeroes as much as accuracy on held-out graphs lets it.",
+        "- **I-BAU, SAU, NPD** unlearn perturbations of node features. *Reaches*: the share of test sources that "
+        "these lead to the target, on the victim; *alike*: the cosine of how they and the trigger move the features "
+        "before the head, on average, each without its part towards the clean graphs of the target.",
         "",
-        f"![Accuracy and attack success while channels are pruned, by set and network, a line a run](figures/{FIGURE.name})",
+        "## By set and network",
+        "",
+        "Medians over runs.",
+        "",
+        heads[0].format("set and network"),
+        heads[1],
+        *medians(runs),
+        "",
+        f"![Accuracy and attack success while channels are pruned, by set and network, a line a run](figures/{PRUNING})",
         "",
         "## Run by run",
         "",
-        *table,
-        *each,
+        heads[0].format("run"),
+        heads[1],
+        *(row(t) for _, t in runs),
     ]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1:])

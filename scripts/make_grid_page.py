@@ -48,7 +48,7 @@ def main(sources: Sequence[str]) -> None:
         "# How far each graph defence really is",
         "",
         "Written by `scripts/make_grid_page.py` from `ostiary run plans/graph-grid.yaml` "
-        f"(so far {len(judged)} of its runs, seeds {', '.join(map(str, seeds))}, {sets(judged)}; the attack works in "
+        f"({len(judged)} of its runs, seeds {', '.join(map(str, seeds))}, {sets(judged)}; the attack works in "
         f"{len(taken)}), `ostiary run plans/clean-models.yaml` and, for the scans of models, `ostiary run "
         "plans/scan-grid.yaml`. The settings, the networks and the sizes of the triggers are in the plans. A run counts where "
         "the attack has a lift of 30 points over a clean model. *Solved*: the share of runs left with a lift of at most 5 "
