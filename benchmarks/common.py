@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -53,13 +53,22 @@ def inside(victim: Victim, kind: type[Net]) -> Net:
 def cpu_seconds(*functions: Callable[[], object], repeats: int = 3, warm: int = 0) -> list[float]:
     """Median CPU seconds of each function, after `warm` rounds that do not count; the repeats alternate, so that a busy
     machine slows all of them alike."""
+    return _medians(functions, repeats, warm, time.process_time)
+
+
+def wall_seconds(*functions: Callable[[], object], repeats: int = 3, warm: int = 0) -> list[float]:
+    """The same by the clock, for work on several cores."""
+    return _medians(functions, repeats, warm, time.perf_counter)
+
+
+def _medians(functions: Sequence[Callable[[], object]], repeats: int, warm: int, now: Callable[[], float]) -> list[float]:
     times: list[list[float]] = [[] for _ in functions]
     for i in range(-warm, repeats):
         for function, found in zip(functions, times, strict=True):
-            start = time.process_time()
+            start = now()
             function()
             if i >= 0:
-                found.append(time.process_time() - start)
+                found.append(now() - start)
     return [statistics.median(found) for found in times]
 
 

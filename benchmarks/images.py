@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from common import cpu_seconds, inside, one_thread, report
+from common import cpu_seconds, inside, one_thread, report, wall_seconds
 from ostiary.component import build
 from ostiary.data.dataset import Dataset
 from ostiary.data.user import images
@@ -171,6 +171,7 @@ def synthetic() -> Dataset:
 
 
 def main() -> None:
+    cores = torch.get_num_threads()
     one_thread()
     data = synthetic()
     victim = build("victim", NET).make(data, SEED)
@@ -191,6 +192,10 @@ def main() -> None:
     print(f"of the difference, memory layout gives {layout * 1e3:.0f}, loading {loading * 1e3:.0f}\n")
     print(f"{'batches alone, usual':24} {fetches[0] * 1e3:8.0f} ({fetches[0] / fetches[1]:.1f})")
     print(f"{'batches alone, Ostiary':24} {fetches[1] * 1e3:8.0f}\n")
+    torch.set_num_threads(cores)
+    usual_wall, our_wall = wall_seconds(usual.epoch, ours.epoch, repeats=REPEATS, warm=1)
+    one_thread()
+    print(f"by the clock on {cores} cores: usual loop {usual_wall * 1e3:.0f}, Ostiary {our_wall * 1e3:.0f} milliseconds\n")
     exact = learnt()
     print(f"digits, 6 epochs: accuracy {100 * exact:.1f} in fp32")
     if bf16:
@@ -205,6 +210,7 @@ def main() -> None:
     report("pgd", slower, 1.5)
     report("batches", fetches[0] / fetches[1], 5)
     report("epoch", epochs["usual loop"] / epochs["Ostiary"], 2)
+    report("epoch-all-cores", usual_wall / our_wall, 2)
     if bf16:
         report("epoch-bf16", epochs["usual loop"] / epochs["Ostiary, bf16"], 2)
 
