@@ -44,6 +44,8 @@ COLUMNS = {  # of the table run by run: what measure_causes.py calls them, and w
 PLAIN = ("margin", "i-bau: alike", "sau: alike", "npd: alike")  # no shares
 INF = math.inf
 Bands = dict[str, tuple[float, float]]
+Points = list[tuple[float, dict[str, Any]]]
+FEW = 8  # runs: a rank correlation of fewer says nothing
 BY_SHARE = {"below 10 %": (-INF, 0.1), "10 to 90 %": (0.1, 0.9), "90 % and more": (0.9, INF)}
 BY_MARGIN = {"below 1": (-INF, 1.0), "1 to 3": (1.0, 3.0), "3 and more": (3.0, INF)}
 BY_COSINE = {"below 0.3": (-INF, 0.3), "0.3 to 0.7": (0.3, 0.7), "0.7 and more": (0.7, INF)}
@@ -124,7 +126,7 @@ def main(sources: Sequence[str]) -> None:
     PAGE.write_text("\n".join(page(runs, len(taken))) + "\n", encoding="utf-8")
 
 
-def held(cause: Cause, runs: Sequence[tuple[Record, Told]]) -> list[tuple[float, dict[str, Any]]]:
+def held(cause: Cause, runs: Sequence[tuple[Record, Told]]) -> Points:
     """What was measured in each run that has figures of the defence, and these."""
     having = [(r, t, r.metrics["purifiers"].get(cause.defence, {})) for r, t in runs]
     return [(cause.of(r, t["figures"]), m) for r, t, m in having if "asr_lift" in m]
@@ -132,8 +134,8 @@ def held(cause: Cause, runs: Sequence[tuple[Record, Told]]) -> list[tuple[float,
 
 def bands(runs: Sequence[tuple[Record, Told]]) -> list[str]:
     """A row a defence: how the lift that it leaves goes with what was measured."""
-    heads = "| defence | what was measured | runs | rank correlation | lift left, by what was measured |"
-    rows = [heads, "|---|---|---:|---:|---|"]
+    heads = "| defence | what was measured | runs | rank correlation over all | within sets | lift left, by what was measured |"
+    rows = [heads, "|---|---|---:|---:|---:|---|"]
     for cause in CAUSES:
         points = held(cause, runs)
         cells = []
@@ -142,15 +144,22 @@ def bands(runs: Sequence[tuple[Record, Told]]) -> list[str]:
             if those:
                 left = mean([m["asr_lift"]["value"] for m in those])["value"]
                 cells.append(f"{band}: **{percent(left)}** ({sum(map(solves, those))} of {len(those)} solved)")
-        rows.append(f"| {cause.defence} | {cause.what} | {len(points)} | {ranked(cause, points)} | {'; '.join(cells)} |")
+        rho = "- | -" if cause.bands is BY_CLASSES else f"{ranked([points])} | {ranked(by_set(cause, runs))}"
+        rows.append(f"| {cause.defence} | {cause.what} | {len(points)} | {rho} | {'; '.join(cells)} |")
     return rows
 
 
-def ranked(cause: Cause, points: Sequence[tuple[float, dict[str, Any]]]) -> str:
-    """Spearman's correlation of what was measured with the lift left, where both have an order and vary."""
-    both = [x for x, _ in points], [m["asr_lift"]["value"] for _, m in points]
-    told = cause.bands is not BY_CLASSES and all(len(set(values)) > 1 for values in both)
-    return f"{spearmanr(*both).statistic:z.2f}" if told else "-"
+def by_set(cause: Cause, runs: Sequence[tuple[Record, Told]]) -> list[Points]:
+    """The points of each set and network that has some more than a few."""
+    found = (held(cause, [(r, t) for r, t in runs if place(r) == where]) for where in dict.fromkeys(place(r) for r, _ in runs))
+    return [points for points in found if len(points) >= FEW]
+
+
+def ranked(groups: Sequence[Points]) -> str:
+    """Spearman's correlation of what was measured with the lift left: of each group in which both vary, mean by their runs."""
+    both = [([x for x, _ in points], [m["asr_lift"]["value"] for _, m in points]) for points in groups]
+    told = [(len(x), spearmanr(x, y).statistic) for x, y in both if len(set(x)) > 1 and len(set(y)) > 1]
+    return f"{sum(n * rho for n, rho in told) / sum(n for n, _ in told):z.2f}" if told else "-"
 
 
 def lifts(runs: Sequence[tuple[Record, Told]]) -> str:
@@ -222,31 +231,37 @@ def page(runs: Sequence[tuple[Record, Told]], of: int) -> list[str]:
         "",
         "For each defence what its idea stands or falls with, and the lift it leaves (mean, in points) where that is "
         "so and where it is not. Rank correlation (Spearman's) is over runs, between what was measured and the lift "
-        "left.",
+        f"left; within sets: of each set and network with {FEW} runs and more, their mean.",
         "",
         *bands(runs),
         "",
         f"![Lift left by each defence over what was measured, a point a run; margins over ten at ten](figures/{LIFTS})",
         "",
-        "- **GCleaner** takes the trigger away where it finds the attacked class: never where it unlearned nothing. Unlearning "
-        "other classes, too, costs accuracy.",
-        "- **ABL** isolates the 1 % learnt first. Where they are poison the backdoor goes; where they are not it stays, and "
-        "benign graphs are unlearnt: [how often](results.md#abl-stands-and-falls-with-its-isolation).",
-        "- **Retraining** and RIGBD are as good as their filters: [by what these find](graph-grid.md"
-        "#what-detectors-find-and-what-it-is-worth).",
+        "What explains most comes first:",
+        "",
+        "- **GCleaner** takes the trigger away where it finds the attacked class, and never where it unlearned "
+        "nothing. Unlearning other classes, too, costs accuracy.",
+        "- **ABL** isolates the 1 % learnt first. Where they are poison the backdoor goes; where they are not it "
+        "stays, and benign graphs are unlearnt: [how often](results.md#abl-stands-and-falls-with-its-isolation).",
+        "- **ED's removal** leaves what it does not cut of the trigger's own edges. **Prune** hardly ever cuts any: "
+        "it takes for a trigger what joins unlike nodes.",
+        "- **ANP** leaves the backdoor where accuracy on held-out graphs lets it prune few channels or none. **TSBD** "
+        "leaves least where it lets half of the filters go.",
+        "- **Retraining** and RIGBD are as good as their filters: [by what these "
+        "find](graph-grid.md#what-detectors-find-and-what-it-is-worth).",
         "- **Subsampling, edge and joint partition, edge-drop** hide edges. A trigger that works by its features "
         "passes them by (degrees, which follow the edges, are counted again there).",
-        "- **ED's removal and Prune** change what the trigger does only where they cut its own edges. Prune takes for "
-        "a trigger what joins unlike nodes.",
-        "- **Fine-tuning, NAD, GraphNAD** see clean graphs only. The larger the margin of triggered graphs, the less a few "
-        "epochs on clean ones change.",
-        "- **Fine-pruning and ANP** take channels that clean graphs leave asleep, or that a small change of the "
-        "weights upsets, as far as accuracy on held-out graphs lets them; below, ASR falls with accuracy or after it "
-        "where the backdoor uses channels that are awake.",
-        "- **TSBD** zeroes as much as accuracy on held-out graphs lets it.",
+        "- **Fine-tuning, NAD, GraphNAD** see clean graphs only: the larger the margin of triggered graphs, the less "
+        "a few epochs on clean ones change. The tie is loose.",
         "- **I-BAU, SAU, NPD** unlearn perturbations of node features. *Reaches*: the share of test sources that "
         "these lead to the target, on the victim; *alike*: the cosine of how they and the trigger move the features "
-        "before the head, on average, each without its part towards the clean graphs of the target.",
+        "before the head, on average, each without its part towards the clean graphs of the target. NPD leaves less "
+        "where its perturbations are like the trigger. I-BAU leaves most where its own leads nothing to the target, "
+        "and much where it leads everything: one shift of the features of all nodes is no subgraph. What SAU leaves "
+        "neither tells.",
+        "- **Fine-pruning** takes channels that clean graphs leave asleep, as far as accuracy on held-out graphs lets "
+        "it. How many says little; below, ASR falls with accuracy or after it where the backdoor uses channels that "
+        "are awake.",
         "",
         "## By set and network",
         "",

@@ -1,11 +1,12 @@
 """Measure on the victims of a store why graph defences fall short, with what only a judge knows, and keep the figures.
 
-    python scripts/measure_causes.py STORE FILE
+    python scripts/measure_causes.py STORE FILE [RECORDS...]
 
 STORE: that of `ostiary run plans/graph-grid.yaml`, or of any plan with the same victims. FILE, which is made where it is not
 there: results/causes/graph-grid.jsonl.xz, a JSON line a run. Those of the store's runs in which the attack works are added one
-by one, but for those that it has of the same victim. Takes about five CPU seconds a run of AIDS, on all cores.
-scripts/make_causes_page.py makes a page of it.
+by one, but for those that it has of the same victim. RECORDS, such as results/graph-grid.jsonl.xz: where given, runs whose
+victim is not the one recorded there are passed over (another machine may round otherwise). Takes about five CPU seconds a run
+of AIDS, on all cores. scripts/make_causes_page.py makes a page of it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from ostiary.data.dataset import Dataset
 from ostiary.detectors.class_triggers import margin
 from ostiary.evidence import Evidence
 from ostiary.experiment.bench import Bench
+from ostiary.experiment.exchange import read_records
 from ostiary.experiment.plan import Cell, Plan
 from ostiary.experiment.record import Record
 from ostiary.experiment.stages import Stage
@@ -56,10 +58,13 @@ SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 Told = dict[str, Any]
 
 
-def main(folder: str, file: str) -> None:
+def main(folder: str, file: str, *sources: str) -> None:
     book = Store(folder, create=False)
     records = {name(r): r for r in attacked(book.records())}
     book.close()
+    if sources:
+        known = {name(r): victim_of(r) for source in sources for r in attacked(read_records(source))}
+        records = {run: r for run, r in records.items() if known.get(run) == victim_of(r)}
     path = Path(file)
     told = {line["run"]: line for line in lines(path)} if path.exists() else {}
     lacking = sorted(run for run in records if told.get(run, {}).get("victim") != victim_of(records[run]))
