@@ -30,7 +30,7 @@ from ostiary.report.ranking import attacked, solves
 ROOT = Path(__file__).parent.parent
 PAGE, FIGURES = ROOT / "docs" / "graph-grid-causes.md", ROOT / "docs" / "figures"
 PRUNING, LIFTS = "graph-grid-pruning.svg", "graph-grid-lifts.svg"
-COLUMNS = {  # of the table run by run: what measure_causes.py calls them, and whether a share
+COLUMNS = {  # of the table run by run, and what measure_causes.py calls the figures in each
     "ASR, edges only": ("edges only",),
     "ASR, features only": ("features only",),
     "poison among the isolated / in the set": ("isolated", "poison"),
