@@ -13,7 +13,7 @@ import torch
 from expectations import GCN, MADE, NODES, WHOLE
 from ostiary.attacks.base import Poisoned
 from ostiary.attacks.dpgba import InDistribution
-from ostiary.attacks.penalties import Made, called
+from ostiary.attacks.penalties import Made
 from ostiary.attacks.select import Clustered
 from ostiary.attacks.ugba import Alike
 from ostiary.component import build
@@ -118,12 +118,6 @@ def test_the_hinge_on_likeness_by_hand() -> None:
     # root - 0: cosine 1; 0 - 1: 0; 1 - 2: 1/sqrt(2)
     expected = 2.0 * (0 + 0.8 + (0.8 - math.sqrt(0.5))) / 3
     assert float(Alike(2.0, 0.8)(made, toys.victim("node"))) == pytest.approx(expected, abs=1e-6)
-
-
-def test_what_a_clean_surrogate_calls_target_costs_by_hand() -> None:
-    logits = torch.tensor([[0.0, math.log(3)], [math.log(9), 0.0]])
-    expected = -(math.log(1 - 0.75) + math.log(1 - 0.1)) / 2
-    assert float(called(logits, torch.tensor([1, 1]))) == pytest.approx(expected, abs=1e-6)
 
 
 def test_the_detector_learns_to_tell_new_nodes_from_real_ones() -> None:

@@ -63,6 +63,20 @@ def test_sau_pushes_down_no_answer_that_was_given_before(monkeypatch: pytest.Mon
     assert float(hook.loss(state, clean.inputs, y, torch.arange(len(y))).detach()) == 0.0  # nothing has been led astray
 
 
+def test_sau_pushes_down_what_the_model_is_wholly_certain_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    sure, clean = toys.victim("image"), toys.splits("image").clean
+    head = sure.module.get_submodule(sure.head)
+    with torch.no_grad():
+        head.weight.mul_(1000)
+    how = SAU(clean=0.0)
+    away = clean.inputs[(sure.predict(clean.inputs).argmax(1) == 0).nonzero().flatten()[:1]]
+    monkeypatch.setattr(Unlearn, "find", lambda s, v, batch, y, before: away - batch)
+    state = how.trainer(toys.context("image"), clean).start(sure.clone(), clean, 0)
+    assert float(state.victim.predict(away).softmax(1)[0, 0]) == 1.0
+    Unlearn(how, sure).loss(state, clean.inputs, clean.y, torch.arange(len(clean))).backward()
+    assert any(p.grad is not None and float(p.grad.norm()) > 0 for p in state.victim.parameters())
+
+
 def test_sau_seeks_what_both_models_fall_for_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     def apart(a: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
         return torch.arange(1.0, len(a) + 1)  # tells inputs apart

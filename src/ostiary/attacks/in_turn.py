@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ostiary.attacks.penalties import Made, called
+from ostiary.attacks.penalties import Made
 from ostiary.context import Context
 from ostiary.data.dataset import Dataset
 from ostiary.modality.nodes import Nodes
 from ostiary.models.victim import Victim, evaluating, without_gradients
 from ostiary.seeds import scoped
 from ostiary.training.hooks import TrainHook
+from ostiary.training.losses import unlikely
 from ostiary.training.trainer import Trainer, TrainState
 from ostiary.triggers.generated_nodes import GeneratedNodes, NodeMaker
 from ostiary.triggers.networks import weights
@@ -78,7 +79,7 @@ class InTurn(TrainHook):
             made = Made(x, features, adjacency, embedding)
             loss = F.cross_entropy(logits, goal) + self.penalty(made, victim)
             if self.attack.natural:
-                loss = loss + self.attack.natural * called(twin(marked), goal)
+                loss = loss + self.attack.natural * unlikely(twin(marked), goal).mean()
             if float(loss.detach()) < self.least:
                 self.least, self.best = float(loss.detach()), self.trigger()
             self.optimizer.zero_grad()

@@ -24,9 +24,3 @@ class Penalty:
 
     def __call__(self, made: Made, victim: Victim) -> Tensor | float:
         return 0.0
-
-
-def called(logits: Tensor, goal: Tensor) -> Tensor:
-    """Mean of -log(1 - p) with p the probability of `goal`."""
-    others = logits.scatter(1, goal[:, None], float("-inf"))
-    return (logits.logsumexp(1) - others.logsumexp(1)).mean()
