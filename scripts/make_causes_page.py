@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from make_grid_page import name, newest, once, percent, place
+from make_grid_page import name, newest, once, outdated, percent, place
 from measure_causes import SHARES, Told, lines, victim_of
 from scipy.stats import spearmanr
 
@@ -25,7 +25,7 @@ from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
 from ostiary.metrics.intervals import mean
 from ostiary.report.drawing import ATTACK, MANY, Figure, alt, chart, header, specification
-from ostiary.report.ranking import attacked, solves
+from ostiary.report.ranking import COUNTS, attacked, solves
 
 ROOT = Path(__file__).parent.parent
 PAGE, FIGURES = ROOT / "docs" / "graph-grid-causes.md", ROOT / "docs" / "figures"
@@ -37,11 +37,12 @@ COLUMNS = {  # of the table run by run, and what measure_causes.py calls the fig
     "Prune: trigger's edges cut / all edges cut": ("prune: trigger", "prune: all"),
     "ED: the same": ("ed-removal: trigger", "ed-removal: all"),
     "margin of triggered graphs over clean ones": ("margin",),
-    "I-BAU's perturbation: reaches / alike": ("i-bau: reaches", "i-bau: alike"),
-    "SAU's": ("sau: reaches", "sau: alike"),
-    "NPD's": ("npd: reaches", "npd: alike"),
+    "I-BAU's perturbation: reaches / alike / covers": ("i-bau: reaches", "i-bau: alike", "i-bau: covers"),
+    "SAU's": ("sau: reaches", "sau: alike", "sau: covers"),
+    "NPD's": ("npd: reaches", "npd: alike", "npd: covers"),
+    "ASR left by SAU told the trigger": ("sau: told",),
 }
-PLAIN = ("margin", "i-bau: alike", "sau: alike", "npd: alike")  # no shares
+PLAIN = ("margin", *(f"{what}: {how}" for what in ("i-bau", "sau", "npd") for how in ("alike", "covers")))  # no shares
 INF = math.inf
 Bands = dict[str, tuple[float, float]]
 Points = list[tuple[float, dict[str, Any]]]
@@ -49,6 +50,7 @@ FEW = 8  # runs: a rank correlation of fewer says nothing
 BY_SHARE = {"below 10 %": (-INF, 0.1), "10 to 90 %": (0.1, 0.9), "90 % and more": (0.9, INF)}
 BY_MARGIN = {"below 1": (-INF, 1.0), "1 to 3": (1.0, 3.0), "3 and more": (3.0, INF)}
 BY_COSINE = {"below 0.3": (-INF, 0.3), "0.3 to 0.7": (0.3, 0.7), "0.7 and more": (0.7, INF)}
+BY_WAY = {"below a half": (-INF, 0.5), "a half to twice": (0.5, 2.0), "twice and more": (2.0, INF)}
 BY_CHANNELS = {"none": (-INF, 1e-9), "up to 30 %": (1e-9, 0.3), "more": (0.3, INF)}
 BY_NEURONS = {"below 10 %": (-INF, 0.1), "10 to 40 %": (0.1, 0.45), "half": (0.45, INF)}
 NO_CLASS, OTHERS, BOTH, TARGET = range(4)
@@ -108,7 +110,7 @@ CAUSES = (
     noted("anp", "channels pruned", BY_CHANNELS, "pruned", "of"),
     noted("tsbd", "filters whose weights were zeroed", BY_NEURONS, "neurons"),
     measured("i-bau", "sources led to the target by its perturbation", BY_SHARE, "i-bau: reaches"),
-    measured("sau", "likeness of its perturbations to the trigger", BY_COSINE, "sau: alike"),
+    measured("sau", "share of the trigger's way that its perturbations go", BY_WAY, "sau: covers"),
     measured("npd", "likeness of its perturbations to the trigger", BY_COSINE, "npd: alike"),
 )  # fmt: skip
 
@@ -119,6 +121,9 @@ def main(sources: Sequence[str]) -> None:
     runs = [(record, told[run]) for run, record in taken.items() if told.get(run, {}).get("victim") == victim_of(record)]
     for run in sorted({run for run in taken if run in told} - {name(r) for r, _ in runs}):
         sys.stderr.write(f"{run}: the victim that was measured is another one, left out\n")
+    for record, _ in runs:
+        for label in outdated(record):
+            record.metrics["purifiers"].pop(label, None)  # its figures are not what was measured
     if not runs:
         sys.exit("no run of these records has figures of its causes")
     FIGURES.joinpath(PRUNING).write_text(pruning(runs), encoding="utf-8")
@@ -162,13 +167,31 @@ def ranked(groups: Sequence[Points]) -> str:
     return f"{sum(n * rho for n, rho in told) / sum(n for n, _ in told):z.2f}" if told else "-"
 
 
+def told_trigger(runs: Sequence[tuple[Record, Told]]) -> str:
+    """What SAU leaves by its own perturbations and with the trigger itself in their place."""
+    both = [
+        (r.metrics["purifiers"]["sau"]["asr_lift"]["value"], t["figures"]["sau: told"] - t["victim"]["natural"])
+        for r, t in runs
+        if "sau: told" in t["figures"] and "asr_lift" in r.metrics["purifiers"].get("sau", {})
+    ]
+    if not both:
+        return ""
+    own, told = (percent(mean([pair[i] for pair in both])["value"]) for i in (0, 1))
+    missed = [after for before, after in both if before > COUNTS]
+    return (
+        f"With the trigger itself in place of them (seed 0, {len(both)} runs) its training leaves {told} points where by "
+        f"its own it leaves {own}, and no more than 5 in {sum(x <= COUNTS for x in missed)} of the {len(missed)} runs in "
+        "which by its own it leaves more: seldom are its training and the clean graphs to blame."
+    )
+
+
 def lifts(runs: Sequence[tuple[Record, Told]]) -> str:
     """The lift that each defence leaves over what was measured, a point a run."""
     points = []
     for cause in CAUSES:
         share = cause.bands in (BY_SHARE, BY_CHANNELS, BY_NEURONS)
         for x, m in held(cause, runs) if cause.bands is not BY_CLASSES else ():
-            most = 10.0 if cause.bands is BY_MARGIN else INF
+            most = 10.0 if cause.bands in (BY_MARGIN, BY_WAY) else INF
             shown = round(100 * x, 1) if share else round(min(x, most), 2)
             points.append({"x": shown, "lift": round(100 * m["asr_lift"]["value"], 1), "of": f"{cause.defence}: {cause.what}"})
     labels = list(dict.fromkeys(p["of"] for p in points))
@@ -198,23 +221,25 @@ def pruning(runs: Sequence[tuple[Record, Told]]) -> str:
     return Figure("causes", "pruning", "", "", "", specification(whole)).file()
 
 
-def shown(figure: str, value: float) -> str:
-    return f"{value:z.1f}" if figure in PLAIN else f"{percent(value)} %"
+def shown(figure: str, values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    return f"{median(values):z.1f}" if figure in PLAIN else f"{percent(median(values))} %"
 
 
 def medians(runs: Sequence[tuple[Record, Told]]) -> list[str]:
     """A line per set and network: medians over its runs."""
     rows = []
     for where in dict.fromkeys(place(r) for r, _ in runs):
-        those = [t["figures"] for r, t in runs if place(r) == where]
-        cells = (" / ".join(shown(f, median(t[f] for t in those)) for f in figures) for figures in COLUMNS.values())
-        rows.append(f"| {where}, {len(those)} runs | {' | '.join(cells)} |")
+        those = [t for r, t in runs if place(r) == where]
+        rows.append(row(f"{where}, {len(those)} runs", those))
     return rows
 
 
-def row(told: Told) -> str:
-    cells = (" / ".join(shown(f, told["figures"][f]) for f in figures) for figures in COLUMNS.values())
-    return f"| {told['run']} | {' | '.join(cells)} |"
+def row(head: str, told: Sequence[Told]) -> str:
+    held = {f: [t["figures"][f] for t in told if f in t["figures"]] for figures in COLUMNS.values() for f in figures}
+    cells = (" / ".join(shown(f, held[f]) for f in figures) for figures in COLUMNS.values())
+    return f"| {head} | {' | '.join(cells)} |"
 
 
 def page(runs: Sequence[tuple[Record, Told]], of: int) -> list[str]:
@@ -255,10 +280,11 @@ def page(runs: Sequence[tuple[Record, Told]], of: int) -> list[str]:
         "a few epochs on clean ones change. The tie is loose.",
         "- **I-BAU, SAU, NPD** unlearn perturbations of node features. *Reaches*: the share of test sources that "
         "these lead to the target, on the victim; *alike*: the cosine of how they and the trigger move the features "
-        "before the head, on average, each without its part towards the clean graphs of the target. NPD leaves less "
+        "before the head, on average, each without its part towards the clean graphs of the target; *covers*: the "
+        "share of the way of each source's features to its triggered ones that they go (median). NPD leaves less "
         "where its perturbations are like the trigger. I-BAU leaves most where its own leads nothing to the target, "
-        "and much where it leads everything: one shift of the features of all nodes is no subgraph. What SAU leaves "
-        "neither tells.",
+        "and much where it leads everything: one shift of the features of all nodes is no subgraph.",
+        f"- **SAU** misses triggers that are farther than its perturbations go. {told_trigger(runs)}",
         "- **Fine-pruning** takes channels that clean graphs leave asleep, as far as accuracy on held-out graphs lets "
         "it. How many says little; below, ASR falls with accuracy or after it where the backdoor uses channels that "
         "are awake.",
@@ -277,7 +303,7 @@ def page(runs: Sequence[tuple[Record, Told]], of: int) -> list[str]:
         "",
         heads[0].format("run"),
         heads[1],
-        *(row(t) for _, t in runs),
+        *(row(t["run"], [t]) for _, t in runs),
     ]
 
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from ostiary.experiment.exchange import read_records
+from ostiary.experiment.plan import Plan
 from ostiary.experiment.record import Record
+from ostiary.experiment.stages import key_of
 from ostiary.metrics.intervals import mean
 from ostiary.report.causes import causes, false_target
 from ostiary.report.ranking import RANKING, attacked, collapsed, ranking, solves, spread
@@ -56,7 +58,9 @@ def main(sources: Sequence[str]) -> None:
         "",
         *table(ranking(records)),
         "",
-        "Mean ± standard deviation over runs; seconds of one core, beside one to four other processes." + broken(records),
+        "Mean ± standard deviation over runs; seconds of one core, beside one to four other processes."
+        + broken(records)
+        + earlier(records),
         "",
         "## What is left: the backdoor, or a class that was lost",
         "",
@@ -80,6 +84,26 @@ def main(sources: Sequence[str]) -> None:
         *cells(taken),
     ]
     PAGE.write_text("\n".join(parts) + "\n", encoding="utf-8")
+
+
+def earlier(records: Sequence[Record]) -> str:
+    """Whose figures are of an earlier form of the method, so that a run of today would measure them anew."""
+    those = [*attacked(records), *unpoisoned(records)]
+    found = Counter(label for r in those for label in outdated(r))
+    told = [f"{label} in {n} of {sum(holds(r, label) for r in those)} runs" for label, n in found.items()]
+    return f" Measured by an earlier form of the method: {', '.join(told)}." if told else ""
+
+
+def outdated(record: Record) -> list[str]:
+    """Detectors and purifiers whose figures in the record are of an earlier form of theirs."""
+    plan = Plan(**{k: v for k, v in record.plan.items() if k != "seed"}, seeds=(record.plan["seed"],))
+    revised = [part for part in (*plan.detectors, *plan.purifiers) if part.revisions() and holds(record, part.label())]
+    victim = record.stages["victim"]
+    return [p.label() for p in revised if record.stages[f"{p.kind} {p.label()}"] != key_of(p, victim)]
+
+
+def holds(record: Record, label: str) -> bool:
+    return any(f"{kind} {label}" in record.stages for kind in ("detector", "purifier"))
 
 
 def broken(records: Sequence[Record]) -> str:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from make_grid_page import newest, scanned, table
+from make_grid_page import earlier, newest, scanned, table
 
 from ostiary.experiment.exchange import read_records
 from ostiary.experiment.record import Record
@@ -73,7 +73,8 @@ def section(records: Sequence[Record], clean: Sequence[Record], notes: str = "")
     seeds = sorted({r.plan["seed"] for r in records})
     said = f"Seeds {', '.join(map(str, seeds))}; {len(records)} runs, in {len(attacked(records))} {COUNTED}{notes}"
     ranks = ranking([*records, *clean])
-    ranked = [*table(ranks), ""] if ranks else []
+    older = earlier([*records, *clean]).strip()
+    ranked = [*table(ranks), *(["", older] if older else []), ""] if ranks else []
     models = ["", *scanned([*records, *clean])] if clean else []
     return [said, "", *victims(found), "", *ranked, *purified(found), "", *detected(found), *models]
 

@@ -38,9 +38,10 @@ from ostiary.experiment.stages import Stage
 from ostiary.experiment.store import Store
 from ostiary.metrics.recovery import JUDGED
 from ostiary.metrics.stealth import spaced
+from ostiary.modality.base import Inputs
 from ostiary.modality.graphs import Graphs
 from ostiary.models.screened import Screen
-from ostiary.models.victim import Victim
+from ostiary.models.victim import Victim, without_gradients
 from ostiary.purifiers.abl import ABL
 from ostiary.purifiers.base import Purifier
 from ostiary.purifiers.ed_removal import EDRemoval
@@ -104,6 +105,8 @@ def causes(folder: str, record: Record) -> Told:
         **cut("ed-removal", EDRemoval(), victim, poisoned, ctx.within("purifier ed-removal")),
         "margin": margins(victim, poisoned),
         **perturbed(victim, poisoned, ctx),
+        # trains, so with one seed
+        **(given(victim, poisoned, ctx.within("purifier sau")) if cell.seed == 0 else {}),
     }
     rounded = {what: round(value, 4) for what, value in figures.items()}
     return {"run": name(record), "victim": victim_of(record), "figures": rounded, "pruning": pruning(victim, poisoned)}
@@ -157,18 +160,21 @@ def margins(victim: Victim, poisoned: Poisoned) -> float:
 def perturbed(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, float]:
     """Of the perturbations that I-BAU, SAU and NPD train against, as each finds them on the victim at its start: which share
     of test sources they lead to the target, and the cosine of the way they move the features of these, on average, with the
-    way the trigger does, each without its part along the way to the clean graphs of the target, which any path there has."""
+    way the trigger does, each without its part along the way to the clean graphs of the target, which any path there has; and
+    the share of the trigger's own way, from each source on, that they go (median over sources)."""
     at = spaced(len(poisoned.rows), JUDGED)
     sources, marked = poisoned.splits.test.take(poisoned.rows[at]), poisoned.triggered.take(at)
     plain = victim.embed(sources.inputs)[1].double()
     test, goal = poisoned.splits.test, int(marked.y[0])
     there = victim.embed(test.take((test.y == goal).nonzero().flatten()).inputs)[1].double().mean(0) - plain.mean(0)
-    way, found = apart(victim.embed(marked.inputs)[1].double().mean(0) - plain.mean(0), there), {}
+    ways, found = victim.embed(marked.inputs)[1].double() - plain, {}
+    way, lengths = apart(ways.mean(0), there), ways.square().sum(1).clamp(min=1e-12)
     for what, graphs in perturbations(victim, poisoned.splits.clean, sources, ctx):
         said, features = victim.embed(graphs)
         moved = apart(features.double().mean(0) - plain.mean(0), there)
         found[f"{what}: reaches"] = float((said.argmax(1) == marked.y).double().mean())
         found[f"{what}: alike"] = float(torch.cosine_similarity(moved, way, dim=0))
+        found[f"{what}: covers"] = float((((features.double() - plain) * ways).sum(1) / lengths).median())
     return found
 
 
@@ -188,6 +194,27 @@ def perturbations(victim: Victim, clean: Dataset, sources: Dataset, ctx: Context
     yield "sau", kind.perturb(batch, Unlearn(SAU(), victim).find(other, batch, sources.y, before))
     npd = Towards(NPD(), "input")
     yield "npd", kind.perturb(batch, npd.find(other, batch, kind.unperturbed(batch), others(before, sources.y)))
+
+
+class Given(Unlearn):
+    """SAU's training with the trigger itself in place of what it finds. sample: the clean one, triggered."""
+
+    def __init__(self, how: SAU, old: Victim, sample: Dataset) -> None:
+        super().__init__(how, old)
+        self.sample = sample
+
+    def marked(self, victim: Victim, batch: Inputs, y: Tensor, before: Tensor, rows: Tensor) -> Inputs:
+        return victim.modality.move(self.sample.take(rows).inputs, victim.device)
+
+
+def given(victim: Victim, poisoned: Poisoned, ctx: Context) -> dict[str, float]:
+    """ASR that SAU leaves where it is told the trigger: what its perturbations are not to blame for."""
+    goal, clean, old = int(poisoned.triggered.y[0]), poisoned.splits.clean, victim.clone().eval()
+    rows, goals = torch.arange(len(clean)), torch.full((len(clean),), goal)
+    sample = victim.modality.stamp(poisoned.splits, "clean", rows, poisoned.trigger, seed=ctx.key("told"), target=goals).clean
+    with without_gradients(old):
+        found = SAU().settled(victim, clean, Given(SAU(), old, sample), ctx)
+    return {"sau: told": success(found, poisoned, poisoned.triggered.inputs)}
 
 
 def pruning(victim: Victim, poisoned: Poisoned) -> dict[str, list[float]]:

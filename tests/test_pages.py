@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -52,8 +53,13 @@ def test_causes_are_measured_on_the_victims_of_a_store_and_kept(
 ) -> None:
     plan = {"dataset": "toy-graphs", "victim": {"name": "gin", "hidden": 16, "layers": 2}, "trainer": {"epochs": 30}}
     attack = {"name": "sub-ba", "rate": 0.1, "size": 4, "density": 1.0}
-    tuned = [{"name": "fine-tune", "epochs": 2}, {"name": "prune"}]
+    tuned = [{"name": "fine-tune", "epochs": 2}, {"name": "prune"}, {"name": "sau", "steps": 1}]
     (record,) = attacked(run({**plan, "attack": attack, "purifiers": tuned}, store=tmp_path / "store"))
+    earlier = script("make_grid_page").earlier
+    assert not earlier([record])
+    old = msgspec.structs.replace(record, stages={**record.stages, "purifier sau(steps=1)": "of its first form"})
+    assert earlier([old]) == " Measured by an earlier form of the method: sau(steps=1) in 1 of 1 runs."
+
     measure, page, threads = script("measure_causes"), script("make_causes_page"), torch.get_num_threads()
     told = measure.causes(str(tmp_path / "store"), record)
     torch.set_num_threads(threads)

@@ -51,7 +51,7 @@ class Stage:
         if self.kind in ("judge", "relearning", "verdict", "rescan"):
             return {}
         if self.part is not None:
-            return {"part": self.part.spec(), **revised(self.part)}
+            return of_part(self.part)
         if self.kind == "control":
             net, trainer = plan.control()
             return {"victim": net.spec(), "files": victim_files, "trainer": trainer.spec(), **revised(net, trainer)}
@@ -69,8 +69,21 @@ class Stage:
         return self.cell.keys[self.kind]
 
     def _hash(self) -> str:
-        text = canonical([SCHEMA, ostiary.__version__, self.kind, self.spec(), [u.key() for u in self.upstream()]])
-        return hashlib.blake2b(text, digest_size=20).hexdigest()
+        return hashed(self.kind, self.spec(), [u.key() for u in self.upstream()])
+
+
+def hashed(kind: str, spec: dict[str, Any], upstream: list[str]) -> str:
+    text = canonical([SCHEMA, ostiary.__version__, kind, spec, upstream])
+    return hashlib.blake2b(text, digest_size=20).hexdigest()
+
+
+def key_of(part: Component, victim: str) -> str:
+    """The key of a detector's or purifier's stage on the victim of this key."""
+    return hashed(part.kind, of_part(part), [victim])
+
+
+def of_part(part: Component) -> dict[str, Any]:
+    return {"part": part.spec(), **revised(part)}
 
 
 def revised(*parts: Component) -> dict[str, Any]:

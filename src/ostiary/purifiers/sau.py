@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -30,13 +29,12 @@ class SAU(Unlearner, Purifier, name="sau"):
     `clean` CE + `adversarial` CE of the perturbed + `shared` (-log(1 - p of the class that the old model errs to)). `eps` and
     `step` 0.2, `inner` 5, weights 1, 0, 1: authors' code. lr 1e-3 and 200 `steps` are ours (theirs 1e-4 and 1,000, as in the
     preset), for small networks; fewer steps left up to 15 % of a patch's success on digits (seeds 10 to 12).
-    Preset auto (ours): half of the targets of clean samples are the old model's own `answers`, which tell more than labels, and
-    a rate that falls along a cosine from 3e-3 (CIFAR-10, seeds 10 and 11: 5.0 and 4.9 % of a patch's success left for 1.8 and
-    3.8 points of accuracy; by labels 3.7 and 4.1 for 6.1 and 8.8). Differs from the code: `shared` keeps its slope where p is 1
-    to rounding (by their form 100 % of GTA stayed on AIDS, target 1, seed 0; now 0); images augmented as by the model's own
-    trainer; perturbed inputs in range; l1 finds its ball's nearest point, by steps of L1 length `step` where it is steepest
-    (there: shortened, by sign steps); on images BatchNorm statistics (frozen in the preset) and rate by a trial (at 3e-3 a
-    ResNet18 collapsed). On graphs statistics are frozen, and node features perturbed.
+    Preset auto (ours): half of the targets of clean samples are the old model's own `answers`, and a rate that falls along a
+    cosine from 3e-3 (CIFAR-10, seeds 10 and 11: 5.0 and 4.9 % of a patch's success left for 1.8 and 3.8 points of accuracy).
+    Differs from the code: `shared` keeps its slope where p is 1 to rounding (by their form 100 % of GTA stayed on AIDS, target
+    1, seed 0; now 0); images augmented as by the model's own trainer; perturbed inputs in range; l1 finds its ball's nearest
+    point, by steps of L1 length `step` where it is steepest (there: shortened, by sign steps); on images BatchNorm statistics
+    (frozen in the preset) and rate by a trial. On graphs statistics are frozen, and node features perturbed.
     """
 
     modalities = frozenset({"graph", "image"})
@@ -87,13 +85,14 @@ class Unlearn(TrainHook):
 
             return descend(loss, start + how.eps, ball, step=how.step, steps=how.inner, along=ball.along)
 
+    def marked(self, victim: Victim, batch: Inputs, y: Tensor, before: Tensor, rows: Tensor) -> Inputs:
+        return victim.modality.perturb(batch, self.find(victim, batch, y, before))
+
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
         how, victim = self.how, state.victim
-        with torch.no_grad():
-            before = self.old(batch)
-        marked = victim.modality.perturb(batch, self.find(victim, batch, y, before))
-        with torch.no_grad():
-            err = self.old(marked).argmax(1)
+        before = self.old(batch).detach()
+        marked = self.marked(victim, batch, y, before, rows)
+        err = self.old(marked).argmax(1)
         loss: Tensor = how.clean * F.cross_entropy(victim(batch).float(), softened(y, before, how.answers))
         said, astray = victim(marked).float(), (err != y) & (err != before.argmax(1))
         shared = unlikely(said, err)[astray].sum() / len(y)
