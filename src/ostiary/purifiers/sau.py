@@ -86,6 +86,7 @@ class Unlearn(TrainHook):
             return descend(loss, start + how.eps, ball, step=how.step, steps=how.inner, along=ball.along)
 
     def marked(self, victim: Victim, batch: Inputs, y: Tensor, before: Tensor, rows: Tensor) -> Inputs:
+        """The batch with what is to be unlearnt on it. rows: where in the sample its inputs are."""
         return victim.modality.perturb(batch, self.find(victim, batch, y, before))
 
     def loss(self, state: TrainState, batch: Inputs, y: Tensor, rows: Tensor) -> Tensor:
@@ -95,5 +96,4 @@ class Unlearn(TrainHook):
         err = self.old(marked).argmax(1)
         loss: Tensor = how.clean * F.cross_entropy(victim(batch).float(), softened(y, before, how.answers))
         said, astray = victim(marked).float(), (err != y) & (err != before.argmax(1))
-        shared = unlikely(said, err)[astray].sum() / len(y)
-        return loss + how.adversarial * F.cross_entropy(said, y) + how.shared * shared
+        return loss + how.adversarial * F.cross_entropy(said, y) + how.shared * unlikely(said, err)[astray].sum() / len(y)
