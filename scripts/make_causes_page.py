@@ -260,7 +260,7 @@ def page(runs: Sequence[tuple[Record, Told]], of: int) -> list[str]:
         "",
         *bands(runs),
         "",
-        f"![Lift left by each defence over what was measured, a point a run; margins over ten at ten](figures/{LIFTS})",
+        f"![Lift left by each defence over what was measured, a point a run; ratios over ten at ten](figures/{LIFTS})",
         "",
         "What explains most comes first:",
         "",
@@ -284,7 +284,7 @@ def page(runs: Sequence[tuple[Record, Told]], of: int) -> list[str]:
         "share of the way of each source's features to its triggered ones that they go (median). NPD leaves less "
         "where its perturbations are like the trigger. I-BAU leaves most where its own leads nothing to the target, "
         "and much where it leads everything: one shift of the features of all nodes is no subgraph.",
-        f"- **SAU** misses triggers that are farther than its perturbations go. {told_trigger(runs)}",
+        f"- **SAU** misses triggers that are farther than its perturbations go, and few others. {told_trigger(runs)}",
         "- **Fine-pruning** takes channels that clean graphs leave asleep, as far as accuracy on held-out graphs lets "
         "it. How many says little; below, ASR falls with accuracy or after it where the backdoor uses channels that "
         "are awake.",
