@@ -73,6 +73,7 @@ class Stage:
 
 
 def hashed(kind: str, spec: dict[str, Any], upstream: list[str]) -> str:
+    """The key of a stage of these settings on those of these keys."""
     text = canonical([SCHEMA, ostiary.__version__, kind, spec, upstream])
     return hashlib.blake2b(text, digest_size=20).hexdigest()
 
@@ -83,6 +84,7 @@ def key_of(part: Component, victim: str) -> str:
 
 
 def of_part(part: Component) -> dict[str, Any]:
+    """The settings of a detector's or purifier's stage."""
     return {"part": part.spec(), **revised(part)}
 
 
